@@ -1,0 +1,1 @@
+"""Plan the matrix, provide toolchains, compile, audit, package and publish kernels."""

@@ -1,0 +1,1 @@
+"""A reference continuous-batching engine whose kernels are swapped in by name."""

@@ -1,0 +1,109 @@
+"""The one error family: a class for each thing a caller can do something about.
+
+Every message names the thing that is wrong and the cure. `exit_code` is what `khub` exits with, so a
+script can tell the cases apart; codes are stable and documented in `docs/errors.md`.
+"""
+
+from __future__ import annotations
+
+
+class KernelHubError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(KernelHubError):
+    """The arguments contradict each other or name nothing that exists."""
+
+    exit_code = 2
+
+
+class RepositoryNotFoundError(KernelHubError):
+    """No such repository on the hub, or no permission to see it."""
+
+    exit_code = 10
+
+
+class VersionNotFoundError(KernelHubError):
+    """The repository exists; the version or revision asked for does not."""
+
+    exit_code = 11
+
+
+class NoMatchingVariantError(KernelHubError):
+    """No variant fits this environment; the message gives the reason for each."""
+
+    exit_code = 12
+
+
+class IntegrityError(KernelHubError):
+    """A file's bytes are not the ones its manifest promises, or a file is there that should not be."""
+
+    exit_code = 13
+
+
+class DownloadError(KernelHubError):
+    """The hub could not be reached, answered an error, or sent fewer bytes than promised."""
+
+    exit_code = 14
+
+
+class InvalidKernelError(KernelHubError):
+    """A package breaks the format: a malformed manifest, or an id that would shadow a module."""
+
+    exit_code = 15
+
+
+class OfflineError(KernelHubError):
+    """Offline mode is on and what was asked for is not in the cache."""
+
+    exit_code = 16
+
+
+class AuthenticationError(KernelHubError):
+    """A token is missing, unknown, or lacks the permission."""
+
+    exit_code = 17
+
+
+class BuildConfigError(KernelHubError):
+    """`build.toml` cannot be read: syntax, an unknown key, a missing source file."""
+
+    exit_code = 20
+
+
+class ToolchainError(KernelHubError):
+    """A compiler or SDK could not be provided."""
+
+    exit_code = 21
+
+
+class CompileError(KernelHubError):
+    """The compiler or linker refused the source; the message says where the log is."""
+
+    exit_code = 22
+
+
+class AuditError(KernelHubError):
+    """A built binary breaks a promise its variant name makes."""
+
+    exit_code = 23
+
+
+class RegistryError(KernelHubError):
+    """The registry's data folder cannot be used as asked."""
+
+    exit_code = 30
+
+
+class ModelError(KernelHubError):
+    """A model folder is incomplete or of an architecture the engine does not run."""
+
+    exit_code = 40
+
+
+class MissingExtraError(KernelHubError):
+    """A command needs an optional part of the distribution that is not installed."""
+
+    exit_code = 50

@@ -1,0 +1,1 @@
+"""A self-hosted Hub for kernels: protocol, storage and accounts."""
