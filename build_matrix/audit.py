@@ -1,0 +1,176 @@
+"""Check a built library against what its variant's name promises, from the ELF file itself.
+
+A stripped file has no `.symtab`, so only `.dynsym`, its version records and DT_NEEDED are read: that is
+what the loader on a user's machine will read.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection
+
+from hub_loader.errors import AuditError
+from hub_loader.variant import Variant
+
+from .matrix import Baseline, capability_key
+from .toolchain.stubs import allowed_version
+
+_SYSTEM_LIBRARIES = re.compile(r"lib(c|m|pthread|dl|rt|gcc_s|stdc\+\+)\.so\.\d+|ld-linux-[\w-]+\.so\.\d")
+_TORCH_LIBRARIES = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
+_TORCH_CUDA_LIBRARIES = ("libtorch_cuda.so", "libc10_cuda.so")
+_CUDA_LIBRARIES = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc)\.so\.(\d+)")
+_STABLE_C_SHIM = re.compile(r"(aoti_)?torch_\w+")
+# What a module definition needs of CPython's stable ABI.
+_PYTHON_SYMBOLS = ("PyModuleDef_Init", "PyModule_Create2")
+_WEAK_RUNTIME = (
+    "__gmon_start__",
+    "_ITM_deregisterTMCloneTable",
+    "_ITM_registerTMCloneTable",
+    "__cxa_finalize",
+)
+_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+_FATBIN_MAGIC = 0xBA55ED50
+_FATBIN_PTX, _FATBIN_ELF = 1, 2
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a shared library says of itself.
+
+    `versions` are (library, symbol version) pairs it requires; `capabilities` the compute capabilities
+    compiled in, e.g. ("8.0", "9.0", "12.0+PTX"), read from its fat binaries.
+    """
+
+    machine: str
+    needed: tuple[str, ...]
+    runpath: str | None
+    versions: tuple[tuple[str, str], ...]
+    undefined: tuple[str, ...]
+    exported: tuple[str, ...]
+    capabilities: tuple[str, ...]
+
+
+def read_library(path: Path) -> Library:
+    """Read the dynamic part of an ELF file.
+
+    Raises:
+        AuditError: not an ELF shared library.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(ELFFile(file))
+    except (ELFError, AttributeError, KeyError) as error:
+        raise AuditError(f"{path} is not a shared library: {error}") from None
+
+
+def violations(
+    library: Library, variant: Variant, kernel_id: str, baseline: Baseline, capabilities: Sequence[str]
+) -> list[str]:
+    """Every promise of `variant` that `library` breaks, as sentences; empty when it keeps them all."""
+    found: list[str] = []
+    if variant.platform is not None and library.machine != _MACHINES.get(variant.platform.arch):
+        found.append(f"it is for {library.machine}, not {variant.platform.arch}")
+    for name in library.needed:
+        if not _is_allowed(name, variant):
+            found.append(f"it needs {name}, which a user of {variant} may not have")
+    for name, version in library.versions:
+        if _SYSTEM_LIBRARIES.fullmatch(name) and allowed_version(version, baseline) is None:
+            found.append(f"it needs {version} of {name}, newer than manylinux_2_28 offers")
+    if library.runpath is not None:
+        found.append(f"it carries the search path {library.runpath!r}")
+    for symbol in library.undefined:
+        known = _STABLE_C_SHIM.fullmatch(symbol) or symbol in (*_PYTHON_SYMBOLS, *_WEAK_RUNTIME)
+        if not known and not (variant.backend.name == "cuda" and symbol.startswith(("cuda", "__cuda"))):
+            found.append(f"it needs the symbol {symbol}, which is in no stable ABI")
+    if library.exported != (f"PyInit_{kernel_id}",):
+        found.append(f"it exports {', '.join(library.exported) or 'nothing'}, not PyInit_{kernel_id} alone")
+    if library.capabilities != tuple(sorted(capabilities, key=capability_key)):
+        claimed, real = ", ".join(capabilities) or "none", ", ".join(library.capabilities) or "none"
+        found.append(f"it holds code for compute capabilities {real}, its metadata says {claimed}")
+    return found
+
+
+def leaked_paths(data: bytes, paths: Iterable[Path]) -> list[str]:
+    """Which of the build machine's `paths` occur in the bytes of a library."""
+    return [
+        f"it contains the path {path} of the build machine" for path in paths if str(path).encode() in data
+    ]
+
+
+def _is_allowed(name: str, variant: Variant) -> bool:
+    if _SYSTEM_LIBRARIES.fullmatch(name) or name in _TORCH_LIBRARIES:
+        return True
+    cuda = variant.backend.version if variant.backend.name == "cuda" else None
+    if cuda is None:
+        return False
+    match = _CUDA_LIBRARIES.fullmatch(name)
+    return name in _TORCH_CUDA_LIBRARIES or (match is not None and int(match[2]) == cuda[0])
+
+
+def _read(elf: ELFFile) -> Library:
+    section: Callable[[str], Any] = elf.get_section_by_name  # pyelftools types its sections too widely
+    dynamic = section(".dynamic")
+    if not isinstance(dynamic, DynamicSection):
+        raise ELFError("no dynamic section")
+    tags: list[Any] = list(dynamic.iter_tags())
+    needed = tuple(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED")
+    runpath = [tag.runpath for tag in tags if tag.entry.d_tag == "DT_RUNPATH"]
+    runpath += [tag.rpath for tag in tags if tag.entry.d_tag == "DT_RPATH"]
+    verneed = section(".gnu.version_r")
+    versions: list[tuple[str, str]] = []
+    if isinstance(verneed, GNUVerNeedSection):
+        versions = [
+            (str(need.name), str(aux.name)) for need, auxes in verneed.iter_versions() for aux in auxes
+        ]
+    versym = section(".gnu.version")
+    undefined, exported = [], []
+    for index, symbol in enumerate(section(".dynsym").iter_symbols()):
+        if not symbol.name or symbol["st_info"]["type"] == "STT_SECTION":
+            continue
+        if symbol["st_shndx"] != "SHN_UNDEF":
+            exported.append(symbol.name)
+        elif versym is None or isinstance(versym.get_symbol(index)["ndx"], str):
+            undefined.append(symbol.name)  # no version: not of the C or C++ runtime
+    return Library(
+        machine=elf["e_machine"],
+        needed=needed,
+        runpath=runpath[0] if runpath else None,
+        versions=tuple(sorted(versions)),
+        undefined=tuple(sorted(undefined)),
+        exported=tuple(sorted(exported)),
+        capabilities=_capabilities(elf),
+    )
+
+
+def _capabilities(elf: ELFFile) -> tuple[str, ...]:
+    """Compute capabilities in `.nv_fatbin`: a device binary gives "9.0", PTX adds "+PTX"."""
+    section = elf.get_section_by_name(".nv_fatbin")
+    if section is None:
+        return ()
+    data = section.data()
+    binaries: set[int] = set()
+    ptx: set[int] = set()
+    at = 0
+    while at + 16 <= len(data):
+        magic, _, header, size = struct.unpack_from("<IHHQ", data, at)
+        if magic != _FATBIN_MAGIC:
+            at += 8  # fat binaries are aligned; padding lies between them
+            continue
+        entry, end = at + header, at + header + size
+        while entry + 32 <= end:
+            kind, _, entry_header, payload = struct.unpack_from("<HHIQ", data, entry)
+            (arch,) = struct.unpack_from("<I", data, entry + 28)
+            {_FATBIN_PTX: ptx, _FATBIN_ELF: binaries}.get(kind, set()).add(arch)
+            entry += entry_header + payload
+        at = end
+    names = [f"{a // 10}.{a % 10}" + ("+PTX" if a in ptx else "") for a in binaries | ptx]
+    return tuple(sorted(names, key=capability_key))

@@ -1,0 +1,24 @@
+// Included before every C++ source: keeps a newer libstdc++ from emitting references that the oldest
+// supported one (GCC 8, manylinux_2_28) does not define.
+//
+// Strings and string streams are instantiated in place, because newer libraries gave them new members
+// (the default constructor of std::ostringstream is GLIBCXX_3.4.26). Locales and the streams' base classes
+// stay in the shared library: a facet is found by the address of its static id, of which there must be one.
+#pragma once
+#ifdef __cplusplus
+#include <cstddef>
+
+#undef _GLIBCXX_EXTERN_TEMPLATE
+#define _GLIBCXX_EXTERN_TEMPLATE 0
+#include <string>
+
+#undef _GLIBCXX_EXTERN_TEMPLATE
+#define _GLIBCXX_EXTERN_TEMPLATE 1
+#include <istream>
+#include <locale>
+#include <ostream>
+
+#undef _GLIBCXX_EXTERN_TEMPLATE
+#define _GLIBCXX_EXTERN_TEMPLATE 0
+#include <sstream>
+#endif

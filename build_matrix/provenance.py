@@ -1,0 +1,77 @@
+"""Where a build comes from: the kernel's digest of sources, its commit, the builder's version."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .build_toml import BUILD_FILE, BuildFile
+from .matrix import Cell
+
+# What lies in a kernel's folder without being part of the binary or the package.
+_NOT_SOURCE = {"build", "tests", "benchmarks", "docs", "__pycache__"}
+_BUILDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The commit that last changed the kernel's folder, and whether it has changed since; None outside git."""
+
+    commit: str | None
+    dirty: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As the Hub's `metadata.json` spells it."""
+        data: dict[str, Any] = {"kernel-builder": {"version": version("kernel-hub")}}
+        if self.commit is not None:
+            data["kernel"] = {"commit": self.commit, "dirty": self.dirty}
+        return data
+
+
+def provenance(folder: Path) -> Provenance:
+    """Ask git about `folder`. A folder outside git, or a machine without it, gives no commit."""
+    try:
+        log = _git(folder, "log", "-1", "--format=%H", "--", ".")
+        status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return Provenance(None, False)
+    return Provenance(log or None, bool(status) or not log)
+
+
+def kernel_id(build: BuildFile, cell: Cell) -> str:
+    """The unique id of one build: `_<name>_<backend>_<digest of sources, cell and builder>`.
+
+    Operators register under it, so two builds that could differ never share one.
+    """
+    digest = hashlib.sha256()
+    for path in source_files(build.folder):
+        digest.update(f"{path.relative_to(build.folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update(repr(cell).encode())
+    # The files that decide command lines, headers and the generated Python.
+    for path in (
+        *sorted((_BUILDER / "include").glob("*.h")),
+        _BUILDER / "compile.py",
+        _BUILDER / "package.py",
+    ):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"_{build.general.python_name}_{cell.variant.backend.name}_{digest.hexdigest()[:10]}"
+
+
+def source_files(folder: Path) -> Iterator[Path]:
+    """The files of a kernel's folder that its builds depend on, in a fixed order."""
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and not _NOT_SOURCE.intersection(inside.parts) and path.suffix != ".md":
+            yield path
+    assert (folder / BUILD_FILE).is_file()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,70 @@
+"""Upload a built package with the stock Hub client: one commit on the version's branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_loader.errors import AuthenticationError, DownloadError, InvalidKernelError
+from hub_loader.manifest import INDEX_NAME, parse_index
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a package went."""
+
+    repo_id: str
+    branch: str
+    commit: str
+    variants: tuple[str, ...]
+
+
+def publish(package: Path, repo_id: str, *, message: str | None = None) -> Published:
+    """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
+
+    The repository and the branch are created when they are not there. `HF_ENDPOINT` and `HF_TOKEN` say
+    where and as whom, as for every Hub client.
+
+    Raises:
+        InvalidKernelError: `package` is not a built package.
+        AuthenticationError: no token, or one without the right to write there.
+        DownloadError: the hub cannot be reached or answers an error.
+    """
+    path = package / INDEX_NAME
+    if not path.is_file():
+        raise InvalidKernelError(
+            f"{package} holds no {INDEX_NAME}: build it first with khub build --out {package}"
+        )
+    index = parse_index(path.read_bytes(), origin=str(path))
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi(library_name="kernel-hub")
+    branch = f"v{index.version}"
+    try:
+        api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
+        api.create_branch(repo_id, repo_type="kernel", branch=branch, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="kernel",
+            folder_path=package,
+            revision=branch,
+            allow_patterns=[INDEX_NAME, *(f"build/{variant}/**" for variant in index.variants)],
+            # A variant that is no longer built must not linger beside the new ones.
+            delete_patterns=["build/**", INDEX_NAME],
+            commit_message=message or f"Publish {index.name} {branch}",
+        )
+    except LocalTokenNotFoundError:
+        raise AuthenticationError("no token to write with: set HF_TOKEN or run `hf auth login`") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise AuthenticationError(
+                f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
+            ) from None
+        raise DownloadError(f"publishing {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
+    return Published(repo_id, branch, commit.oid, tuple(index.variants))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Toolchains fetched by package name from the user's own index, kept in a content-addressed cache."""

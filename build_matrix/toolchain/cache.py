@@ -1,0 +1,65 @@
+"""A folder of toolchain parts, each under a name that holds a digest of what made it.
+
+A part is made in a temporary folder and renamed into place, so one that exists is whole: an interrupted
+download or a killed process leaves nothing that a later run could mistake for a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_STALE_SECONDS = 24 * 3600
+
+
+def default_root() -> Path:
+    """`KHUB_TOOLCHAINS`, else `kernel-hub/toolchains` in the user's cache folder."""
+    if root := os.environ.get("KHUB_TOOLCHAINS"):
+        return Path(root).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kernel-hub" / "toolchains"
+
+
+class ToolchainCache:
+    """Parts by name and key; `provide` makes what is missing."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def provide(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of part `name`, made by `make(folder)` unless one with the same `key` exists.
+
+        `key` says everything the content depends on. When two processes make the same part, one wins and
+        the other's work is dropped.
+        """
+        final = self.path(name, key)
+        if final.is_dir():
+            return final
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._drop_stale()
+        staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.root))
+        try:
+            make(staging)
+            try:
+                staging.rename(final)
+            except OSError:
+                if not final.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return final
+
+    def path(self, name: str, key: str) -> Path:
+        """Where the part lies or will lie."""
+        return self.root / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+    def _drop_stale(self) -> None:
+        """Remove what a killed process left behind a day or more ago."""
+        for path in self.root.glob(".tmp-*"):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
