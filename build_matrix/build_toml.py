@@ -134,6 +134,9 @@ class _Table:
         self._known.append(key)
         if key not in self._data:
             if required:
+                misspelt = difflib.get_close_matches(key, self._data, n=1)
+                if misspelt:
+                    raise self.fail(f"unknown key {misspelt[0]!r}; did you mean {key!r}?")
                 raise self.fail(f"the key {key!r} is missing")
             return default
         value = self._data.pop(key)

@@ -115,7 +115,7 @@ def read_members(
     try:
         with zipfile.ZipFile(file) as archive:
             offsets = sorted(info.header_offset for info in archive.infolist())
-            end_of = dict(zip(offsets, [*offsets[1:], archive.start_dir], strict=True))
+            end_of = dict(zip(offsets, [*offsets, archive.start_dir][1:], strict=True))
             members = sorted(
                 (i for i in archive.infolist() if wanted(i.filename) and not i.is_dir()),
                 key=lambda i: i.header_offset,

@@ -1,0 +1,181 @@
+"""A kernel from source to package: the real headers, the real compiler, a real load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from build_matrix.audit import read_library
+from build_matrix.build import toolchain
+from build_matrix.build_toml import read_build_file
+from build_matrix.compile import compile_cell
+from build_matrix.matrix import plan, read_matrix
+from build_matrix.provenance import kernel_id
+from build_matrix.toolchain.cache import ToolchainCache
+from build_matrix.toolchain.host import find_compiler
+from hub_loader.errors import CompileError, ToolchainError
+from hub_loader.manifest import parse_index, parse_metadata, sha256_hex
+
+TINY = Path(__file__).with_name("tiny-relu")
+KHUB = [sys.executable, "-m", "hub_loader"]
+STABLE, EXACT, CUDA = (
+    "torch-stable-abi210-cpu-x86_64-linux",
+    "torch213-cxx11-cpu-x86_64-linux",
+    "torch-stable-abi210-cu130-x86_64-linux",
+)
+LOAD = """
+import importlib.util, sys, torch
+folder, name = sys.argv[1:]
+spec = importlib.util.spec_from_file_location(name, folder + "/__init__.py")
+module = importlib.util.module_from_spec(spec)
+sys.modules[name] = module
+spec.loader.exec_module(module)
+x = torch.randn(1000)
+assert torch.equal(module.relu(x), x.relu())
+try:
+    module.relu.__globals__["ops"].relu(torch.empty(3), x)
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+from importlib import import_module
+assert import_module(name + ".tiny_relu").relu is module.relu
+"""
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY, tmp_path / "tiny-relu"))
+
+
+def khub(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*KHUB, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_build_of_cpu_variants_gives_a_package_that_loads_and_passes_its_audit(tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    khub("build", TINY, "--select", "*-cpu-*", "--out", out)
+    index = parse_index((out / "index.json").read_bytes(), origin="index.json")
+    assert (index.name, index.version, sorted(index.variants)) == ("tiny-relu", 1, [STABLE, EXACT])
+    for name, variant in index.variants.items():
+        folder = out / "build" / name
+        data = (folder / "metadata.json").read_bytes()
+        metadata = parse_metadata(data, origin=name)
+        assert (sha256_hex(data), metadata.id) == (variant.metadata.sha256, variant.id)
+        on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        assert on_disk == {"metadata.json", *variant.files} == {"metadata.json", *(metadata.digest or {})}
+        assert all(sha256_hex((folder / p).read_bytes()) == e.sha256 for p, e in variant.files.items())
+        load = [sys.executable, "-B", "-c", LOAD, folder, variant.id]
+        done = subprocess.run(load, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "relu: out has 3 elements, input has 1000" in done.stdout  # numbers are formatted: facets work
+    assert len({variant.id for variant in index.variants.values()}) == 2
+    assert "keeps its promises" in khub("audit", out).stdout
+
+
+def test_build_twice_reuses_and_a_changed_source_gets_another_id(kernel: Path, tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    arguments = ("build", kernel, "--select", STABLE, "--out", out, "--json")
+    khub(*arguments)
+    before = (out / "index.json").read_bytes()
+    again = json.loads(khub(*arguments).stdout)
+    assert again["cells"][0]["reused"] is True
+    assert (out / "index.json").read_bytes() == before
+    (kernel / "csrc" / "relu.cpp").write_text((kernel / "csrc" / "relu.cpp").read_text() + "// changed\n")
+    assert json.loads(khub(*arguments).stdout)["cells"][0]["reused"] is False
+    index = parse_index((out / "index.json").read_bytes(), origin="index.json")
+    assert index.variants[STABLE].id not in before.decode()
+
+
+def test_build_in_another_folder_gives_the_same_bytes(kernel: Path, tmp_path: Path) -> None:
+    matrix, cache, compiler = read_matrix(), ToolchainCache(), find_compiler()
+    libraries = []
+    for number, folder in enumerate((TINY, kernel)):
+        build = read_build_file(folder)
+        cell = plan(build, matrix)[0][0]
+        tools = toolchain(cache, compiler, matrix, cell)
+        path = compile_cell(build, cell, kernel_id(build, cell), tools, tmp_path / f"work{number}")
+        libraries.append(path.read_bytes())
+    assert libraries[0] == libraries[1]
+
+
+def test_build_of_a_broken_source_names_the_error_and_the_log_and_writes_no_package(
+    kernel: Path, tmp_path: Path
+) -> None:
+    (kernel / "csrc" / "relu.cpp").write_text('#include "relu.h"\nthis is not C++\n')
+    done = khub(
+        "build", kernel, "--select", "*-cpu-*", "--out", tmp_path / "package", code=CompileError.exit_code
+    )
+    assert "relu.cpp:2" in done.stderr
+    log = done.stderr.split("whole log: ")[1].split(")")[0]
+    assert "this" in Path(log).read_text()
+    assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "symbol"),
+    [
+        (
+            '#include <unistd.h>\n#include <sys/random.h>\nextern "C" int gettid_new() { return gettid(); }',
+            "gettid",
+        ),
+        (
+            'extern "C" int aoti_torch_unheard_of();\nint use() { return aoti_torch_unheard_of(); }',
+            "unheard_of",
+        ),
+    ],
+)
+def test_build_that_needs_more_than_the_target_offers_fails_to_link(
+    kernel: Path, tmp_path: Path, code: str, symbol: str
+) -> None:
+    path = kernel / "csrc" / "relu.cpp"
+    path.write_text(path.read_text() + code + "\n")
+    done = khub(
+        "build", kernel, "--select", STABLE, "--out", tmp_path / "package", code=CompileError.exit_code
+    )
+    assert f"undefined reference to `{symbol}" in done.stderr or symbol in done.stderr
+
+
+def test_build_with_an_unknown_key_exits_with_its_own_code_and_one_line(kernel: Path) -> None:
+    path = kernel / "build.toml"
+    path.write_text(path.read_text().replace("license", "licence"))
+    done = khub("build", kernel, code=20)
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'license'" in done.stderr
+
+
+def test_find_compiler_without_one_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ToolchainError, match=r"install g\+\+"):
+        find_compiler()
+
+
+def test_provide_when_making_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    cache = ToolchainCache(tmp_path)
+
+    def interrupted(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.provide("part", "key", interrupted)
+    assert list(tmp_path.iterdir()) == []
+    made = cache.provide("part", "key", lambda folder: (folder / "whole").touch())
+    assert cache.provide("part", "key", interrupted) == made
+
+
+@pytest.mark.slow
+def test_build_of_the_cuda_variant_needs_no_gpu_and_holds_the_archs_it_claims(tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    khub("build", TINY, "--select", "*cu130*", "--out", out)
+    index = parse_index((out / "index.json").read_bytes(), origin="index.json")
+    variant = index.variants[CUDA]
+    assert variant.backend.archs == ("8.0", "9.0+PTX")
+    library = read_library(out / "build" / CUDA / f"{variant.id}.abi3.so")
+    assert library.capabilities == ("8.0", "9.0+PTX")
+    assert "libcudart.so.13" in library.needed
