@@ -1,0 +1,35 @@
+# One target for each thing a person does often. `make demo` and `make test` need Python 3.11 and g++, no more.
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
+
+.PHONY: demo test fast lint format clean
+
+demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
+	$(BIN)/python ci/demo.py
+
+test: lint ## every check: lint, types, all tests
+	$(BIN)/python -m pytest
+
+fast: $(READY) ## the tests that take under five minutes together
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and what the demo made
+	rm -rf $(VENV) .demo
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
