@@ -106,8 +106,8 @@ class Hub:
     @contextmanager
     def _get(self, url: str, what: str, repo_id: str) -> Iterator[Any]:
         """A successful streaming response (httpx.Response of whichever httpx huggingface_hub uses)."""
-        from huggingface_hub.errors import OfflineModeIsEnabled
         from huggingface_hub import get_session
+        from huggingface_hub.errors import OfflineModeIsEnabled
 
         endpoint = self._config.endpoint
         # A body in transit compressed would have another length than the manifest promises.

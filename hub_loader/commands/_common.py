@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from hub_loader.resolver import BACKENDS
+from ..resolver import BACKENDS
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,10 @@ import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hub_loader.config import load_config
-from hub_loader.errors import InvalidKernelError
-from hub_loader.manifest import METADATA_NAME, parse_metadata
-from hub_loader.store import Store
-
+from ..config import load_config
+from ..errors import InvalidKernelError
+from ..manifest import METADATA_NAME, parse_metadata
+from ..store import Store
 from ._common import add_json, print_json
 
 
@@ -46,9 +45,8 @@ def _run(args: argparse.Namespace) -> int:
         for variant in variants:
             print(f"{variant.kernel or 'unreadable':<28}{variant.size / 1e6:>9.2f} MB  {variant.path}")
     total = sum(variant.size for variant in variants) / 1e6
-    print(
-        f"{'removed ' if args.action == 'clear' else ''}{len(variants)} variants, {total:.2f} MB in {store.root}"
-    )
+    removed = "removed " if args.action == "clear" else ""
+    print(f"{removed}{len(variants)} variants, {total:.2f} MB in {store.root}")
     return 0
 
 

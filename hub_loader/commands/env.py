@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from hub_loader.config import load_config
-from hub_loader.environment import Environment, detect_environment
-from hub_loader.variant import Version
-
+from ..config import load_config
+from ..environment import Environment, detect_environment
+from ..variant import Version
 from ._common import add_json, print_json
 
 

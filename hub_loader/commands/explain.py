@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from hub_loader.errors import NoMatchingVariantError
-from hub_loader.kernels import explain
-
+from ..errors import NoMatchingVariantError
+from ..kernels import explain
 from ._common import add_json, add_kernel, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `khub explain`."""
     parser.epilog = (
-        "examples:\n  khub explain org/paged-attention\n  khub explain org/paged-attention --backend cpu --json\n\n"
+        "examples:\n  khub explain org/paged-attention\n"
+        "  khub explain org/paged-attention --backend cpu --json\n\n"
         f"Exits with {NoMatchingVariantError.exit_code} when no variant fits."
     )
     add_kernel(parser)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hub_loader.kernels import fetch_kernel
-
+from ..kernels import fetch_kernel
 from ._common import add_json, add_kernel, print_json
 
 
