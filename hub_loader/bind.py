@@ -18,7 +18,7 @@ from importlib.util import decode_source, find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from .errors import InvalidKernelError, MissingDependencyError
+from .errors import InvalidKernelError, KernelHubError, MissingDependencyError
 from .manifest import Metadata
 from .verify import VerifiedPackage
 
@@ -35,9 +35,9 @@ def bind(package: VerifiedPackage) -> ModuleType:
     """
     kernel_id = package.metadata.id
     bound = _FINDER.packages.get(kernel_id)
-    if bound is not None and bound.digest == package.digest and kernel_id in sys.modules:
+    if bound is not None and bound.digest == package.digest:
         package.close()
-        return sys.modules[kernel_id]
+        return importlib.import_module(kernel_id)
     try:
         _check_id_is_free(package, bound)
         _check_dependencies(package.metadata)
@@ -53,10 +53,11 @@ def bind(package: VerifiedPackage) -> ModuleType:
         del _FINDER.packages[kernel_id]
         for name in [n for n in sys.modules if n == kernel_id or n.startswith(f"{kernel_id}.")]:
             del sys.modules[name]
-        if not isinstance(error, Exception):
+        if isinstance(error, KernelHubError) or not isinstance(error, Exception):
             raise
+        reason = " ".join(str(error).split())
         raise InvalidKernelError(
-            f"{package.metadata.name} ({package.folder}) fails to import: {type(error).__name__}: {error}; "
+            f"{package.metadata.name} ({package.folder}) fails to import: {type(error).__name__}: {reason}; "
             "tell the publisher"
         ) from error
 
@@ -69,7 +70,7 @@ def _check_id_is_free(package: VerifiedPackage, bound: VerifiedPackage | None) -
             "start a new process to load this one"
         )
     existing = sys.modules.get(kernel_id)
-    spec = existing.__spec__ if existing is not None else find_spec(kernel_id)
+    spec = find_spec(kernel_id) if existing is None else getattr(existing, "__spec__", None)
     if existing is not None or spec is not None:
         origin = spec.origin if spec is not None else "an unknown place"
         raise InvalidKernelError(

@@ -39,7 +39,8 @@ _TIER_NAMES = {
     "tvm-ffi": "built for tvm-ffi",
     "torch-noarch": "needs no compiled code",
 }
-# A suffix "a" means this capability only; "f" (a family) and none mean this one and later minors.
+# Suffix "a": this capability only, PTX included. "f": this one and later minors of the family, PTX included.
+# None: this one and later minors, and with PTX every later capability.
 _ARCH = re.compile(r"(\d+)\.(\d+)([af]?)(\+PTX)?")
 
 
@@ -95,7 +96,7 @@ def covers(arch: str, capability: Version) -> bool:
     compiled = (int(match[1]), int(match[2]))
     if match[3] == "a":
         return capability == compiled
-    if match[4]:
+    if match[4] and not match[3]:
         return capability >= compiled
     return capability[0] == compiled[0] and capability[1] >= compiled[1]
 

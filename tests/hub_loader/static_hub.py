@@ -14,8 +14,8 @@ from urllib.parse import unquote
 class StaticHub:
     """`refs[repo][branch]` is a commit, `files[commit]` the folder it shows; `requests` are the paths asked.
 
-    `truncated` maps a file name to how many bytes of it are sent under its full Content-Length, `replaced` one
-    to the bytes sent instead, `status` a path fragment to an (HTTP status, X-Error-Code) answered.
+    `truncated` maps a file name to how many bytes of it are sent under its full Content-Length, `replaced`
+    one to the bytes sent instead, `status` a path fragment to an (HTTP status, X-Error-Code) answered.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
