@@ -8,3 +8,61 @@ Importing this package imports neither torch nor huggingface_hub.
 """
 
 from __future__ import annotations
+
+from .environment import Environment, Torch, detect_environment
+from .errors import (
+    AuthenticationError,
+    CacheError,
+    DownloadError,
+    IntegrityError,
+    InvalidKernelError,
+    KernelHubError,
+    MissingDependencyError,
+    NoMatchingVariantError,
+    OfflineError,
+    RepositoryNotFoundError,
+    UsageError,
+    VersionNotFoundError,
+)
+from .kernels import (
+    Explanation,
+    FetchedKernel,
+    LoadedKernel,
+    RepoInfo,
+    explain,
+    fetch_kernel,
+    get_kernel,
+    get_loaded_kernels,
+    get_local_kernel,
+    has_kernel,
+)
+from .resolver import Decision
+
+__all__ = [
+    "AuthenticationError",
+    "CacheError",
+    "Decision",
+    "DownloadError",
+    "Environment",
+    "Explanation",
+    "FetchedKernel",
+    "IntegrityError",
+    "InvalidKernelError",
+    "KernelHubError",
+    "LoadedKernel",
+    "MissingDependencyError",
+    "NoMatchingVariantError",
+    "OfflineError",
+    "RepoInfo",
+    "RepositoryNotFoundError",
+    "Torch",
+    "UsageError",
+    "VersionNotFoundError",
+    "detect_environment",
+    "explain",
+    "fetch_kernel",
+    "get_kernel",
+    "get_loaded_kernels",
+    "get_local_kernel",
+    "has_kernel",
+]

@@ -74,7 +74,8 @@ def _add_arguments(name: str, extra: str | None) -> AddArguments:
             return entry_point.load()  # type: ignore[no-any-return]
         except ModuleNotFoundError as error:
             raise MissingExtraError(
-                f"`khub {name}` needs {error.name!r}, which is not installed: pip install 'kernel-hub[{extra}]'"
+                f"`khub {name}` needs {error.name!r}, which is not installed: "
+                f"pip install 'kernel-hub[{extra}]'"
             ) from None
     raise MissingExtraError(
         f"`khub {name}` is not registered: reinstall with pip install 'kernel-hub[{extra}]'"

@@ -67,6 +67,18 @@ class AuthenticationError(KernelHubError):
     exit_code = 17
 
 
+class CacheError(KernelHubError):
+    """The cache folder cannot be read or written, or a file of ours in it is damaged."""
+
+    exit_code = 18
+
+
+class MissingDependencyError(KernelHubError):
+    """The kernel needs something that is not installed here: a Python package, or another kernel."""
+
+    exit_code = 19
+
+
 class BuildConfigError(KernelHubError):
     """`build.toml` cannot be read: syntax, an unknown key, a missing source file."""
 

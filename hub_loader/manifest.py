@@ -12,9 +12,8 @@ import base64
 import binascii
 import hashlib
 import json
-import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -144,7 +143,7 @@ def check_kernel_name(name: str) -> None:
     """Raise InvalidKernelError unless `name` is a kernel name: lower case, digits and dashes, two or more."""
     if not _KERNEL_NAME.fullmatch(name):
         raise InvalidKernelError(
-            f"invalid kernel name {name!r}: use lower-case letters, digits and dashes, beginning with a letter"
+            f"invalid kernel name {name!r}: use lower-case letters, digits and dashes, a letter first"
         )
 
 
@@ -158,24 +157,21 @@ def check_id(kernel_id: str, kernel_name: str) -> None:
         InvalidKernelError: the id is anything else.
     """
     name = python_name(kernel_name)
-    dunder = kernel_id.startswith("__")
-    if kernel_id.isascii() and kernel_id.isidentifier() and not keyword.iskeyword(kernel_id) and not dunder:
-        if kernel_id.startswith(f"_{name}_"):
-            return
-    raise InvalidKernelError(
-        f"package {kernel_name!r} has the id {kernel_id!r}, which could shadow a module: "
-        f"an id begins with '_{name}_'; ask the publisher to rebuild it"
-    )
+    if not (kernel_id.isascii() and kernel_id.isidentifier() and kernel_id.startswith(f"_{name}_")):
+        raise InvalidKernelError(
+            f"package {kernel_name!r} has the id {kernel_id!r}, which could shadow a module: "
+            f"an id begins with '_{name}_'; ask the publisher to rebuild it"
+        )
 
 
 def check_path(path: str) -> None:
     """Refuse a path that could leave the variant's folder or smuggle in bytecode.
 
     Raises:
-        InvalidKernelError: absolute, empty, with "..", a backslash, a NUL, or Python bytecode.
+        InvalidKernelError: absolute, empty, with "..", a backslash, a control character, or Python bytecode.
     """
     parts = path.split("/")
-    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
         raise InvalidKernelError(
             f"manifest lists the unsafe path {path!r}: paths are relative and stay inside"
         )
@@ -196,7 +192,8 @@ def parse_index(data: bytes, *, origin: str) -> Index:
     """Parse an `index.json`. `origin` names it in errors.
 
     Raises:
-        InvalidKernelError: not JSON, a key missing or of the wrong type, a newer schema, an unsafe path or id.
+        InvalidKernelError: not JSON, a key missing or of the wrong type, a newer schema, an unsafe path
+            or id.
     """
     return _parsing(origin, lambda: _index(json.loads(data)))
 
@@ -213,7 +210,7 @@ def _parsing(origin: str, parse: Callable[[], _T]) -> _T:
         raise InvalidKernelError(f"{origin}: {error}") from None
     except KeyError as error:
         raise InvalidKernelError(f"{origin}: the key {error} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidKernelError(f"{origin}: {error}") from None
 
 
@@ -228,8 +225,8 @@ def _metadata(data: Any) -> Metadata:
         license=_typed(data.pop("license", ""), str, "license"),
         backend=backend,
         digest=None if digest is None else _digest(digest),
-        python_depends=tuple(_typed(d, str, "python-depends") for d in data.pop("python-depends", [])),
-        kernel_depends=tuple(data.pop("kernel-depends", [])),
+        python_depends=tuple(_typed(d, str, "python-depends") for d in _list(data, "python-depends")),
+        kernel_depends=tuple(_list(data, "kernel-depends")),
         upstream=data.pop("upstream", None),
         source=data.pop("source", None),
         provenance=data.pop("provenance", None),
@@ -245,8 +242,7 @@ def _digest(data: Any) -> dict[str, str]:
     if algorithm != "sha256":
         raise InvalidKernelError(f"digest algorithm {algorithm!r} is not supported: rebuild with sha256")
     digest = {path: _base64_to_hex(value) for path, value in data["files"].items()}
-    for path in digest:
-        check_path(path)
+    _check_tree(digest)
     return digest
 
 
@@ -264,13 +260,26 @@ def _index(data: Any) -> Index:
         kernel_id = _typed(value["id"], str, "id")
         check_id(kernel_id, name)
         files = {path: _file_entry(entry, path) for path, entry in value["files"].items()}
-        for path in files:
-            check_path(path)
-        if METADATA_NAME in files:
-            raise InvalidKernelError(f"variant {variant_name!r} lists {METADATA_NAME} among its files")
+        _check_tree(files)
         metadata = _file_entry(value["metadata"], METADATA_NAME)
         variants[variant_name] = IndexedVariant(kernel_id, _backend(value["backend"]), metadata, files)
     return Index(name, _typed(data["version"], int, "version"), variants)
+
+
+def _check_tree(paths: Collection[str]) -> None:
+    """The paths of a variant's files can all exist side by side, and beside metadata.json."""
+    for path in paths:
+        check_path(path)
+        folders = path.split("/")[:-1]
+        for depth in range(1, len(folders) + 1):
+            if (folder := "/".join(folders[:depth])) in paths or folder == METADATA_NAME:
+                raise InvalidKernelError(f"manifest lists {folder!r} both as a file and as a folder")
+    if METADATA_NAME in paths:
+        raise InvalidKernelError(f"manifest lists {METADATA_NAME} among the files it describes")
+
+
+def _list(data: dict[str, Any], key: str) -> list[Any]:
+    return _typed(data.pop(key, []), list, key)
 
 
 def _backend(data: Any) -> BackendInfo:

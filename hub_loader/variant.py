@@ -104,7 +104,7 @@ def parse_variant(name: str) -> Variant:
         ValueError: the name is not in the grammar, or is not the canonical spelling.
     """
     parts = name.split("-")
-    python = parts.pop(0) if _PYTHON_TAG.fullmatch(parts[0]) else None
+    python = parts.pop(0) if len(parts) > 1 and _PYTHON_TAG.fullmatch(parts[0]) else None
     framework, rest = _parse_framework(name, parts, python)
     if framework.name == "torch-noarch":
         if len(rest) != 1 or rest[0] not in _NOARCH_BACKENDS or python is not None:

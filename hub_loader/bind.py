@@ -1,0 +1,177 @@
+"""Bind a verified package: import it under its unique id, from the bytes that were verified.
+
+Nothing goes through `sys.path`, and no bytecode is read or written. Python files are compiled from memory;
+native modules are opened through the descriptor that was hashed. That descriptor stays open for the life of
+the process: the dynamic linker recognises a library by its path string, so a descriptor number that was
+reused would hand out the wrong library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import decode_source, find_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from .errors import InvalidKernelError, KernelHubError, MissingDependencyError
+from .manifest import Metadata
+from .verify import VerifiedPackage
+
+
+def bind(package: VerifiedPackage) -> ModuleType:
+    """Import `package` as the module `<id>` and return it. The same digest again gives the same module.
+
+    On any error `sys.modules` holds what it held before, as far as the package's own modules go. The caller
+    serialises calls.
+
+    Raises:
+        InvalidKernelError: the id belongs to another module, or the package fails to import.
+        MissingDependencyError: it needs a Python package or a kernel that is not here.
+    """
+    kernel_id = package.metadata.id
+    bound = _FINDER.packages.get(kernel_id)
+    if bound is not None and bound.digest == package.digest:
+        package.close()
+        return importlib.import_module(kernel_id)
+    try:
+        _check_id_is_free(package, bound)
+        _check_dependencies(package.metadata)
+    except Exception:
+        package.close()
+        raise
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    _FINDER.packages[kernel_id] = package
+    try:
+        return importlib.import_module(kernel_id)
+    except BaseException as error:
+        del _FINDER.packages[kernel_id]
+        for name in [n for n in sys.modules if n == kernel_id or n.startswith(f"{kernel_id}.")]:
+            del sys.modules[name]
+        if isinstance(error, KernelHubError) or not isinstance(error, Exception):
+            raise
+        reason = " ".join(str(error).split())
+        raise InvalidKernelError(
+            f"{package.metadata.name} ({package.folder}) fails to import: {type(error).__name__}: {reason}; "
+            "tell the publisher"
+        ) from error
+
+
+def _check_id_is_free(package: VerifiedPackage, bound: VerifiedPackage | None) -> None:
+    kernel_id = package.metadata.id
+    if bound is not None:
+        raise InvalidKernelError(
+            f"{package.folder}: its id {kernel_id!r} is loaded from other bytes, in {bound.folder}: "
+            "start a new process to load this one"
+        )
+    existing = sys.modules.get(kernel_id)
+    spec = find_spec(kernel_id) if existing is None else getattr(existing, "__spec__", None)
+    if existing is not None or spec is not None:
+        origin = spec.origin if spec is not None else "an unknown place"
+        raise InvalidKernelError(
+            f"{package.folder}: its id {kernel_id!r} would shadow the module from {origin}: "
+            "ask the publisher to rebuild it"
+        )
+
+
+def _check_dependencies(metadata: Metadata) -> None:
+    if metadata.kernel_depends:
+        raise MissingDependencyError(
+            f"{metadata.name} depends on the kernels {list(metadata.kernel_depends)}, which cannot be loaded "
+            "yet: use a version without kernel-depends"
+        )
+    missing = [name for name in metadata.python_depends if not _is_installed(name)]
+    if missing:
+        raise MissingDependencyError(
+            f"{metadata.name} needs {', '.join(missing)}: pip install {' '.join(missing)}"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        module = name.replace("-", "_")
+        return module.isidentifier() and find_spec(module) is not None
+    return True
+
+
+class _VerifiedFinder(MetaPathFinder):
+    """Finds the modules of bound packages, and nothing else."""
+
+    def __init__(self) -> None:
+        self.packages: dict[str, VerifiedPackage] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        kernel_id, _, rest = fullname.partition(".")
+        package = self.packages.get(kernel_id)
+        if package is None:
+            return None
+        stem = rest.replace(".", "/")
+        for candidate in (f"{stem}/__init__.py" if stem else "__init__.py", f"{stem}.py"):
+            if candidate in package.contents:
+                return _source_spec(fullname, package, candidate)
+        for suffix in EXTENSION_SUFFIXES:
+            if stem + suffix in package.natives:
+                loader = _NativeLoader(package.folder / (stem + suffix), package.natives[stem + suffix])
+                return spec_from_file_location(fullname, loader.path, loader=loader)
+        return None  # and the empty __path__ keeps the other finders from looking on disk
+
+
+class _SourceLoader(ExecutionLoader):
+    """Compiles a Python file from verified bytes; `path` is what tracebacks name."""
+
+    def __init__(self, package: VerifiedPackage, path: str) -> None:
+        self._package = package
+        self._path = path
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._package.folder / self._path)
+
+    def get_source(self, fullname: str) -> str:
+        return decode_source(self._package.contents[self._path])
+
+    def is_package(self, fullname: str) -> bool:
+        return self._path.endswith("__init__.py")
+
+    def get_data(self, path: str) -> bytes:
+        """The verified bytes of a data file by its path on disk, for pkgutil.get_data."""
+        try:
+            return self._package.contents[Path(path).relative_to(self._package.folder).as_posix()]
+        except (KeyError, ValueError):
+            raise FileNotFoundError(f"{path} is not a file of {self._package.metadata.name}") from None
+
+
+class _NativeLoader(Loader):
+    """Opens a native module through its verified descriptor, where the system names descriptors as files."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+        self._opened = str(by_descriptor if by_descriptor.exists() else path)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        loader = ExtensionFileLoader(spec.name, self._opened)
+        return loader.create_module(ModuleSpec(spec.name, loader, origin=self._opened))
+
+    def exec_module(self, module: ModuleType) -> None:
+        ExtensionFileLoader(module.__name__, self._opened).exec_module(module)
+        module.__file__ = str(self.path)
+
+
+def _source_spec(fullname: str, package: VerifiedPackage, path: str) -> ModuleSpec | None:
+    loader = _SourceLoader(package, path)
+    search: list[str] | None = [] if loader.is_package(fullname) else None
+    return spec_from_file_location(
+        fullname, loader.get_filename(fullname), loader=loader, submodule_search_locations=search
+    )
+
+
+_FINDER = _VerifiedFinder()

@@ -1,0 +1,100 @@
+"""Settings, read from the environment variables that every Hub client knows, at the time of each call.
+
+HF_ENDPOINT             the hub to ask; https://huggingface.co when unset
+HF_HUB_OFFLINE          1: send no request, use the cache
+HF_TOKEN                token to send; else the file HF_TOKEN_PATH, else HF_HOME/token
+KERNELS_CACHE           folder that holds the cache; else HF_HOME, else ~/.cache/huggingface
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .errors import UsageError
+
+_PUBLIC_ENDPOINT = "https://huggingface.co"
+_TRUE = ("1", "on", "yes", "true")
+_FALSE = ("", "0", "off", "no", "false")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What one call runs under. `cache` is the folder that is ours alone."""
+
+    endpoint: str
+    cache: Path
+    offline: bool
+    token: str | None = field(repr=False)
+
+
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
+    """Read the settings from `environ`, `os.environ` when None.
+
+    Raises:
+        UsageError: a variable has a value that means nothing.
+    """
+    env = os.environ if environ is None else environ
+    home = _folder(env, "HF_HOME") or _folder(env, "XDG_CACHE_HOME", "huggingface") or _default_home()
+    return Config(
+        endpoint=_endpoint(env.get("HF_ENDPOINT", "")),
+        cache=(_folder(env, "KERNELS_CACHE") or home) / "kernel-hub",
+        offline=_flag(env, "HF_HUB_OFFLINE") or _flag(env, "TRANSFORMERS_OFFLINE"),
+        token=_token(env, home),
+    )
+
+
+def _default_home() -> Path:
+    return Path("~/.cache/huggingface").expanduser()
+
+
+def _folder(env: Mapping[str, str], name: str, *below: str) -> Path | None:
+    value = env.get(name, "")
+    if not value:
+        return None
+    path = Path(os.path.expandvars(value)).expanduser().joinpath(*below)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{name}={value!r} is not a folder: set it to one, or unset it")
+    return path.absolute()
+
+
+def _endpoint(value: str) -> str:
+    endpoint = (value or _PUBLIC_ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        valid = False
+    if not valid or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"HF_ENDPOINT={value!r} is not a hub's address: write it like http://127.0.0.1:8000")
+    return endpoint
+
+
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name, "")
+    if value.lower() not in (*_TRUE, *_FALSE):
+        raise UsageError(f"{name}={value!r} is neither true nor false: set it to 1 or 0")
+    return value.lower() in _TRUE
+
+
+def _token(env: Mapping[str, str], home: Path) -> str | None:
+    token = env.get("HF_TOKEN", "").strip()
+    if not token:
+        path = _token_path(env, home)
+        try:
+            token = path.read_text().strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the token file {path} cannot be read: {error}; set HF_TOKEN instead") from None
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError("HF_TOKEN holds characters no token has: copy it again")
+    return token or None
+
+
+def _token_path(env: Mapping[str, str], home: Path) -> Path:
+    value = env.get("HF_TOKEN_PATH", "")
+    return Path(os.path.expandvars(value)).expanduser() if value else home / "token"
