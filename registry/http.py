@@ -1,0 +1,98 @@
+"""What every route shares: the service behind it, and the names in its URL.
+
+Routes see percent-encoded paths (`app.RawPath`), so an encoded slash stays part of a revision or a path.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from starlette.requests import Request
+
+from .auth import TokenInfo, require_writer
+from .blobs import BlobStore
+from .errors import RequestError, bad_request
+from .store import RepoName, Store
+
+MAX_BODY_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts a request needs. `upload_key` signs the upload addresses of this run of the server."""
+
+    store: Store
+    blobs: BlobStore
+    upload_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+
+def service(request: Request) -> Service:
+    """The service the application was made with."""
+    found: Service = request.app.state.service
+    return found
+
+
+def param(request: Request, name: str) -> str:
+    """A part of the URL, decoded. Raises RequestError 400 if it is not UTF-8."""
+    try:
+        return unquote(request.path_params[name], errors="strict")
+    except UnicodeDecodeError:
+        raise bad_request(f"The {name} in this address is not percent-encoded UTF-8.") from None
+
+
+def repo_of(request: Request) -> RepoName:
+    """The repository the URL names."""
+    return RepoName(param(request, "org"), param(request, "name"))
+
+
+def writer(request: Request, org: str) -> TokenInfo:
+    """The request's token, good for writing to `org`. Raises RequestError 401 or 403."""
+    return require_writer(service(request).store, request.headers.get("authorization"), org)
+
+
+def base_url(request: Request) -> str:
+    """The address the client used for this server, without a final slash."""
+    return str(request.base_url).rstrip("/")
+
+
+def kind_of(request: Request) -> str:
+    """The URL's word for the repository's type, `kernels` or `models`; without one it is a model."""
+    return str(request.path_params.get("kind", "models"))
+
+
+def repo_url(request: Request, kind: str, repo: RepoName) -> str:
+    """The repository's page, spelled as the client spells its type: models have no prefix."""
+    prefix = "" if kind == "models" else f"{kind}/"
+    return f"{base_url(request)}/{prefix}{quote(str(repo))}"
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's whole body. Raises RequestError 413 if it is not small."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(
+                413, f"This request has more than {MAX_BODY_BYTES} bytes: send less at a time."
+            )
+    return bytes(body)
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The request's JSON object; an empty body is an empty object. Raises RequestError 400 or 413."""
+    return parse_json(await read_body(request) or b"{}")
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """A JSON object. Raises RequestError 400."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise bad_request("The body of this request has to be JSON objects.")
+    return value

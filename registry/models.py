@@ -1,0 +1,89 @@
+"""The tables: organizations, their tokens and repositories, and each repository's commits and references.
+
+A commit's files are the entries of its tree, one row for each file and folder; commits with equal content
+share a tree. File content is not here but in `blobs.py`, named by SHA-256.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    """The registry's tables."""
+
+
+class Org(Base):
+    """An organization: the first half of `org/name`."""
+
+    __tablename__ = "orgs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(96), unique=True)
+
+
+class Token(Base):
+    """A secret that stands for an organization; only its SHA-256 is kept. `hint` is how it begins."""
+
+    __tablename__ = "tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    hint: Mapped[str] = mapped_column(String(16))
+    can_write: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class Repo(Base):
+    """A repository, under whichever of the Hub's types a client asks for it."""
+
+    __tablename__ = "repos"
+    __table_args__ = (Index("repo_name", "org_id", "name", unique=True),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(96))
+    created_at: Mapped[datetime]
+
+
+class Commit(Base):
+    """A commit; `oid` is git's id of it, `tree_oid` of its files."""
+
+    __tablename__ = "commits"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    oid: Mapped[str] = mapped_column(String(40), primary_key=True)
+    parent_oid: Mapped[str | None] = mapped_column(String(40))
+    tree_oid: Mapped[str] = mapped_column(String(40))
+    author: Mapped[str] = mapped_column(String(96))
+    message: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class Ref(Base):
+    """A branch (`heads/v1`) or tag (`tags/release`) and the commit it points to."""
+
+    __tablename__ = "refs"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(210), primary_key=True)
+    commit_oid: Mapped[str] = mapped_column(String(40))
+
+
+class TreeEntry(Base):
+    """A file or folder of a repository's tree. A folder has neither `sha256` nor `size`."""
+
+    __tablename__ = "tree_entries"
+    __table_args__ = (
+        Index("tree_folder", "repo_id", "tree_oid", "folder", "path"),
+        Index("tree_content", "sha256"),
+    )
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    tree_oid: Mapped[str] = mapped_column(String(40), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    folder: Mapped[str] = mapped_column(String(1024))
+    oid: Mapped[str] = mapped_column(String(40))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    lfs: Mapped[bool]

@@ -1,0 +1,171 @@
+"""The reading half of the Hub's protocol: information, references, trees and files.
+
+Handlers are plain functions: Starlette runs them in threads, so the disk never stops the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from .auth import find_token
+from .errors import RequestError, bad_request, entry_not_found, unauthorized
+from .http import json_body, param, read_body, repo_of, service
+from .names import check_path
+from .store import MAIN, Revision
+from .tree import Entry, lfs_pointer
+
+PAGE = 1000
+
+
+def healthz(_request: Request) -> Response:
+    """The server accepts requests."""
+    return PlainTextResponse("ok")
+
+
+def agent_harnesses(_request: Request) -> Response:
+    """Clients ask which environment variables name the program that drives them: none that matter here."""
+    return JSONResponse({"standardEnvVars": [], "harnesses": {}})
+
+
+def whoami(request: Request) -> Response:
+    """Whose token this is: tokens stand for organizations."""
+    token = find_token(service(request).store, request.headers.get("authorization"))
+    if token is None:
+        raise unauthorized("This token is not known here: `khub registry token create` makes one.")
+    role = "write" if token.can_write else "read"
+    org = {"type": "org", "name": token.org, "fullname": token.org, "roleInOrg": role}
+    access = {"displayName": token.hint, "role": role, "createdAt": _iso(token.created_at)}
+    auth = {"type": "access_token", "accessToken": access}
+    return JSONResponse({**org, "id": token.org, "orgs": [org], "auth": auth})
+
+
+def organization(request: Request) -> Response:
+    """An organization's overview; no publisher is vouched for here, clients decide whom they trust."""
+    org = param(request, "org")
+    if not service(request).store.has_org(org):
+        raise RequestError(404, f"No organization {org!r} on this hub: its first token creates it.")
+    return JSONResponse({"name": org, "fullname": org, "avatarUrl": "", "trustedKernelPublisher": False})
+
+
+def info(request: Request) -> Response:
+    """A repository at a revision, without its files: clients list those as a tree."""
+    revision = _revision(request)
+    return JSONResponse(
+        {
+            "id": str(revision.repo),
+            "modelId": str(revision.repo),
+            "author": revision.repo.org,
+            "sha": revision.commit,
+            "lastModified": _iso(revision.date),
+            "private": False,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+        }
+    )
+
+
+def refs(request: Request) -> Response:
+    """Branches and tags; there are no pull requests."""
+    found = service(request).store.refs(repo_of(request))
+    kinds = {
+        kind: [
+            {"name": ref.name, "ref": ref.ref, "targetCommit": ref.commit}
+            for ref in found
+            if ref.ref.startswith(f"refs/{prefix}/")
+        ]
+        for kind, prefix in (("branches", "heads"), ("tags", "tags"))
+    }
+    return JSONResponse({**kinds, "converts": [], "pullRequests": []})
+
+
+def tree(request: Request) -> Response:
+    """A folder's entries by path, in pages of at most 1,000; the next page's address is in `Link`."""
+    revision = _revision(request)
+    folder = param(request, "path").strip("/") if "path" in request.path_params else ""
+    store = service(request).store
+    if folder and getattr(store.entry(revision, check_path(folder)), "type", None) != "directory":
+        raise entry_not_found(f"{revision.repo} at {revision.commit} has no folder {folder!r}.")
+    recursive = request.query_params.get("recursive", "").lower() in ("1", "true")
+    limit = _limit(request)
+    after = request.query_params.get("cursor", "")
+    entries = store.list_tree(revision, folder, recursive, after, limit + 1)
+    headers = {"X-Repo-Commit": revision.commit}
+    if len(entries) > limit:
+        entries = entries[:limit]
+        next_page = request.url.include_query_params(cursor=entries[-1].path)
+        headers["Link"] = f'<{next_page}>; rel="next"'
+    return JSONResponse([_describe(entry) for entry in entries], headers=headers)
+
+
+async def paths_info(request: Request) -> Response:
+    """The entries among the paths asked for; what does not exist is left out."""
+    if request.headers.get("content-type", "").startswith("application/json"):
+        paths = (await json_body(request)).get("paths")
+    else:
+        paths = parse_qs((await read_body(request)).decode("ascii", "replace")).get("paths", [])
+    if not isinstance(paths, list) or len(paths) > PAGE:
+        raise bad_request(f"`paths` has to be a list of at most {PAGE} paths.")
+
+    def find() -> list[Entry]:
+        wanted = [check_path(path) for path in paths]
+        return service(request).store.entries_at(_revision(request), wanted)
+
+    return JSONResponse([_describe(entry) for entry in await run_in_threadpool(find)])
+
+
+def resolve(request: Request) -> Response:
+    """A file's content, whole or in ranges; the commit and the file's id are in the headers."""
+    revision = _revision(request)
+    path = param(request, "path")
+    entry = service(request).store.entry(revision, check_path(path))
+    if entry is None or entry.file is None:
+        raise entry_not_found(f"{revision.repo} at {revision.commit} has no file {path!r}.")
+    file = entry.file
+    etag = file.sha256 if file.lfs else file.oid
+    headers = {
+        "X-Repo-Commit": revision.commit,
+        "ETag": f'"{etag}"',
+        "Content-Length": str(file.size),
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if file.lfs:
+        headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
+    content = service(request).blobs.path(file.sha256)
+    return FileResponse(content, headers=headers, media_type="application/octet-stream")
+
+
+def _revision(request: Request) -> Revision:
+    name = param(request, "revision") if "revision" in request.path_params else MAIN
+    return service(request).store.resolve(repo_of(request), name)
+
+
+def _limit(request: Request) -> int:
+    asked = request.query_params.get("limit", "")
+    return min(max(int(asked), 1), PAGE) if asked.isascii() and asked.isdigit() else PAGE
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": entry.type, "path": entry.path, "oid": entry.oid, "size": 0}
+    if entry.file is not None:
+        described["size"] = entry.file.size
+        if entry.file.lfs:
+            pointer = lfs_pointer(entry.file.sha256, entry.file.size)
+            described["lfs"] = {
+                "oid": entry.file.sha256,
+                "size": entry.file.size,
+                "pointerSize": len(pointer),
+            }
+    return described
+
+
+def _iso(date: Any) -> str:
+    return f"{date.isoformat(timespec='milliseconds')}Z"

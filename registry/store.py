@@ -1,0 +1,373 @@
+"""The registry's metadata: one SQLite file in the data folder, through SQLAlchemy.
+
+Every public function is one transaction: it happens as a whole or not at all. Writers queue (BEGIN
+IMMEDIATE), so a commit is computed on the head it replaces; readers never wait (write-ahead log).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from hub_loader.errors import RegistryError
+
+from .errors import (
+    RequestError,
+    conflict,
+    repo_not_found,
+    revision_not_found,
+)
+from .models import SCHEMA_VERSION, Base, Commit, Org, Ref, Repo, TreeEntry
+from .names import check_org, check_ref_name, check_repo_name, is_commit_oid
+from .tree import Entry, File, Operation, apply, commit_oid, entries
+
+MAIN = "main"
+
+
+@dataclass(frozen=True)
+class RepoName:
+    """The two halves of `org/name`."""
+
+    org: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.org}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit that a branch, a tag or a commit id led to; `id` is the repository's row."""
+
+    repo: RepoName
+    repo_id: int
+    commit: str
+    tree: str
+    date: datetime
+
+
+@dataclass(frozen=True)
+class RefInfo:
+    """A branch or tag: full name (`refs/heads/v1`), short name, commit."""
+
+    ref: str
+    name: str
+    commit: str
+
+
+class Store:
+    """The metadata of one data folder. Safe to share between threads; several processes may open it."""
+
+    def __init__(self, data: Path) -> None:
+        """Open or create it. Raises RegistryError if the folder or its database cannot be used."""
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            self._engine = _open(data / "registry.sqlite")
+            self._prepare(data)
+        except (OSError, OperationalError) as error:
+            reason = error.orig if isinstance(error, OperationalError) else error
+            raise RegistryError(
+                f"The data folder {data} cannot be used: {reason}. Name a writable one."
+            ) from None
+
+    def _prepare(self, data: Path) -> None:
+        with self.write() as session:
+            version = session.execute(text("PRAGMA user_version")).scalar_one()
+            if version == 0:
+                Base.metadata.create_all(session.connection())
+                session.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
+            elif version != SCHEMA_VERSION:
+                raise RegistryError(
+                    f"{data} was written by another version of the registry (schema {version}, this one has "
+                    f"{SCHEMA_VERSION}): use the version that wrote it."
+                )
+
+    def close(self) -> None:
+        """Let go of the database; with the last process to do so, the write-ahead log is folded in."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database."""
+        with Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session that alone may write; committed on a normal exit, rolled back on an exception."""
+        engine = self._engine.execution_options(immediate=True)
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # -- repositories
+
+    def create_repo(self, repo: RepoName, author: str) -> bool:
+        """Create it with an empty first commit on `main`; False if it exists. Raises RequestError 400."""
+        check_repo_name(repo.name)
+        with self.write() as session:
+            if _repo_id(session, repo) is not None:
+                return False
+            row = Repo(org_id=ensure_org(session, repo.org), name=repo.name, created_at=_now())
+            session.add(row)
+            session.flush()
+            first = _insert_commit(session, row.id, None, {}, author, "Create the repository")
+            session.add(Ref(repo_id=row.id, name=f"heads/{MAIN}", commit_oid=first))
+            return True
+
+    def delete_repo(self, repo: RepoName) -> None:
+        """Forget the repository, its commits and references. Blobs stay: others may share them."""
+        with self.write() as session:
+            session.execute(delete(Repo).where(Repo.id == _require_repo(session, repo)))
+
+    # -- revisions and their files
+
+    def resolve(self, repo: RepoName, revision: str) -> Revision:
+        """What `revision` (short or full name of a branch or tag, or a commit id) is. Raises RequestError 404."""
+        with self.read() as session:
+            return _resolve(session, repo, revision)
+
+    def refs(self, repo: RepoName) -> list[RefInfo]:
+        """Every branch and tag, by name."""
+        with self.read() as session:
+            rows = session.execute(
+                select(Ref.name, Ref.commit_oid)
+                .where(Ref.repo_id == _require_repo(session, repo))
+                .order_by(Ref.name)
+            )
+            return [RefInfo(f"refs/{name}", name.partition("/")[2], oid) for name, oid in rows]
+
+    def entry(self, revision: Revision, path: str) -> Entry | None:
+        """The file or folder at `path`; None if there is none."""
+        found = self.entries_at(revision, [path])
+        return found[0] if found else None
+
+    def entries_at(self, revision: Revision, paths: Sequence[str]) -> list[Entry]:
+        """Those of `paths` that exist, files and folders."""
+        with self.read() as session:
+            return _select_entries(session, revision, TreeEntry.path.in_(paths))
+
+    def list_tree(
+        self, revision: Revision, folder: str, recursive: bool, after: str, limit: int
+    ) -> list[Entry]:
+        """Up to `limit` entries of a folder ("" is the root) whose path sorts after `after`."""
+        conditions: list[Any] = [TreeEntry.path > after]
+        if not recursive:
+            conditions.append(TreeEntry.folder == folder)
+        elif folder:  # "0" is the character after "/"
+            conditions += [TreeEntry.path > folder + "/", TreeEntry.path < folder + "0"]
+        with self.read() as session:
+            return _select_entries(session, revision, *conditions, limit=limit)
+
+    # -- commits
+
+    def commit(
+        self,
+        repo: RepoName,
+        branch: str,
+        operations: Sequence[Operation],
+        *,
+        message: str,
+        author: str,
+        parent: str | None = None,
+    ) -> str:
+        """Apply the operations to the branch's head and move the branch; returns the commit's id.
+
+        `parent`, a commit id or its first digits, makes the commit conditional on the head being that one.
+        Raises RequestError: 404 without repository or branch, 412 if the head has moved, and what `apply` raises.
+        """
+        with self.write() as session:
+            head, ref = _branch_head(session, repo, branch)
+            if parent is not None and not head.commit.startswith(parent.lower()):
+                raise RequestError(
+                    412,
+                    f"A commit has happened since. Please refresh and try again. ({branch!r} is at {head.commit})",
+                )
+            files = {
+                entry.path: entry.file for entry in _select_entries(session, head) if entry.file is not None
+            }
+            oid = _insert_commit(session, head.repo_id, head, apply(files, operations), author, message)
+            session.execute(
+                update(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).values(commit_oid=oid)
+            )
+            return oid
+
+    # -- references
+
+    def create_branch(self, repo: RepoName, name: str, start: str) -> None:
+        """A branch at the revision `start`. Raises RequestError 400, 404 or 409."""
+        self._create_ref(repo, "heads", name, start)
+
+    def create_tag(self, repo: RepoName, name: str, revision: str) -> None:
+        """A tag at `revision`. Raises RequestError 400, 404 or 409."""
+        self._create_ref(repo, "tags", name, revision)
+
+    def _create_ref(self, repo: RepoName, kind: str, name: str, revision: str) -> None:
+        check_ref_name(name)
+        with self.write() as session:
+            target = _resolve(session, repo, revision)
+            if session.get(Ref, (target.repo_id, f"{kind}/{name}")) is not None:
+                raise conflict(f"Reference already exists: {repo} has {kind}/{name}.")
+            session.add(Ref(repo_id=target.repo_id, name=f"{kind}/{name}", commit_oid=target.commit))
+
+    def delete_branch(self, repo: RepoName, name: str) -> None:
+        """Remove a branch; its commits stay reachable by id. Raises RequestError 403 for `main`, 404."""
+        if name == MAIN:
+            raise RequestError(403, f"The branch {MAIN!r} of {repo} is protected: it cannot be deleted.")
+        self._delete_ref(repo, "heads", name)
+
+    def delete_tag(self, repo: RepoName, name: str) -> None:
+        """Remove a tag. Raises RequestError 404."""
+        self._delete_ref(repo, "tags", name)
+
+    def _delete_ref(self, repo: RepoName, kind: str, name: str) -> None:
+        with self.write() as session:
+            row = session.get(Ref, (_require_repo(session, repo), f"{kind}/{name}"))
+            if row is None:
+                raise revision_not_found(str(repo), f"refs/{kind}/{name}")
+            session.delete(row)
+
+    def has_org(self, org: str) -> bool:
+        """Whether the organization exists."""
+        with self.read() as session:
+            return session.scalar(select(Org.id).where(Org.name == org)) is not None
+
+
+def ensure_org(session: Session, name: str) -> int:
+    """The organization's row, created if it is new. Raises RequestError 400 for a bad name."""
+    check_org(name)
+    found = session.scalar(select(Org.id).where(Org.name == name))
+    if found is not None:
+        return found
+    row = Org(name=name)
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def _open(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", pool_size=40, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy's events below begin transactions, not the driver
+        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
+
+
+def _repo_id(session: Session, repo: RepoName) -> int | None:
+    query = (
+        select(Repo.id).join(Org, Org.id == Repo.org_id).where(Org.name == repo.org, Repo.name == repo.name)
+    )
+    return session.scalar(query)
+
+
+def _require_repo(session: Session, repo: RepoName) -> int:
+    found = _repo_id(session, repo)
+    if found is None:
+        raise repo_not_found(str(repo))
+    return found
+
+
+def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
+    repo_id = _require_repo(session, repo)
+    if revision.startswith("refs/"):
+        names = [revision.removeprefix("refs/")]
+    else:
+        names = [f"heads/{revision}", f"tags/{revision}"]
+    found = (
+        select(Ref.commit_oid).where(Ref.repo_id == repo_id, Ref.name.in_(names)).order_by(Ref.name).limit(1)
+    )
+    oid = session.scalar(found) or (revision if is_commit_oid(revision) else None)
+    row = session.get(Commit, (repo_id, oid)) if oid is not None else None
+    if row is None:
+        raise revision_not_found(str(repo), revision)
+    return Revision(repo, repo_id, row.oid, row.tree_oid, row.created_at)
+
+
+def _branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
+    ref = f"heads/{branch.removeprefix('refs/heads/')}"
+    return _resolve(session, repo, f"refs/{ref}"), ref
+
+
+def _select_entries(
+    session: Session, revision: Revision, *conditions: Any, limit: int | None = None
+) -> list[Entry]:
+    rows = session.execute(
+        select(TreeEntry.path, TreeEntry.oid, TreeEntry.sha256, TreeEntry.size, TreeEntry.lfs)
+        .where(TreeEntry.repo_id == revision.repo_id, TreeEntry.tree_oid == revision.tree, *conditions)
+        .order_by(TreeEntry.path)
+        .limit(limit)
+    )
+    return [
+        Entry(path, "directory", oid)
+        if sha256 is None or size is None
+        else Entry(path, "file", oid, File(oid, sha256, size, lfs))
+        for path, oid, sha256, size, lfs in rows
+    ]
+
+
+def _insert_commit(
+    session: Session,
+    repo_id: int,
+    parent: Revision | None,
+    files: dict[str, File],
+    author: str,
+    message: str,
+) -> str:
+    now = _now()
+    tree_oid, listed = entries(files)
+    parent_oid = None if parent is None else parent.commit
+    oid = commit_oid(tree_oid, parent_oid, author, int(now.replace(tzinfo=timezone.utc).timestamp()), message)
+    known = (
+        select(TreeEntry.path).where(TreeEntry.repo_id == repo_id, TreeEntry.tree_oid == tree_oid).limit(1)
+    )
+    if listed and session.scalar(known) is None:
+        session.execute(insert(TreeEntry), [_row(repo_id, tree_oid, entry) for entry in listed])
+    if (
+        session.get(Commit, (repo_id, oid)) is None
+    ):  # the same commit made twice within a second is one commit
+        session.add(
+            Commit(
+                repo_id=repo_id,
+                oid=oid,
+                parent_oid=parent_oid,
+                tree_oid=tree_oid,
+                author=author,
+                message=message,
+                created_at=now,
+            )
+        )
+    return oid
+
+
+def _row(repo_id: int, tree_oid: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "repo_id": repo_id,
+        "tree_oid": tree_oid,
+        "path": entry.path,
+        "folder": entry.path.rpartition("/")[0],
+        "oid": entry.oid,
+        "sha256": entry.file and entry.file.sha256,
+        "size": entry.file and entry.file.size,
+        "lfs": entry.file is not None and entry.file.lfs,
+    }

@@ -1,0 +1,249 @@
+"""The writing half of the Hub's protocol: repositories, branches, tags and commits.
+
+A commit's content arrives as JSON lines and may be gigabytes: it goes to a temporary file first, then line
+by line into the blob store, and only then, in one transaction, into the metadata.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .blobs import BlobStore
+from .errors import bad_request, conflict, not_implemented
+from .http import json_body, kind_of, param, parse_json, repo_of, repo_url, service, writer
+from .names import check_org, check_path, check_ref_name, check_repo_name, check_sha256
+from .store import MAIN, RepoName
+from .tree import Add, Delete, File, Operation, blob_oid, lfs_file
+
+_COMMIT_PREFIX = re.compile(r"[0-9A-Fa-f]{5,40}")
+
+
+async def validate_yaml(request: Request) -> Response:
+    """Clients have a README's metadata checked before a commit; any metadata is welcome here."""
+    await json_body(request)
+    return JSONResponse({"errors": [], "warnings": []})
+
+
+async def create_repo(request: Request) -> Response:
+    """Create a repository; a name that exists answers 409 with its address."""
+    body = await json_body(request)
+    kind, repo = _named_repo(body)
+    if body.get("private") or body.get("visibility") not in (None, "public"):
+        raise bad_request("This hub has only public repositories: create it without a visibility.")
+    url = repo_url(request, kind, repo)
+
+    def create() -> None:
+        author = writer(request, repo.org).org
+        if not service(request).store.create_repo(repo, author):
+            raise conflict(
+                f"The repository {repo} exists already: upload to it, or delete it first.", url=url
+            )
+
+    await run_in_threadpool(create)
+    return JSONResponse({"url": url, "id": str(repo), "name": str(repo)})
+
+
+async def delete_repo(request: Request) -> Response:
+    """Delete a repository with all of its commits."""
+    _, repo = _named_repo(await json_body(request))
+
+    def remove() -> None:
+        writer(request, repo.org)
+        service(request).store.delete_repo(repo)
+
+    await run_in_threadpool(remove)
+    return JSONResponse({})
+
+
+def _named_repo(body: dict[str, Any]) -> tuple[str, RepoName]:
+    """The URL's word for the type, and the repository, that a body names."""
+    kind = body.get("type") or "model"
+    if kind not in ("kernel", "model"):
+        raise bad_request(f"This hub holds kernels, not repositories of type {kind!r}: say 'kernel'.")
+    if not body.get("organization"):
+        raise bad_request(f"Name the organization as well: 'ORG/{body.get('name')}'.")
+    return f"{kind}s", RepoName(check_org(body["organization"]), check_repo_name(body.get("name")))
+
+
+async def create_branch(request: Request) -> Response:
+    """Create a branch at `startingPoint`, or at the head of `main`."""
+    start = (await json_body(request)).get("startingPoint") or MAIN
+
+    def create(repo: RepoName) -> None:
+        service(request).store.create_branch(repo, param(request, "branch"), str(start))
+
+    return await _change(request, create)
+
+
+async def delete_branch(request: Request) -> Response:
+    """Delete a branch other than `main`."""
+    return await _change(
+        request, lambda repo: service(request).store.delete_branch(repo, param(request, "branch"))
+    )
+
+
+async def create_tag(request: Request) -> Response:
+    """Tag the revision in the address with the name in the body."""
+    tag = (await json_body(request)).get("tag")
+
+    def create(repo: RepoName) -> None:
+        service(request).store.create_tag(repo, check_ref_name(tag), param(request, "revision"))
+
+    return await _change(request, create)
+
+
+async def delete_tag(request: Request) -> Response:
+    """Delete the tag that stands in the revision's place."""
+    return await _change(
+        request, lambda repo: service(request).store.delete_tag(repo, param(request, "revision"))
+    )
+
+
+async def _change(request: Request, change: Callable[[RepoName], None]) -> Response:
+    def checked() -> None:
+        repo = repo_of(request)
+        writer(request, repo.org)
+        change(repo)
+
+    await run_in_threadpool(checked)
+    return JSONResponse({})
+
+
+async def preupload(request: Request) -> Response:
+    """How each file is to come: always inside the commit; with the id of what is at its path today.
+
+    Clients with Xet installed would send an "lfs" file to a Xet server, which this registry is not.
+    """
+    files = (await json_body(request)).get("files")
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        raise bad_request("`files` has to be a list of {path, size, sample}.")
+
+    def describe() -> list[dict[str, Any]]:
+        repo = repo_of(request)
+        writer(request, repo.org)
+        store = service(request).store
+        paths = [check_path(file.get("path")) for file in files]
+        present = {
+            entry.path: entry.oid
+            for entry in store.entries_at(store.resolve(repo, param(request, "revision")), paths)
+        }
+        return [
+            {"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": present.get(path)}
+            for path in paths
+        ]
+
+    return JSONResponse({"files": await run_in_threadpool(describe)})
+
+
+async def commit(request: Request) -> Response:
+    """Apply the operations in the body's JSON lines to a branch."""
+    repo, branch = repo_of(request), param(request, "revision")
+    if request.query_params.get("create_pr", "").lower() in ("1", "true"):
+        raise not_implemented("This hub has no pull requests: commit to a branch, without create_pr.")
+    token = await run_in_threadpool(writer, request, repo.org)
+    here = service(request)
+
+    def finish(body: BinaryIO) -> str:
+        header, operations = _read_commit(body, here.blobs)
+        return here.store.commit(
+            repo, branch, operations, message=header.message, author=token.org, parent=header.parent
+        )
+
+    await run_in_threadpool(here.store.resolve, repo, branch)  # fail before the upload, not after it
+    with here.blobs.temporary() as (_, body):
+        await receive(request, body)
+        oid = await run_in_threadpool(finish, body)
+    url = f"{repo_url(request, kind_of(request), repo)}/commit/{oid}"
+    return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": None})
+
+
+async def receive(request: Request, file: BinaryIO) -> None:
+    """Write the request's body to `file`, without blocking the event loop and in little memory."""
+    async for chunk in request.stream():
+        await run_in_threadpool(file.write, chunk)
+
+
+@dataclass(frozen=True)
+class CommitHeader:
+    """A commit's message, and the head it insists on."""
+
+    message: str
+    parent: str | None
+
+
+def _read_commit(body: BinaryIO, blobs: BlobStore) -> tuple[CommitHeader, list[Operation]]:
+    """Parse a commit's JSON lines, keeping each file's content as a blob on the way."""
+    body.seek(0)
+    header: CommitHeader | None = None
+    operations: list[Operation] = []
+    while line := body.readline():
+        if not line.strip():
+            continue
+        item = parse_json(line)
+        del line  # a file's content is in it; do not hold it twice
+        key, value = item.get("key"), item.get("value")
+        if not isinstance(value, dict):
+            raise bad_request("Each line of a commit has to be {key, value}, the value an object.")
+        if key == "header":
+            header = _read_header(value)
+        elif key in ("deletedFile", "deletedFolder"):
+            path = value.get("path")
+            folder = key == "deletedFolder"
+            operations.append(Delete(check_path(path.rstrip("/") if isinstance(path, str) else path), folder))
+        elif key == "file":
+            operations.append(Add(check_path(value.get("path")), _read_file(value, blobs)))
+        elif key == "lfsFile":
+            operations.append(Add(check_path(value.get("path")), _read_lfs_file(value, blobs)))
+        else:
+            raise bad_request(f"A commit here has no operation {key!r}.")
+    if header is None:
+        raise bad_request("A commit needs a header line with its summary.")
+    return header, operations
+
+
+def _read_header(value: dict[str, Any]) -> CommitHeader:
+    summary, description, parent = (
+        value.get("summary"),
+        value.get("description") or "",
+        value.get("parentCommit"),
+    )
+    if not isinstance(summary, str) or not summary.strip() or not isinstance(description, str):
+        raise bad_request("A commit needs a summary: pass a commit message.")
+    if parent is not None and not (isinstance(parent, str) and _COMMIT_PREFIX.fullmatch(parent)):
+        raise bad_request(f"parentCommit {parent!r} is not a commit id: pass 5 to 40 hex digits.")
+    return CommitHeader(f"{summary}\n\n{description}".strip(), parent)
+
+
+def _read_file(value: dict[str, Any], blobs: BlobStore) -> File:
+    encoded, encoding = value.pop("content", None), value.get("encoding", "utf-8")
+    try:
+        if encoding == "base64":
+            content = base64.b64decode(encoded, validate=True)
+        elif encoding == "utf-8":
+            content = encoded.encode()
+        else:
+            raise ValueError(encoding)
+    except (AttributeError, TypeError, ValueError):
+        raise bad_request(
+            f"The content of {value.get('path')!r} is not valid {encoding!r}: send base64."
+        ) from None
+    del encoded
+    return File(blob_oid(content), blobs.put(content), len(content))
+
+
+def _read_lfs_file(value: dict[str, Any], blobs: BlobStore) -> File:
+    sha256 = check_sha256(value.get("oid"))
+    size = blobs.size(sha256)
+    if size is None or value.get("size", size) != size:
+        raise bad_request(
+            f"The content of {value.get('path')!r} ({sha256}) is not here: upload it before the commit."
+        )
+    return lfs_file(sha256, size)

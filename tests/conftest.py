@@ -1,0 +1,91 @@
+"""Shared by all tests: the real `khub serve` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_KHUB = [sys.executable, "-c", "import sys; from hub_loader.cli import main; sys.exit(main())"]
+
+
+def khub(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `khub` from this source tree to its end."""
+    return subprocess.run(
+        [*_KHUB, *map(str, arguments)],
+        env=khub_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def khub_environment() -> dict[str, str]:
+    """The environment that makes `khub` be this source tree's."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@dataclass
+class Hub:
+    """A running registry: its address, its data folder, its process."""
+
+    url: str
+    data: Path
+    process: subprocess.Popen[str]
+
+    def token(self, org: str, *, write: bool = True) -> str:
+        """A new token of `org`, from the command line."""
+        scope = ["--write"] if write else []
+        created = khub("registry", "token", "create", "--data", self.data, "--org", org, *scope)
+        assert created.returncode == 0, created.stderr
+        return created.stdout.splitlines()[-1]
+
+    def stop(self, how: int = signal.SIGINT) -> int:
+        """End the process with a signal; returns its exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(timeout=30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+StartHub = Callable[..., Hub]
+
+
+@pytest.fixture(scope="session")
+def start_hub() -> Iterator[StartHub]:
+    """Start registries on free ports; those still running are killed at the end."""
+    started: list[Hub] = []
+
+    def start(data: Path, *arguments: str) -> Hub:
+        process = subprocess.Popen(
+            [*_KHUB, "serve", "--data", str(data), "--port", "0", "--json", *arguments],
+            env=khub_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"khub serve ended with {process.wait()}"
+        started.append(Hub(json.loads(line)["url"], data, process))
+        return started[-1]
+
+    yield start
+    for hub in started:
+        if hub.process.poll() is None:
+            hub.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    """One registry for the whole run: take an organization or repository name of your own."""
+    return start_hub(tmp_path_factory.mktemp("hub") / "data")
