@@ -16,8 +16,8 @@ class Batch:
 
     tokens, positions, slot_mapping: int64 [T]; slot = block * block_size + offset. block_tables: int32
     [S, longest table], padded with 0. seq_lens: int32 [S], tokens in the cache after this step.
-    query_start_loc: int32 [S + 1], where each sequence's tokens begin. sample_rows: int64, the rows of T whose
-    logits are wanted.
+    query_start_loc: int32 [S + 1], where each sequence's tokens begin. sample_rows: int64, the rows of T
+    whose logits are wanted.
     """
 
     tokens: torch.Tensor

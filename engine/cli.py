@@ -69,7 +69,7 @@ def run_generate(args: argparse.Namespace) -> int:
         from .sampler import SamplingParams
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"`khub engine` needs {error.name!r}, which is not installed: pip install torch 'kernel-hub[engine]'"
+            f"`khub engine` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[engine]'"
         ) from None
 
     params = SamplingParams(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
@@ -80,9 +80,10 @@ def run_generate(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         token_budget=args.token_budget,
     )
+    ids = [llm.add(prompt, params) for prompt in prompts]
     print(format_bindings(llm.kernels.bindings), file=sys.stderr)
     start = time.perf_counter()
-    completions = _run(llm, [llm.add(prompt, params) for prompt in prompts])
+    completions = _run(llm, ids)
     seconds = time.perf_counter() - start
     generated = sum(len(completion.tokens) for completion in completions)
     print(f"{generated} tokens in {seconds:.2f} s, {generated / seconds:.1f} tok/s", file=sys.stderr)

@@ -68,9 +68,9 @@ class LLM:
         """Load a model folder in Hugging Face format and bind its kernels.
 
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
-        quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of the
-        KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget: the
-        most tokens computed in a step, prompt chunks and decodes together.
+        quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
+        the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
+        the most tokens computed in a step, prompt chunks and decodes together.
 
         Raises:
             ModelError: the folder is incomplete or describes another architecture.

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hub_loader
 from hub_loader.errors import UsageError
 
 from . import torch_ops
@@ -40,7 +41,7 @@ Load = Callable[..., ModuleType]
 
 @dataclass(frozen=True)
 class Binding:
-    """What serves a slot: repository or folder, its version and the build variant; "-" where there is none."""
+    """What serves a slot: repository or folder, its version and build variant ("-" for plain torch)."""
 
     slot: str
     source: str
@@ -145,24 +146,18 @@ def format_bindings(bindings: Iterable[Binding]) -> str:
 
 def _load(source: str, load: Load | None, load_local: Load | None) -> ModuleType:
     if Path(source).is_dir():
-        if load_local is None:
-            from hub_loader import get_local_kernel as load_local
-        return load_local(Path(source))
+        return (load_local or hub_loader.get_local_kernel)(Path(source))
     repo_id, _, version = source.partition("@")
     if repo_id.count("/") != 1 or (version and not version.isdigit()):
         raise UsageError(f"kernel {source!r}: write torch, org/name, org/name@version, or an existing folder")
-    if load is None:
-        from hub_loader import get_kernel as load
-    return load(repo_id, version=int(version) if version else None)
+    return (load or hub_loader.get_kernel)(repo_id, version=int(version) if version else None)
 
 
 def _details(
     modules: Mapping[str, ModuleType], loaded: Callable[[], Iterable[Any]] | None
 ) -> dict[str, tuple[str, str]]:
     """(version, variant) of each loaded module, by source."""
-    if loaded is None:
-        from hub_loader import get_loaded_kernels as loaded
-    kernels = list(loaded())
+    kernels = list((loaded or hub_loader.get_loaded_kernels)())
     return {
         source: (f"v{kernel.metadata.version}", kernel.variant)
         for source, module in modules.items()

@@ -78,7 +78,7 @@ class Llama:
         self._kernels = kernels
         hidden, inner = config.hidden_size, config.intermediate_size
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._qkv_sizes = (query_size, kv_size, kv_size)
+        self._qkv_sizes = [query_size, kv_size, kv_size]
 
         def get(name: str, *shape: int) -> torch.Tensor:
             return weights.get(name, shape).to(dtype)
@@ -133,7 +133,7 @@ class Llama:
         # Each layer ends with the norm that the next begins with, so that the residual sum is fused into it.
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._final_norm]
         for layer, next_norm, (key_cache, value_cache) in zip(self._layers, next_norms, cache, strict=True):
-            query, key, value = (t.contiguous() for t in layer.qkv(x).split(self._qkv_sizes, dim=-1))
+            query, key, value = (t.contiguous() for t in torch.split(layer.qkv(x), self._qkv_sizes, dim=-1))
             kernels.rotary_embedding(batch.positions, query, key, config.head_dim, self._cos_sin, True)
             key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
             kernels.reshape_and_cache_flash(key, value, key_cache, value_cache, batch.slot_mapping)

@@ -1,9 +1,10 @@
 """What each step computes. Pure: no tensors, no clock.
 
-Prefill and decode are one thing here: a sequence has tokens whose keys and values are in the cache and tokens
-still to compute, and each step hands out one budget of tokens over the sequences, first come first served. A
-long prompt is thereby cut into chunks that share steps with other sequences' decodes. When blocks run out, the
-latest arrival gives all of its own back and computes its tokens again later (recompute preemption).
+Prefill and decode are one thing here: a sequence has tokens whose keys and values are in the cache and
+tokens still to compute, and each step hands out one budget of tokens over the sequences, first come first
+served. A long prompt is thereby cut into chunks that share steps with other sequences' decodes. When blocks
+run out, the latest arrival gives all of its own back and computes its tokens again later (recompute
+preemption).
 """
 
 from __future__ import annotations
@@ -152,8 +153,9 @@ class Scheduler:
     def _preempt_latest(self, for_whom: Sequence) -> Preemption:
         latest = self.running.pop()
         reason = (
-            f"request {latest.id} gave up {len(latest.blocks)} KV blocks for request {for_whom.id} and computes "
-            f"{latest.computed} tokens again: all {self.pool.num_blocks} blocks are in use; more blocks avoid it"
+            f"request {latest.id} gave up {len(latest.blocks)} KV blocks for request {for_whom.id} and will "
+            f"compute {latest.computed} tokens again: {self.pool.num_blocks} blocks are too few for all; "
+            f"raise num_blocks"
         )
         self._release(latest)
         self.waiting.appendleft(latest)

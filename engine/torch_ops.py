@@ -1,7 +1,7 @@
-"""Every kernel slot in plain torch: what the engine runs without a hub, and what hub kernels are compared with.
+"""Every kernel slot in plain torch: what runs without a hub, and what hub kernels are compared with.
 
-Functions have the names and arguments of the packages that replace them. They follow transformers' eager order
-of operations, so that greedy tokens agree. Shapes: T tokens of all sequences one after another, S sequences.
+Functions have the names and arguments of the packages that replace them. They follow transformers' eager
+order of operations, so that greedy tokens agree. Shapes: T tokens of S sequences, one after another.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def reshape_and_cache_flash(
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
 ) -> None:
-    """Write key and value [T, kv_heads, head_size] into the caches at slot_mapping int64 [T]; -1 is skipped."""
+    """Write key and value [T, kv_heads, head_size] into slots slot_mapping int64 [T]; -1 is skipped."""
     kept = slot_mapping >= 0
     slots = slot_mapping[kept]
     key_cache.view(-1, *key.shape[1:])[slots] = key[kept]
@@ -86,8 +86,8 @@ def rotary_embedding(
 ) -> None:
     """Rotate query and key [T, heads * head_size] in place by the angles of positions int64 [T].
 
-    cos_sin_cache [context, head_size] holds cosines, then sines. `is_neox` pairs an element with the one half a
-    head away, otherwise with its neighbour.
+    cos_sin_cache [context, head_size] holds cosines, then sines. `is_neox` pairs an element with the one half
+    a head away, otherwise with its neighbour.
     """
     cos, sin = cos_sin_cache[positions, None].chunk(2, dim=-1)
     for tensor in (query, key):
