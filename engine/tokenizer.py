@@ -1,0 +1,38 @@
+"""Text to token ids and back, by the model's own `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from hub_loader.errors import ModelError
+
+
+class Tokenizer:
+    """The tokenizer of a model folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read `tokenizer.json`.
+
+        Raises:
+            ModelError: it is missing or malformed.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no tokenizer.json: fetch it into the model folder")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for every malformed file
+            raise ModelError(f"{path} cannot be read ({error}): fetch it again") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with the special tokens the model puts around a prompt."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids; special tokens are left out, and half a character becomes U+FFFD."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text

@@ -1,0 +1,154 @@
+"""Every kernel slot in plain torch: what runs without a hub, and what hub kernels are compared with.
+
+Functions have the names and arguments of the packages that replace them. They follow transformers' eager
+order of operations, so that greedy tokens agree. Shapes: T tokens of S sequences, one after another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+
+def attend(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    *,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Causal attention of each sequence's newest tokens over its paged keys and values.
+
+    query [T, q_heads, head_size]; caches [num_blocks, block_size, kv_heads, head_size]; block_tables int32
+    [S, max_blocks]; seq_lens int32 [S] counts the tokens in the cache, those of `query` included;
+    query_start_loc int32 [S + 1]. Returns [T, q_heads, head_size].
+    """
+    out = torch.empty_like(query)
+    block_size = key_cache.shape[1]
+    starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
+    for row, length in enumerate(lengths):
+        start, end = starts[row], starts[row + 1]
+        blocks = block_tables[row, : -(-length // block_size)]
+        # Cut to the length before any arithmetic: the tail of the last block may hold anything, NaN included.
+        keys = key_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
+        values = value_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
+        visible = None
+        if end - start > 1:
+            positions = torch.arange(length, device=query.device)
+            visible = positions <= positions[length - (end - start) :, None]
+        out[start:end] = functional.scaled_dot_product_attention(
+            query[start:end].transpose(0, 1), keys, values, attn_mask=visible, scale=scale, enable_gqa=True
+        ).transpose(0, 1)
+    return out
+
+
+def reshape_and_cache_flash(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """Write key and value [T, kv_heads, head_size] into slots slot_mapping int64 [T]; -1 is skipped."""
+    kept = slot_mapping >= 0
+    slots = slot_mapping[kept]
+    key_cache.view(-1, *key.shape[1:])[slots] = key[kept]
+    value_cache.view(-1, *value.shape[1:])[slots] = value[kept]
+
+
+def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:
+    """out = input / rms(input) * weight along the last dimension; the mean square is taken in float32."""
+    wide = input.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    torch.mul(weight, wide.to(input.dtype), out=out)
+
+
+def fused_add_rms_norm(
+    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> None:
+    """residual += input, then input = rms_norm(residual); both in place."""
+    residual += input
+    rms_norm(input, residual, weight, epsilon)
+
+
+def rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+) -> None:
+    """Rotate query and key [T, heads * head_size] in place by the angles of positions int64 [T].
+
+    cos_sin_cache [context, head_size] holds cosines, then sines. `is_neox` pairs an element with the one half
+    a head away, otherwise with its neighbour.
+    """
+    cos, sin = cos_sin_cache[positions, None].chunk(2, dim=-1)
+    for tensor in (query, key):
+        heads = tensor.view(len(positions), -1, head_size)
+        first, second = heads.chunk(2, dim=-1) if is_neox else (heads[..., ::2], heads[..., 1::2])
+        rotated = first * cos - second * sin, second * cos + first * sin
+        first.copy_(rotated[0])
+        second.copy_(rotated[1])
+
+
+def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+    """out = silu(gate) * up, where input [..., 2d] is (gate, up) and out [..., d]."""
+    gate, up = input.chunk(2, dim=-1)
+    torch.mul(functional.silu(gate), up, out=out)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantized weight of a linear layer: symmetric integers times one scale for each group of columns.
+
+    values: int8 [N, K], or for int4 uint8 [N, K / 2] with the even column in the low half; scales: float32
+    [N, groups].
+    """
+
+    shape: tuple[int, int]
+    format: str
+    values: torch.Tensor
+    scales: torch.Tensor
+
+
+def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> Packed:
+    """Round weight [N, K] to "int8" (one scale a row) or "int4" (one scale for each `group_size` columns).
+
+    Raises:
+        ValueError: unknown format, or K is no multiple of the group.
+    """
+    rows, columns = weight.shape
+    if format not in ("int8", "int4"):
+        raise ValueError(f"unknown format {format!r}: expected int8 or int4")
+    group, largest = (columns, 127) if format == "int8" else (group_size, 7)
+    if columns % group or columns % 2:
+        raise ValueError(f"{columns} columns are no multiple of the group of {group}")
+    grouped = weight.to(torch.float32).view(rows, -1, group)
+    scales = grouped.abs().amax(-1, keepdim=True) / largest
+    values = (grouped / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+    values = values.view(rows, columns)
+    if format == "int4":
+        nibbles = (values + 8).view(torch.uint8)
+        values = nibbles[:, ::2] | nibbles[:, 1::2] << 4
+    return Packed((rows, columns), format, values, scales.squeeze(-1))
+
+
+def dequantize(packed: Packed) -> torch.Tensor:
+    """The weight that `packed` stands for, float32 [N, K]."""
+    values = packed.values
+    if packed.format == "int4":
+        values = torch.stack((values & 15, values >> 4), dim=-1).to(torch.int8) - 8
+    rows, groups = packed.scales.shape
+    return (values.view(rows, groups, -1) * packed.scales[..., None]).view(packed.shape)
+
+
+def matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., K] times the transpose of the packed weight [N, K], plus bias [N]: [..., N] in x's dtype."""
+    return functional.linear(x, dequantize(packed).to(x.dtype), bias)

@@ -1,0 +1,65 @@
+"""A checkpoint's tensors, memory-mapped: a tensor's pages are read when it is used, not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hub_loader.errors import ModelError
+
+from .config import read_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class Weights:
+    """Tensors by name, from `model.safetensors` or from the shards its index names."""
+
+    def __init__(self, folder: Path) -> None:
+        """Map every file of the checkpoint.
+
+        Raises:
+            ModelError: no checkpoint, a shard missing, or a file that is cut short or malformed.
+        """
+        self._folder = folder
+        if (folder / INDEX).is_file():
+            weight_map = read_json(folder / INDEX).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ModelError(f"{folder / INDEX} has no weight_map: fetch the model again")
+            files = {name: _open(folder / Path(name).name) for name in sorted(set(weight_map.values()))}
+        else:
+            files = {SINGLE: _open(folder / SINGLE)}
+        self._file_of = {tensor: file for file in files.values() for tensor in file.keys()}  # noqa: SIM118
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor `name` in the dtype it is stored in, still mapped.
+
+        Raises:
+            ModelError: it is missing, or has another shape than config.json implies.
+        """
+        if name not in self._file_of:
+            raise ModelError(
+                f"{self._folder}: the checkpoint has no tensor {name!r} that config.json asks for"
+            )
+        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"{self._folder}: tensor {name!r} is {list(tensor.shape)}, config.json implies {list(shape)}"
+            )
+        return tensor
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: fetch the model's safetensors files into its folder")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a whole safetensors file ({error}): fetch it again") from None

@@ -1,0 +1,96 @@
+"""`khub engine generate` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine_models import SHIPPED, MakeModel, greedy_by_transformers
+
+from engine.tokenizer import Tokenizer
+
+MAIN = """
+import argparse, sys
+from engine.cli import add_engine
+from hub_loader.errors import KernelHubError
+parser = argparse.ArgumentParser(prog="khub engine")
+add_engine(parser)
+args = parser.parse_args()
+try:
+    sys.exit(args.run(args))
+except KernelHubError as error:
+    print(f"khub: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def khub_engine(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, arguments)], input=stdin, capture_output=True, text=True
+    )
+
+
+def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
+    result = khub_engine("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
+    assert result.returncode == 0, result.stderr
+    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:7]]
+    assert slots == [
+        [slot, "torch"] for slot in ("attention", "kv_write", "norm", "rotary", "activation", "matmul")
+    ]
+    assert "tok/s" in result.stderr
+    tokenizer = Tokenizer(SHIPPED)
+    (tokens,) = greedy_by_transformers(SHIPPED, [tokenizer.encode("def main(")], 20)
+    assert result.stdout == "def main(" + tokenizer.decode(tokens) + "\n"
+
+
+def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_the_prompts(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("first\n\nsecond prompt\n", encoding="utf-8")
+    common = ("generate", "--model", make_model(), "--max-tokens", "4", "--json")
+    result = khub_engine(*common, "--prompt", "zeroth", "--prompts-file", prompts)
+    assert result.returncode == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert [c["prompt"] for c in data["completions"]] == ["zeroth", "first", "second prompt"]
+    assert all(1 <= len(c["tokens"]) <= 4 for c in data["completions"])
+    assert {s["slot"]: s["source"] for s in data["slots"]}["attention"] == "torch"
+    piped = khub_engine(*common, "--prompts-file", "-", stdin="zeroth\nfirst\nsecond prompt\n")
+    assert json.loads(piped.stdout)["completions"] == data["completions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--model", "."), 2, "no prompt: give --prompt"),
+        (("--model", "/nowhere", "--prompt", "x"), 40, "/nowhere has no config.json"),
+        (("--model", SHIPPED, "--prompt", "x" * 5000), 2, "exceeds the model's context of 1024"),
+        (("--model", SHIPPED, "--prompt", "x", "--top-p", "2"), 2, "top_p is 2.0"),
+        (("--model", SHIPPED, "--prompt", "x", "--kernels", "fast"), 2, "write torch, hub, or slot=source"),
+        (("--model", SHIPPED, "--prompts-file", "/nowhere"), 2, "--prompts-file /nowhere"),
+    ],
+    ids=["no-prompt", "no-model", "long-prompt", "top-p", "kernels", "no-file"],
+)
+def test_generate_with_bad_input_exits_with_its_code_and_one_line(
+    arguments: tuple[str | Path, ...], code: int, words: str
+) -> None:
+    result = khub_engine("generate", *arguments)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_teaches_by_example_and_needs_no_torch() -> None:
+    without_torch = "import sys; sys.modules['torch'] = None\n" + MAIN
+    result = subprocess.run(
+        [sys.executable, "-c", without_torch, "generate", "--help"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "examples:" in result.stdout
+    run = [sys.executable, "-c", without_torch, "generate", "--model", str(SHIPPED), "--prompt", "x"]
+    refused = subprocess.run(run, capture_output=True, text=True)
+    assert refused.returncode == 50
+    assert "needs 'torch'" in refused.stderr

@@ -1,0 +1,149 @@
+"""Which provider serves a slot, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from engine_models import MakeModel
+
+from engine import LLM, SamplingParams, torch_ops
+from engine.kernels import HUB, SLOTS, Binding, bind, format_bindings, parse_sources, slot_sources
+from hub_loader.errors import NoMatchingVariantError, UsageError
+
+
+@dataclass
+class FakeHub:
+    """Stands in for the loader: every repository holds the torch functions and counts its calls."""
+
+    asked: list[tuple[Any, ...]]
+    calls: dict[str, int]
+    kernels: list[Any]
+
+    def load(self, repo_id: str, version: int | None = None) -> ModuleType:
+        self.asked.append((repo_id, version))
+        module = ModuleType(repo_id)
+        for names in SLOTS.values():
+            for name in names:
+                setattr(module, name, self._counted(repo_id, name))
+        metadata = SimpleNamespace(version=version or 3)
+        self.kernels.append(
+            SimpleNamespace(module=module, metadata=metadata, variant=f"variant-of-{repo_id}")
+        )
+        return module
+
+    def _counted(self, repo_id: str, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[f"{repo_id}:{name}"] = self.calls.get(f"{repo_id}:{name}", 0) + 1
+            return getattr(torch_ops, name)(*args, **kwargs)
+
+        return call
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub([], {}, [])
+
+
+def test_torch_serves_every_slot_when_asked_for() -> None:
+    kernels = bind(slot_sources("torch", None))
+    assert kernels.bindings == tuple(Binding(slot, "torch") for slot in SLOTS)
+    assert kernels.attend is torch_ops.attend
+
+
+def test_hub_serves_all_but_matmul_and_matmul_too_when_quantized() -> None:
+    assert slot_sources("hub", None) == HUB | {"matmul": "torch"}
+    assert slot_sources("hub", "int4") == HUB | {"matmul": "kernel-hub/quantized-matmul"}
+
+
+def test_mapping_leaves_other_slots_to_torch() -> None:
+    sources = slot_sources({"norm": "org/norms@2"}, None)
+    assert sources == dict.fromkeys(SLOTS, "torch") | {"norm": "org/norms@2"}
+
+
+def test_bind_loads_each_repository_once_and_tells_version_and_variant(hub: FakeHub) -> None:
+    sources = slot_sources({"attention": "org/a@1", "kv_write": "org/a@1", "norm": "org/b"}, None)
+    kernels = bind(sources, load=hub.load, loaded=lambda: hub.kernels)
+    assert hub.asked == [("org/a", 1), ("org/b", None)]
+    bound = {b.slot: (b.source, b.version, b.variant) for b in kernels.bindings}
+    assert bound["attention"] == bound["kv_write"] == ("org/a@1", "v1", "variant-of-org/a")
+    assert bound["norm"] == ("org/b", "v3", "variant-of-org/b")
+    assert bound["matmul"] == ("torch", "-", "-")
+
+
+def test_bind_when_the_source_is_a_folder_then_loaded_from_there(hub: FakeHub, tmp_path: Path) -> None:
+    def load_local(path: Path) -> ModuleType:
+        return hub.load(path.name)
+
+    kernels = bind(
+        {"norm": str(tmp_path)} | _torch_but("norm"), load_local=load_local, loaded=lambda: hub.kernels
+    )
+    assert hub.asked == [(tmp_path.name, None)]
+    assert next(b.variant for b in kernels.bindings if b.slot == "norm") == f"variant-of-{tmp_path.name}"
+
+
+def test_bind_when_the_loader_refuses_then_its_error_reaches_the_caller() -> None:
+    def refuse(repo_id: str, version: int | None) -> ModuleType:
+        raise NoMatchingVariantError(f"{repo_id}: nothing fits")
+
+    with pytest.raises(NoMatchingVariantError, match="org/a: nothing fits"):
+        bind(slot_sources({"norm": "org/a"}, None), load=refuse)
+
+
+def test_bind_when_a_package_lacks_a_function_then_it_is_named() -> None:
+    with pytest.raises(UsageError, match="'org/a' has no function 'rms_norm', which slot 'norm' calls"):
+        bind(slot_sources({"norm": "org/a"}, None), load=lambda *_, **__: ModuleType("a"), loaded=lambda: [])
+
+
+@pytest.mark.parametrize("source", ["nothing", "org/a@newest", "a/b/c", "/no/such/folder"])
+def test_bind_when_the_source_is_malformed_then_the_forms_are_taught(source: str) -> None:
+    with pytest.raises(UsageError, match="org/name@version"):
+        bind({"norm": source} | _torch_but("norm"))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "words"),
+    [
+        ("cuda", "expected 'torch', 'hub' or a mapping"),
+        ({"softmax": "torch"}, "unknown kernel slot 'softmax': the slots are attention"),
+        ({"matmul": "org/quantized"}, "set quantize too"),
+    ],
+)
+def test_sources_that_make_no_sense_are_refused(kernels: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        slot_sources(kernels, None)
+
+
+def test_parse_sources_reads_words_and_pairs() -> None:
+    assert parse_sources("hub") == "hub"
+    assert parse_sources("norm=org/b@2, matmul=torch") == {"norm": "org/b@2", "matmul": "torch"}
+    with pytest.raises(UsageError, match="slot=source"):
+        parse_sources("norm")
+
+
+def test_table_has_a_line_for_each_slot() -> None:
+    table = format_bindings([Binding("attention", "org/a", "v1", "torch-cpu"), Binding("norm", "torch")])
+    assert table.splitlines() == [
+        "slot       source  version  variant",
+        "attention  org/a   v1       torch-cpu",
+        "norm       torch   -        -",
+    ]
+
+
+def test_every_function_of_a_bound_kernel_runs_and_tokens_stay_the_same(
+    hub: FakeHub, make_model: MakeModel
+) -> None:
+    folder, prompts, params = make_model(), [[1, 2, 3], [4] * 20], SamplingParams(max_tokens=5)
+    kernels = bind(dict.fromkeys(SLOTS, "org/all"), load=hub.load, loaded=lambda: hub.kernels)
+    swapped = LLM(folder, kernels=kernels, quantize="int8").generate(prompts, params)
+    assert [c.tokens for c in swapped] == [
+        c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)
+    ]
+    assert set(hub.calls) == {f"org/all:{name}" for names in SLOTS.values() for name in names}
+
+
+def _torch_but(slot: str) -> dict[str, str]:
+    return {name: "torch" for name in SLOTS if name != slot}
