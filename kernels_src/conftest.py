@@ -1,0 +1,133 @@
+"""The `kernel` fixture: the package a test file lies in, built and imported.
+
+`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead; without it
+each package is compiled here. The CUDA source is tested on the host, on the emulator in tests/cuda_emulator.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
+VARIANT = "torch-stable-abi210-cpu-x86_64-linux"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
+    """Builds and imports a package, once: (package folder, backend) -> module."""
+    loaded: dict[tuple[Path, str], ModuleType] = {}
+    cache = Path(pytestconfig.cache.mkdir("kernels"))
+
+    def build(package: Path, backend: str) -> ModuleType:
+        key = (package, backend)
+        if key not in loaded:
+            given = os.environ.get("KHUB_KERNEL_BUILD")
+            if given and backend == "cpu":
+                loaded[key] = import_package(Path(given) / package.name / "build" / VARIANT)
+            else:
+                loaded[key] = import_package(compile_package(package, backend, cache))
+        return loaded[key]
+
+    return build
+
+
+@pytest.fixture(scope="module", params=["cpu", "cuda-emulated"])
+def kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
+    """The module under test: the CPU build, and the CUDA build on the emulator."""
+    return builds(request.path.parent.parent, request.param.removesuffix("-emulated"))
+
+
+@pytest.fixture(scope="module")
+def cpu_kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
+    """The CPU build alone, for what would take the emulator too long or is promised for the CPU only."""
+    return builds(request.path.parent.parent, "cpu")
+
+
+def compile_package(package: Path, backend: str, cache: Path) -> Path:
+    """Compiles one backend of a package into a folder named by its sources' digest. Returns the folder."""
+    config = tomllib.loads((package / "build.toml").read_text())
+    name = config["general"]["name"].replace("-", "_")
+    sections = [s for s in config["kernel"].values() if s["backend"] == backend]
+    emulated = backend == "cuda"
+    inputs = [
+        p for root in (package / "csrc", package / "torch-ext", EMULATOR) for p in sorted(root.rglob("*")) if p.is_file()
+    ]
+    digest = hashlib.sha256(torch.__version__.encode() + (package / "build.toml").read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    for path in inputs:
+        digest.update(path.name.encode() + path.read_bytes())
+    op_id = f"_{name}_{backend}_{digest.hexdigest()[:12]}"
+    folder = cache / op_id
+    if folder.exists():
+        return folder
+
+    torch_root = Path(torch.__file__).parent
+    common = ["g++", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
+    common += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-DTORCH_EXTENSION_NAME={op_id}"]
+    common += [f"-D{backend.upper()}_KERNEL", "-O1", "-DUSE_CUDA"] if emulated else ["-DCPU_KERNEL", "-O3"]
+    includes = ["-I", str(EMULATOR)] if emulated else ["-idirafter", str(EMULATOR)]
+    includes += ["-isystem", str(torch_root / "include"), "-isystem", sysconfig.get_paths()["include"]]
+    jobs = [(src, []) for src in config["torch"]["src"]]
+    jobs += [(src, section.get("cxx-flags", [])) for section in sections for src in section["src"]]
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        work = Path(scratch) / "build"
+        work.mkdir()
+
+        def compile_one(job: tuple[str, list[str]]) -> str:
+            source, flags = job
+            target = str(work / (source.replace("/", "_") + ".o"))
+            run([*common, *flags, *includes, "-c", "-x", "c++", str(package / source), "-o", target])
+            return target
+
+        sources = [job for job in jobs if job[0].endswith((".cpp", ".cu"))]
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compile_one, sources))
+        libraries = ["-L", str(torch_root / "lib"), "-ltorch_cpu", "-lc10"]
+        run(["g++", "-shared", *objects, *libraries, "-o", str(work / f"{op_id}.abi3.so")])
+        for path in objects:
+            Path(path).unlink()
+        for path in (package / "torch-ext" / name).glob("*.py"):
+            (work / path.name).write_bytes(path.read_bytes())
+        (work / "_ops.py").write_text(
+            f"import torch\nfrom . import {op_id}\nops = torch.ops.{op_id}\n"
+            f'def add_op_namespace_prefix(op_name: str) -> str:\n    return f"{op_id}::{{op_name}}"\n'
+        )
+        work.rename(folder)
+    return folder
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def import_package(folder: Path) -> ModuleType:
+    name = "kernel_under_test_" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,58 @@
+"""Paged attention in plain torch and float64, written from the definition: one token and one head at a time."""
+
+from __future__ import annotations
+
+import torch
+
+
+def gather(cache: torch.Tensor, table: list[int], length: int) -> torch.Tensor:
+    """The first `length` tokens of a sequence, [length, kv_heads, head_size], from a flash-layout cache."""
+    block_size = cache.shape[1]
+    if length == 0:
+        return cache.new_zeros((0, *cache.shape[2:]))
+    return torch.stack([cache[table[i // block_size], i % block_size] for i in range(length)])
+
+
+def attend(
+    query,
+    key_cache,
+    value_cache,
+    *,
+    block_tables,
+    seq_lens,
+    query_start_loc,
+    scale,
+    causal=True,
+    window=None,
+    softcap=0.0,
+    alibi_slopes=None,
+):
+    """As the kernel's `attend` with `return_lse=True`, in float64 and for the flash layout."""
+    out = torch.zeros(query.shape, dtype=torch.float64)
+    lse = torch.full(query.shape[:2], -torch.inf, dtype=torch.float64)
+    group = query.shape[1] // key_cache.shape[2]
+    for seq, length in enumerate(seq_lens.tolist()):
+        begin, end = query_start_loc[seq].item(), query_start_loc[seq + 1].item()
+        if begin == end:
+            continue
+        table = block_tables[seq].tolist()
+        keys = gather(key_cache, table, length).double().repeat_interleave(group, dim=1)
+        values = gather(value_cache, table, length).double().repeat_interleave(group, dim=1)
+        positions = length - end + torch.arange(begin, end)[:, None]
+        key_positions = torch.arange(length)[None, :]
+        seen = torch.ones(end - begin, length, dtype=torch.bool)
+        if causal:
+            seen &= key_positions <= positions
+        if window is not None:
+            seen &= key_positions > positions - window
+        logits = torch.einsum("thd,khd->htk", query[begin:end].double(), keys) * scale
+        if softcap:
+            logits = softcap * torch.tanh(logits / softcap)
+        if alibi_slopes is not None:
+            logits = logits + alibi_slopes.double()[:, None, None] * (key_positions - positions)
+        logits = logits.masked_fill(~seen, -torch.inf)
+        any_seen = seen.any(dim=1)
+        weights = torch.softmax(logits, dim=-1)[:, any_seen]
+        out[begin:end][any_seen] = torch.einsum("htk,khd->thd", weights, values)
+        lse[begin:end] = torch.logsumexp(logits, dim=-1).T
+    return out, lse
