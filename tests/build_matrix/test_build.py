@@ -87,7 +87,9 @@ def test_build_twice_reuses_and_a_changed_source_gets_another_id(kernel: Path, t
     again = json.loads(khub(*arguments).stdout)
     assert again["cells"][0]["reused"] is True
     assert (out / "index.json").read_bytes() == before
-    (kernel / "csrc" / "relu.cpp").write_text((kernel / "csrc" / "relu.cpp").read_text() + f"// {uuid.uuid4()}\n")
+    (kernel / "csrc" / "relu.cpp").write_text(
+        (kernel / "csrc" / "relu.cpp").read_text() + f"// {uuid.uuid4()}\n"
+    )
     assert json.loads(khub(*arguments).stdout)["cells"][0]["reused"] is False
     index = parse_index((out / "index.json").read_bytes(), origin="index.json")
     assert index.variants[STABLE].id not in before.decode()
