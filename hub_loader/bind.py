@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import decode_source, find_spec, spec_from_file_location
+from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -117,12 +117,14 @@ class _VerifiedFinder(MetaPathFinder):
         stem = rest.replace(".", "/")
         for candidate in (f"{stem}/__init__.py" if stem else "__init__.py", f"{stem}.py"):
             if candidate in package.contents:
-                return _source_spec(fullname, package, candidate)
+                source = _SourceLoader(package, candidate)
+                is_package = source.is_package(fullname)
+                return _spec(fullname, source, package.folder / candidate, is_package=is_package)
         for suffix in EXTENSION_SUFFIXES:
             if stem + suffix in package.natives:
-                loader = _NativeLoader(package.folder / (stem + suffix), package.natives[stem + suffix])
-                return spec_from_file_location(fullname, loader.path, loader=loader)
-        return None  # and the empty __path__ keeps the other finders from looking on disk
+                native = _NativeLoader(package.folder / (stem + suffix), package.natives[stem + suffix])
+                return _spec(fullname, native, native.path)
+        return None
 
 
 class _SourceLoader(ExecutionLoader):
@@ -166,12 +168,11 @@ class _NativeLoader(Loader):
         module.__file__ = str(self.path)
 
 
-def _source_spec(fullname: str, package: VerifiedPackage, path: str) -> ModuleSpec | None:
-    loader = _SourceLoader(package, path)
-    search: list[str] | None = [] if loader.is_package(fullname) else None
-    return spec_from_file_location(
-        fullname, loader.get_filename(fullname), loader=loader, submodule_search_locations=search
-    )
+def _spec(fullname: str, loader: Loader, path: Path, *, is_package: bool = False) -> ModuleSpec:
+    """A spec that sets `__file__`; a package's `__path__` is empty, so no other finder looks beside it."""
+    spec = ModuleSpec(fullname, loader, origin=str(path), is_package=is_package)
+    spec.has_location = True
+    return spec
 
 
 _FINDER = _VerifiedFinder()

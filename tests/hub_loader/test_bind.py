@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import linecache
-import os
 import pkgutil
 import sys
 import traceback
@@ -22,6 +21,10 @@ from hub_loader.verify import VerifiedPackage, verify_package
 def verified(package: Package) -> VerifiedPackage:
     (folder,) = package.variants.values()
     return verify_package(folder, expected_digest=None, cure="")
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def package_of(folder: Path, *, name: str = "demo", kernel_id: str | None = None, **files: str) -> Package:
@@ -59,9 +62,9 @@ def test_bind_when_two_packages_are_native_then_each_keeps_its_own_library(tmp_p
 def test_bind_when_the_same_digest_comes_again_then_returns_the_same_module(tmp_path: Path) -> None:
     package = native_package(tmp_path)
     first = bind(verified(package))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     assert bind(verified(package)) is first
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 def test_bind_then_neither_reads_nor_writes_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +109,7 @@ def test_bind_when_code_asks_for_its_data_then_gets_the_verified_bytes(tmp_path:
 def test_bind_when_an_import_fails_half_way_then_sys_modules_is_as_before(tmp_path: Path) -> None:
     package = package_of(tmp_path, __init__="from . import part\nraise ValueError('two\\nlines')", part="")
     before = set(sys.modules)
-    with pytest.raises(InvalidKernelError, match="demo .* fails to import: ValueError: two lines") as caught:
+    with pytest.raises(InvalidKernelError, match=r"demo .* fails to import: ValueError: two lines") as caught:
         bind(verified(package))
     assert set(sys.modules) == before
     assert isinstance(caught.value.__cause__, ValueError)
