@@ -9,6 +9,7 @@ reused would hand out the wrong library.
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
 from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
@@ -139,6 +140,13 @@ class _SourceLoader(ExecutionLoader):
 
     def get_source(self, fullname: str) -> str:
         return decode_source(self._package.contents[self._path])
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Triton compiles the text that `inspect` finds, which would be the file on disk. An entry without a
+        # modification time is never checked against the disk again.
+        path, source = self.get_filename(module.__name__), self.get_source(module.__name__)
+        linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+        super().exec_module(module)
 
     def is_package(self, fullname: str) -> bool:
         return self._path.endswith("__init__.py")

@@ -108,7 +108,7 @@ def get_kernel(
         if key not in _modules:
             commit, index = _version(config, request)
             environment = detect_environment()
-            chosen = _choose(f"{request}", environment, _backends(index), backend)
+            chosen = _choose(str(request), environment, _backends(index), backend)
             package = _fetch_verified(config, request, commit, chosen, index.variants[chosen])
             _modules[key] = _load(package, chosen, RepoInfo(repo_id, commit))
         return _modules[key]
@@ -160,7 +160,7 @@ def fetch_kernel(
     """
     request, config = _request(repo_id, version, revision), load_config()
     commit, index = _version(config, request)
-    chosen = _choose(f"{request}", detect_environment(), _backends(index), backend)
+    chosen = _choose(str(request), detect_environment(), _backends(index), backend)
     package = _fetch_verified(config, request, commit, chosen, index.variants[chosen])
     package.close()
     return FetchedKernel(package.metadata, RepoInfo(repo_id, commit), chosen, package.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import linecache
 import pkgutil
 import sys
@@ -96,6 +97,13 @@ def test_bind_when_code_raises_then_the_traceback_shows_its_source(tmp_path: Pat
     with pytest.raises(ZeroDivisionError) as caught:
         module.fail()
     assert "return 1 / 0  # here" in "".join(traceback.format_exception(caught.value))
+
+
+def test_bind_when_source_is_inspected_then_shows_the_verified_text(tmp_path: Path) -> None:
+    package = package_of(tmp_path, __init__="def kernel():\n    return 1\n")
+    checked = verified(package)
+    (checked.folder / "__init__.py").write_text("def kernel():\n    return 2\n")
+    assert inspect.getsource(bind(checked).kernel) == "def kernel():\n    return 1\n"
 
 
 def test_bind_when_code_asks_for_its_data_then_gets_the_verified_bytes(tmp_path: Path) -> None:

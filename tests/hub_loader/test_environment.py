@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -70,6 +71,37 @@ def test_torch_when_described_from_its_files_then_runs_none_of_them(
 @pytest.mark.parametrize("version", ["", "__version__ = 'unknown'", "not python at all ("])
 def test_torch_when_the_folder_is_no_torch_then_there_is_none(tmp_path: Path, version: str) -> None:
     assert _torch(torch_folder(tmp_path, version, None)) is None
+
+
+NVML = """
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    *device = (void *)(0x700000000000 + index); return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+    *major = device == (void *)0x700000000001 ? 9 : 8; *minor = 0; return 0;
+}
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    if (length < 8) return 7;
+    strcpy(uuid, device == (void *)0x700000000001 ? "GPU-bbb" : "GPU-aaa"); return 0;
+}
+"""
+
+
+def test_detect_environment_when_a_driver_is_there_then_asks_it_through_nvml(tmp_path: Path) -> None:
+    (tmp_path / "nvml.c").write_text(NVML)
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "nvml.c"], check=True)
+    code = "import hub_loader; print(hub_loader.detect_environment().compute_capabilities)"
+    for selection, seen in (("0,1", "((8, 0), (9, 0))"), ("GPU-b", "((9, 0),)"), ("", "()")):
+        environ = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": selection}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"{seen}\n"
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,16 @@ def test_get_kernel_when_the_two_manifests_disagree_then_refuses(hub: StaticHub,
     assert nothing_half_written(tmp_path)
 
 
+def test_get_kernel_when_the_id_would_shadow_a_module_then_refuses_before_any_download(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source", kernel_id="json").folder)
+    with pytest.raises(hub_loader.InvalidKernelError, match="'json', which could shadow a module"):
+        get_kernel("org/demo")
+    assert sys.modules["json"] is json
+    assert not any("/build/" in path for path in hub.requests)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
