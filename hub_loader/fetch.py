@@ -47,7 +47,7 @@ def find_commit(config: Config, request: Request) -> str:
     """
     if request.revision is not None and _COMMIT.fullmatch(request.revision):
         return request.revision
-    name, commit = pick_ref(request, _refs(config, request))
+    name, commit = _find_ref(config, request)
     if request.version is None and request.revision is None:
         logger.info(
             "%s: %s is the newest version and stays so in this process; pass version=%s to choose it always",
@@ -153,23 +153,23 @@ def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) ->
             )
 
 
-def _refs(config: Config, request: Request) -> dict[str, str]:
+def _find_ref(config: Config, request: Request) -> tuple[str, str]:
     store, repo_id = Store(config.cache), request.repo_id
-    remembered = store.refs(config.endpoint, repo_id)
-    if config.offline:
-        if remembered is None:
-            _require_online(config, request, "it")
-        return remembered or {}
+    remembered = store.refs(config.endpoint, repo_id) or {}
     try:
+        _require_online(config, request, "it")
         refs = Hub(config).refs(repo_id)
-    except DownloadError as error:
-        if remembered is None:
-            raise
-        logger.warning("%s; using what it said last", error)
-        return remembered
+    except (DownloadError, OfflineError) as error:
+        try:
+            found = pick_ref(request, remembered)
+        except VersionNotFoundError:
+            raise error from None  # the hub may have it by now, so "not found" would be a guess
+        if isinstance(error, DownloadError):
+            logger.warning("%s; using what it said last", error)
+        return found
     if refs != remembered:
         store.remember_refs(config.endpoint, repo_id, refs)
-    return refs
+    return pick_ref(request, refs)
 
 
 def _require_online(config: Config, request: Request, what: str) -> None:
