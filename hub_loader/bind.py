@@ -50,7 +50,7 @@ def bind(package: VerifiedPackage) -> ModuleType:
     _FINDER.packages[kernel_id] = package
     try:
         return importlib.import_module(kernel_id)
-    except BaseException as error:
+    except BaseException as error:  # the descriptors stay open: the linker may know a library by one already
         del _FINDER.packages[kernel_id]
         for name in [n for n in sys.modules if n == kernel_id or n.startswith(f"{kernel_id}.")]:
             del sys.modules[name]

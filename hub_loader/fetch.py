@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
-from .errors import DownloadError, InvalidKernelError, OfflineError, VersionNotFoundError
+from .errors import DownloadError, OfflineError, VersionNotFoundError
 from .hub import Hub
-from .manifest import METADATA_NAME, Index, IndexedVariant, Metadata, parse_index, parse_metadata
+from .manifest import METADATA_NAME, Index, IndexedVariant, parse_index, parse_metadata
 from .store import Store
+from .verify import check_agreement
 
 _PARALLEL_DOWNLOADS = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -137,20 +138,6 @@ def fetch_variant(config: Config, request: Request, commit: str, name: str, vari
         metadata = parse_metadata((staging / METADATA_NAME).read_bytes(), origin=origin)
         check_agreement(metadata, variant, origin)
     return folder
-
-
-def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) -> None:
-    """Raise InvalidKernelError unless metadata.json says what index.json says of the variant."""
-    files = {path: entry.sha256 for path, entry in variant.files.items()}
-    for what, own, indexed in (
-        ("id", metadata.id, variant.id),
-        ("backend", metadata.backend, variant.backend),
-        ("digest", metadata.digest, files),
-    ):
-        if own != indexed:
-            raise InvalidKernelError(
-                f"{origin}: its {what} is not what index.json says: ask the publisher to rebuild"
-            )
 
 
 def _find_ref(config: Config, request: Request) -> tuple[str, str]:

@@ -13,10 +13,10 @@ from types import ModuleType
 from .config import Config, load_config, read_endpoint
 from .environment import Environment, detect_environment
 from .errors import RepositoryNotFoundError, UsageError, VersionNotFoundError
-from .fetch import Request, check_agreement, fetch_variant, find_commit, load_index
+from .fetch import Request, fetch_variant, find_commit, load_index
 from .hub import check_repo_id
 from .loaded import RepoInfo, load, lock
-from .manifest import METADATA_NAME, BackendInfo, Index, Metadata
+from .manifest import BackendInfo, Index, Metadata
 from .resolver import Decision, best, choose, resolve
 from .verify import VerifiedPackage, verify_package
 
@@ -146,6 +146,4 @@ def _fetch_verified(
     variant = index.variants[chosen]
     folder = fetch_variant(config, request, commit, chosen, variant)
     cure = f"delete the folder {folder}, it will be downloaded again"
-    package = verify_package(folder, expected_digest=variant.metadata.sha256, cure=cure)
-    check_agreement(package.metadata, variant, str(folder / METADATA_NAME))
-    return commit, chosen, package
+    return commit, chosen, verify_package(folder, indexed=variant, cure=cure)

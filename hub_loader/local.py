@@ -7,9 +7,8 @@ from types import ModuleType
 
 from .environment import detect_environment
 from .errors import IntegrityError, InvalidKernelError, UsageError
-from .fetch import check_agreement
 from .loaded import load
-from .manifest import INDEX_NAME, METADATA_NAME, BackendInfo, Index, parse_index, parse_metadata
+from .manifest import INDEX_NAME, METADATA_NAME, BackendInfo, parse_index, parse_metadata
 from .resolver import choose
 from .variant import parse_variant
 from .verify import verify_package
@@ -37,24 +36,13 @@ def get_local_kernel(path: str | Path, *, backend: str | None = None) -> ModuleT
     chosen = choose(
         str(folder), detect_environment(), {name: _backend(build / name) for name in names}, backend
     )
-    index = _index(build.parent / INDEX_NAME)
+    index_path = build.parent / INDEX_NAME
+    index = parse_index(index_path.read_bytes(), origin=str(index_path)) if index_path.is_file() else None
     if index is not None and chosen not in index.variants:
-        raise IntegrityError(
-            f"{build / chosen} is not in {build.parent / INDEX_NAME}: build the package again"
-        )
-    variant = None if index is None else index.variants[chosen]
-    package = verify_package(
-        build / chosen,
-        expected_digest=None if variant is None else variant.metadata.sha256,
-        cure="build or copy the package again",
-    )
-    if variant is not None:
-        check_agreement(package.metadata, variant, str(build / chosen / METADATA_NAME))
-    return load(package, chosen, None)
-
-
-def _index(path: Path) -> Index | None:
-    return parse_index(path.read_bytes(), origin=str(path)) if path.is_file() else None
+        raise IntegrityError(f"{build / chosen} is not in {index_path}: build the package again")
+    indexed = None if index is None else index.variants[chosen]
+    cure = "build or copy the package again"
+    return load(verify_package(build / chosen, indexed=indexed, cure=cure), chosen, None)
 
 
 def _variant_names(build: Path) -> list[str]:

@@ -21,7 +21,7 @@ from hub_loader.verify import VerifiedPackage, verify_package
 
 def verified(package: Package) -> VerifiedPackage:
     (folder,) = package.variants.values()
-    return verify_package(folder, expected_digest=None, cure="")
+    return verify_package(folder, indexed=None, cure="")
 
 
 def open_descriptors() -> list[str]:
