@@ -24,18 +24,9 @@ from .errors import (
     UsageError,
     VersionNotFoundError,
 )
-from .kernels import (
-    Explanation,
-    FetchedKernel,
-    LoadedKernel,
-    RepoInfo,
-    explain,
-    fetch_kernel,
-    get_kernel,
-    get_loaded_kernels,
-    get_local_kernel,
-    has_kernel,
-)
+from .kernels import Explanation, FetchedKernel, explain, fetch_kernel, get_kernel, has_kernel
+from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
+from .local import get_local_kernel
 from .resolver import Decision
 
 __all__ = [

@@ -9,12 +9,13 @@ reused would hand out the wrong library.
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
 from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import decode_source, find_spec, spec_from_file_location
+from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -49,7 +50,7 @@ def bind(package: VerifiedPackage) -> ModuleType:
     _FINDER.packages[kernel_id] = package
     try:
         return importlib.import_module(kernel_id)
-    except BaseException as error:
+    except BaseException as error:  # the descriptors stay open: the linker may know a library by one already
         del _FINDER.packages[kernel_id]
         for name in [n for n in sys.modules if n == kernel_id or n.startswith(f"{kernel_id}.")]:
             del sys.modules[name]
@@ -117,12 +118,14 @@ class _VerifiedFinder(MetaPathFinder):
         stem = rest.replace(".", "/")
         for candidate in (f"{stem}/__init__.py" if stem else "__init__.py", f"{stem}.py"):
             if candidate in package.contents:
-                return _source_spec(fullname, package, candidate)
+                source = _SourceLoader(package, candidate)
+                is_package = source.is_package(fullname)
+                return _spec(fullname, source, package.folder / candidate, is_package=is_package)
         for suffix in EXTENSION_SUFFIXES:
             if stem + suffix in package.natives:
-                loader = _NativeLoader(package.folder / (stem + suffix), package.natives[stem + suffix])
-                return spec_from_file_location(fullname, loader.path, loader=loader)
-        return None  # and the empty __path__ keeps the other finders from looking on disk
+                native = _NativeLoader(package.folder / (stem + suffix), package.natives[stem + suffix])
+                return _spec(fullname, native, native.path)
+        return None
 
 
 class _SourceLoader(ExecutionLoader):
@@ -137,6 +140,13 @@ class _SourceLoader(ExecutionLoader):
 
     def get_source(self, fullname: str) -> str:
         return decode_source(self._package.contents[self._path])
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Triton compiles the text that `inspect` finds, which would be the file on disk. An entry without a
+        # modification time is never checked against the disk again.
+        path, source = self.get_filename(module.__name__), self.get_source(module.__name__)
+        linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+        super().exec_module(module)
 
     def is_package(self, fullname: str) -> bool:
         return self._path.endswith("__init__.py")
@@ -166,12 +176,11 @@ class _NativeLoader(Loader):
         module.__file__ = str(self.path)
 
 
-def _source_spec(fullname: str, package: VerifiedPackage, path: str) -> ModuleSpec | None:
-    loader = _SourceLoader(package, path)
-    search: list[str] | None = [] if loader.is_package(fullname) else None
-    return spec_from_file_location(
-        fullname, loader.get_filename(fullname), loader=loader, submodule_search_locations=search
-    )
+def _spec(fullname: str, loader: Loader, path: Path, *, is_package: bool = False) -> ModuleSpec:
+    """A spec that sets `__file__`; a package's `__path__` is empty, so no other finder looks beside it."""
+    spec = ModuleSpec(fullname, loader, origin=str(path), is_package=is_package)
+    spec.has_location = True
+    return spec
 
 
 _FINDER = _VerifiedFinder()

@@ -40,11 +40,29 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     env = os.environ if environ is None else environ
     home = _folder(env, "HF_HOME") or _folder(env, "XDG_CACHE_HOME", "huggingface") or _default_home()
     return Config(
-        endpoint=_endpoint(env.get("HF_ENDPOINT", "")),
+        endpoint=read_endpoint(env),
         cache=(_folder(env, "KERNELS_CACHE") or home) / "kernel-hub",
         offline=_flag(env, "HF_HUB_OFFLINE") or _flag(env, "TRANSFORMERS_OFFLINE"),
         token=_token(env, home),
     )
+
+
+def read_endpoint(environ: Mapping[str, str] | None = None) -> str:
+    """The hub's address alone, without a trailing slash: all that a kernel already loaded is looked up by.
+
+    Raises:
+        UsageError: HF_ENDPOINT is not an address.
+    """
+    value = (os.environ if environ is None else environ).get("HF_ENDPOINT", "")
+    endpoint = (value or _PUBLIC_ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        valid = False
+    if not valid or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"HF_ENDPOINT={value!r} is not a hub's address: write it like http://127.0.0.1:8000")
+    return endpoint
 
 
 def _default_home() -> Path:
@@ -59,18 +77,6 @@ def _folder(env: Mapping[str, str], name: str, *below: str) -> Path | None:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{name}={value!r} is not a folder: set it to one, or unset it")
     return path.absolute()
-
-
-def _endpoint(value: str) -> str:
-    endpoint = (value or _PUBLIC_ENDPOINT).rstrip("/")
-    try:
-        parts = urlsplit(endpoint)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, an unclosed bracket
-        valid = False
-    if not valid or parts.query or parts.fragment or parts.username:
-        raise UsageError(f"HF_ENDPOINT={value!r} is not a hub's address: write it like http://127.0.0.1:8000")
-    return endpoint
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

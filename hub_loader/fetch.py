@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
-from .errors import DownloadError, InvalidKernelError, OfflineError, VersionNotFoundError
+from .errors import DownloadError, OfflineError, VersionNotFoundError
 from .hub import Hub
-from .manifest import METADATA_NAME, Index, IndexedVariant, Metadata, parse_index, parse_metadata
+from .manifest import METADATA_NAME, Index, IndexedVariant, parse_index, parse_metadata
 from .store import Store
+from .verify import check_agreement
 
 _PARALLEL_DOWNLOADS = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,7 +48,7 @@ def find_commit(config: Config, request: Request) -> str:
     """
     if request.revision is not None and _COMMIT.fullmatch(request.revision):
         return request.revision
-    name, commit = pick_ref(request, _refs(config, request))
+    name, commit = _find_ref(config, request)
     if request.version is None and request.revision is None:
         logger.info(
             "%s: %s is the newest version and stays so in this process; pass version=%s to choose it always",
@@ -139,37 +140,23 @@ def fetch_variant(config: Config, request: Request, commit: str, name: str, vari
     return folder
 
 
-def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) -> None:
-    """Raise InvalidKernelError unless metadata.json says what index.json says of the variant."""
-    files = {path: entry.sha256 for path, entry in variant.files.items()}
-    for what, own, indexed in (
-        ("id", metadata.id, variant.id),
-        ("backend", metadata.backend, variant.backend),
-        ("digest", metadata.digest, files),
-    ):
-        if own != indexed:
-            raise InvalidKernelError(
-                f"{origin}: its {what} is not what index.json says: ask the publisher to rebuild"
-            )
-
-
-def _refs(config: Config, request: Request) -> dict[str, str]:
+def _find_ref(config: Config, request: Request) -> tuple[str, str]:
     store, repo_id = Store(config.cache), request.repo_id
-    remembered = store.refs(config.endpoint, repo_id)
-    if config.offline:
-        if remembered is None:
-            _require_online(config, request, "it")
-        return remembered or {}
+    remembered = store.refs(config.endpoint, repo_id) or {}
     try:
+        _require_online(config, request, "it")
         refs = Hub(config).refs(repo_id)
-    except DownloadError as error:
-        if remembered is None:
-            raise
-        logger.warning("%s; using what it said last", error)
-        return remembered
+    except (DownloadError, OfflineError) as error:
+        try:
+            found = pick_ref(request, remembered)
+        except VersionNotFoundError:
+            raise error from None  # the hub may have it by now, so "not found" would be a guess
+        if isinstance(error, DownloadError):
+            logger.warning("%s; using what it said last", error)
+        return found
     if refs != remembered:
         store.remember_refs(config.endpoint, repo_id, refs)
-    return refs
+    return pick_ref(request, refs)
 
 
 def _require_online(config: Config, request: Request, what: str) -> None:

@@ -31,7 +31,7 @@ from .errors import (
 )
 from .manifest import INDEX_NAME, FileEntry
 
-_TIMEOUT_S = 30.0
+_TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
 _MAX_JSON_BYTES = 32 << 20
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -114,7 +114,7 @@ class Hub:
         headers = {"accept-encoding": "identity", "user-agent": "kernel-hub"}
         if self._config.token:
             headers["authorization"] = f"Bearer {self._config.token}"
-        request = get_session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUT_S)
+        request = get_session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUTS_S)
         with ExitStack() as stack:
             try:
                 response = stack.enter_context(request)

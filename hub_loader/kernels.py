@@ -6,57 +6,19 @@ means the newest version, chosen at the first call and kept for the life of the 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .bind import bind
-from .config import Config, load_config
+from .config import Config, load_config, read_endpoint
 from .environment import Environment, detect_environment
-from .errors import (
-    IntegrityError,
-    InvalidKernelError,
-    NoMatchingVariantError,
-    RepositoryNotFoundError,
-    UsageError,
-    VersionNotFoundError,
-)
-from .fetch import Request, check_agreement, fetch_variant, find_commit, load_index
+from .errors import RepositoryNotFoundError, UsageError, VersionNotFoundError
+from .fetch import Request, fetch_variant, find_commit, load_index
 from .hub import check_repo_id
-from .manifest import (
-    INDEX_NAME,
-    METADATA_NAME,
-    BackendInfo,
-    Index,
-    IndexedVariant,
-    Metadata,
-    parse_index,
-    parse_metadata,
-)
-from .resolver import Decision, resolve
-from .variant import parse_variant
+from .loaded import RepoInfo, load, lock
+from .manifest import BackendInfo, Index, Metadata
+from .resolver import Decision, best, choose, resolve
 from .verify import VerifiedPackage, verify_package
-
-
-@dataclass(frozen=True)
-class RepoInfo:
-    """Where a kernel came from: repository and commit."""
-
-    repo_id: str
-    revision: str
-
-
-@dataclass(frozen=True)
-class LoadedKernel:
-    """A kernel bound in this process; `repo_info` is None for one loaded from a local folder."""
-
-    metadata: Metadata
-    module: ModuleType
-    repo_info: RepoInfo | None
-    variant: str
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -79,10 +41,8 @@ class Explanation:
     decisions: tuple[Decision, ...]
 
 
-_lock = threading.RLock()  # a kernel may load another while it is imported
 _modules: dict[tuple[str, Request, str | None], ModuleType] = {}
 _commits: dict[tuple[str, Request], str] = {}
-_loaded: dict[str, LoadedKernel] = {}
 
 
 def get_kernel(
@@ -102,53 +62,12 @@ def get_kernel(
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
     request = _request(repo_id, version, revision)
-    config = load_config()
-    key = (config.endpoint, request, backend)
-    with _lock:
+    key = (read_endpoint(), request, backend)
+    with lock:
         if key not in _modules:
-            commit, index = _version(config, request)
-            environment = detect_environment()
-            chosen = _choose(f"{request}", environment, _backends(index), backend)
-            package = _fetch_verified(config, request, commit, chosen, index.variants[chosen])
-            _modules[key] = _load(package, chosen, RepoInfo(repo_id, commit))
+            commit, variant, package = _fetch_verified(load_config(), request, backend)
+            _modules[key] = load(package, variant, RepoInfo(repo_id, commit))
         return _modules[key]
-
-
-def get_local_kernel(path: str | Path, *, backend: str | None = None) -> ModuleType:
-    """Load a kernel from a folder, without a request.
-
-    Args:
-        path: a package folder (index.json and build/), its build folder, or the folder of one variant.
-        backend: as for `get_kernel`.
-
-    Raises:
-        UsageError: there is no kernel package at `path`.
-        NoMatchingVariantError, IntegrityError, InvalidKernelError, MissingDependencyError
-    """
-    folder = Path(path).absolute()
-    one = (folder / METADATA_NAME).is_file()
-    build = folder.parent if one else folder / "build" if (folder / "build").is_dir() else folder
-    index = _local_index(build.parent / INDEX_NAME)
-    found = [folder.name] if one else _variant_names(build)
-    if not found:
-        raise UsageError(f"{folder} holds no kernel: pass a folder with build/<variant>/{METADATA_NAME}")
-    indexed: Mapping[str, IndexedVariant] = {} if index is None else index.variants
-    for name in found:
-        if index is not None and name not in indexed:
-            raise IntegrityError(
-                f"{build / name} is not in {build.parent / INDEX_NAME}: delete it, or build again"
-            )
-    backends = {name: _local_backend(build / name) for name in found}
-    with _lock:
-        chosen = _choose(str(folder), detect_environment(), backends, backend)
-        variant = indexed.get(chosen)
-        expected = None if variant is None else variant.metadata.sha256
-        package = verify_package(
-            build / chosen, expected_digest=expected, cure="build or copy the package again"
-        )
-        if variant is not None:
-            check_agreement(package.metadata, variant, str(build / chosen))
-        return _load(package, chosen, None)
 
 
 def fetch_kernel(
@@ -158,12 +77,9 @@ def fetch_kernel(
 
     Arguments and errors are those of `get_kernel`.
     """
-    request, config = _request(repo_id, version, revision), load_config()
-    commit, index = _version(config, request)
-    chosen = _choose(f"{request}", detect_environment(), _backends(index), backend)
-    package = _fetch_verified(config, request, commit, chosen, index.variants[chosen])
+    commit, variant, package = _fetch_verified(load_config(), _request(repo_id, version, revision), backend)
     package.close()
-    return FetchedKernel(package.metadata, RepoInfo(repo_id, commit), chosen, package.folder)
+    return FetchedKernel(package.metadata, RepoInfo(repo_id, commit), variant, package.folder)
 
 
 def explain(
@@ -182,7 +98,7 @@ def explain(
     request = _request(repo_id, version, revision)
     commit, index = _version(load_config(), request)
     decisions = resolve(environment or detect_environment(), _backends(index), backend)
-    return Explanation(repo_id, commit, _best(decisions), decisions)
+    return Explanation(repo_id, commit, best(decisions), decisions)
 
 
 def has_kernel(
@@ -193,12 +109,6 @@ def has_kernel(
         return explain(repo_id, revision=revision, version=version, backend=backend).chosen is not None
     except (RepositoryNotFoundError, VersionNotFoundError):
         return False
-
-
-def get_loaded_kernels() -> list[LoadedKernel]:
-    """The kernels bound in this process, in the order they were loaded."""
-    with _lock:
-        return list(_loaded.values())
 
 
 def _request(repo_id: str, version: int | None, revision: str | None) -> Request:
@@ -217,7 +127,7 @@ def _request(repo_id: str, version: int | None, revision: str | None) -> Request
 def _version(config: Config, request: Request) -> tuple[str, Index]:
     """Commit and index of a request; the commit stays the same for the life of the process."""
     key = (config.endpoint, request)
-    with _lock:
+    with lock:
         if key not in _commits:
             _commits[key] = find_commit(config, request)
         return _commits[key], load_index(config, request, _commits[key])
@@ -227,54 +137,13 @@ def _backends(index: Index) -> dict[str, BackendInfo]:
     return {name: variant.backend for name, variant in index.variants.items()}
 
 
-def _best(decisions: tuple[Decision, ...]) -> str | None:
-    return decisions[0].variant if decisions and decisions[0].accepted else None
-
-
-def _choose(
-    what: str, environment: Environment, variants: dict[str, BackendInfo], backend: str | None
-) -> str:
-    decisions = resolve(environment, variants, backend)
-    chosen = _best(decisions)
-    if chosen is None:
-        reasons = "; ".join(f"{decision.variant} {decision.reason}" for decision in decisions)
-        raise NoMatchingVariantError(
-            f"{what} has no variant that fits here: {reasons or 'it has none at all'}"
-        )
-    return chosen
-
-
 def _fetch_verified(
-    config: Config, request: Request, commit: str, name: str, variant: IndexedVariant
-) -> VerifiedPackage:
-    folder = fetch_variant(config, request, commit, name, variant)
+    config: Config, request: Request, backend: str | None
+) -> tuple[str, str, VerifiedPackage]:
+    """Commit, name of the variant that fits best, and its package, in the cache and proven."""
+    commit, index = _version(config, request)
+    chosen = choose(str(request), detect_environment(), _backends(index), backend)
+    variant = index.variants[chosen]
+    folder = fetch_variant(config, request, commit, chosen, variant)
     cure = f"delete the folder {folder}, it will be downloaded again"
-    package = verify_package(folder, expected_digest=variant.metadata.sha256, cure=cure)
-    check_agreement(package.metadata, variant, str(folder / METADATA_NAME))
-    return package
-
-
-def _load(package: VerifiedPackage, variant: str, repo_info: RepoInfo | None) -> ModuleType:
-    module = bind(package)
-    kernel = LoadedKernel(package.metadata, module, repo_info, variant, package.folder)
-    _loaded.setdefault(package.metadata.id, kernel)
-    return module
-
-
-def _local_index(path: Path) -> Index | None:
-    return parse_index(path.read_bytes(), origin=str(path)) if path.is_file() else None
-
-
-def _variant_names(build: Path) -> list[str]:
-    if not build.is_dir():
-        return []
-    return sorted(path.name for path in build.iterdir() if (path / METADATA_NAME).is_file())
-
-
-def _local_backend(folder: Path) -> BackendInfo:
-    try:
-        parse_variant(folder.name)
-    except ValueError as error:
-        raise InvalidKernelError(f"{folder} is not named like a variant: {error}") from None
-    path = folder / METADATA_NAME
-    return parse_metadata(path.read_bytes(), origin=str(path)).backend
+    return commit, chosen, verify_package(folder, indexed=variant, cure=cure)

@@ -20,11 +20,11 @@ then by name. Names are unique, so the order is total.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .environment import Environment
-from .errors import UsageError
+from .errors import NoMatchingVariantError, UsageError
 from .manifest import BackendInfo
 from .variant import Variant, Version, parse_variant
 
@@ -82,6 +82,30 @@ def resolve(
     accepted.sort(key=lambda item: _preference(*item))
     fitting = [Decision(name, True, _praise(variant, accepted[0][1])) for variant, name in accepted]
     return (*fitting, *sorted(rejected, key=lambda decision: decision.variant))
+
+
+def best(decisions: Sequence[Decision]) -> str | None:
+    """The variant to take of what `resolve` returned; None if none fits."""
+    return decisions[0].variant if decisions and decisions[0].accepted else None
+
+
+def choose(
+    what: str, environment: Environment, variants: Mapping[str, BackendInfo], backend: str | None = None
+) -> str:
+    """The best variant for `environment`; `what` names the kernel in errors, the rest is as for `resolve`.
+
+    Raises:
+        NoMatchingVariantError: none fits; the message gives the reason for each.
+        UsageError: an unknown backend.
+    """
+    decisions = resolve(environment, variants, backend)
+    chosen = best(decisions)
+    if chosen is None:
+        reasons = "; ".join(f"{decision.variant} {decision.reason}" for decision in decisions)
+        raise NoMatchingVariantError(
+            f"{what} has no variant that fits here: {reasons or 'it has none at all'}"
+        )
+    return chosen
 
 
 def covers(arch: str, capability: Version) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import IntegrityError, InvalidKernelError
-from .manifest import METADATA_NAME, Metadata, parse_metadata, sha256_hex
+from .manifest import METADATA_NAME, IndexedVariant, Metadata, parse_metadata, sha256_hex
 
 _BLOCK = 1 << 20
 _NATIVE_SUFFIXES = (".so", ".dylib")
@@ -41,26 +41,28 @@ class VerifiedPackage:
             os.close(descriptor)
 
 
-def verify_package(folder: Path, *, expected_digest: str | None, cure: str) -> VerifiedPackage:
+def verify_package(folder: Path, *, indexed: IndexedVariant | None, cure: str) -> VerifiedPackage:
     """Read and prove the variant in `folder`.
 
     Args:
         folder: the variant's folder, with metadata.json.
-        expected_digest: SHA-256 (hex) that metadata.json must have; None where nothing outside says.
+        indexed: what index.json says of the variant; None where there is none, and metadata.json is trusted.
         cure: what to do about a corrupt folder, the end of each error message.
 
     Raises:
         IntegrityError: a file is missing, changed, not a plain file, or not in the manifest.
-        InvalidKernelError: metadata.json is malformed or has no digest.
+        InvalidKernelError: metadata.json is malformed, has no digest, or contradicts index.json.
     """
     found = _files(folder, cure)
     if METADATA_NAME not in found:
         raise IntegrityError(f"{folder / METADATA_NAME} is missing: {cure}")
     data = _read(folder / METADATA_NAME, cure)
     digest = sha256_hex(data)
-    if expected_digest is not None:
-        _check(folder / METADATA_NAME, expected_digest, digest, cure)
+    if indexed is not None:
+        _check(folder / METADATA_NAME, indexed.metadata.sha256, digest, cure)
     metadata = parse_metadata(data, origin=str(folder / METADATA_NAME))
+    if indexed is not None:
+        check_agreement(metadata, indexed, str(folder / METADATA_NAME))
     if metadata.digest is None:
         raise InvalidKernelError(
             f"{folder / METADATA_NAME} has no digest to prove its files: ask the publisher to rebuild it"
@@ -82,6 +84,20 @@ def verify_package(folder: Path, *, expected_digest: str | None, cure: str) -> V
             _check(folder / path, expected, actual, cure)
         opened.pop_all()
     return VerifiedPackage(folder, metadata, digest, contents, natives)
+
+
+def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) -> None:
+    """Raise InvalidKernelError unless metadata.json says what index.json says of the variant."""
+    files = {path: entry.sha256 for path, entry in variant.files.items()}
+    for what, own, indexed in (
+        ("id", metadata.id, variant.id),
+        ("backend", metadata.backend, variant.backend),
+        ("digest", metadata.digest, files),
+    ):
+        if own != indexed:
+            raise InvalidKernelError(
+                f"{origin}: its {what} is not what index.json says: ask the publisher to rebuild"
+            )
 
 
 def _check(path: Path, expected: str, actual: str, cure: str) -> None:

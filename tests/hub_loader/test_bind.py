@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import linecache
-import os
 import pkgutil
 import sys
 import traceback
@@ -21,7 +21,11 @@ from hub_loader.verify import VerifiedPackage, verify_package
 
 def verified(package: Package) -> VerifiedPackage:
     (folder,) = package.variants.values()
-    return verify_package(folder, expected_digest=None, cure="")
+    return verify_package(folder, indexed=None, cure="")
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def package_of(folder: Path, *, name: str = "demo", kernel_id: str | None = None, **files: str) -> Package:
@@ -59,9 +63,9 @@ def test_bind_when_two_packages_are_native_then_each_keeps_its_own_library(tmp_p
 def test_bind_when_the_same_digest_comes_again_then_returns_the_same_module(tmp_path: Path) -> None:
     package = native_package(tmp_path)
     first = bind(verified(package))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     assert bind(verified(package)) is first
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 def test_bind_then_neither_reads_nor_writes_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +99,13 @@ def test_bind_when_code_raises_then_the_traceback_shows_its_source(tmp_path: Pat
     assert "return 1 / 0  # here" in "".join(traceback.format_exception(caught.value))
 
 
+def test_bind_when_source_is_inspected_then_shows_the_verified_text(tmp_path: Path) -> None:
+    package = package_of(tmp_path, __init__="def kernel():\n    return 1\n")
+    checked = verified(package)
+    (checked.folder / "__init__.py").write_text("def kernel():\n    return 2\n")
+    assert inspect.getsource(bind(checked).kernel) == "def kernel():\n    return 1\n"
+
+
 def test_bind_when_code_asks_for_its_data_then_gets_the_verified_bytes(tmp_path: Path) -> None:
     package = python_package(tmp_path)
     bind(verified(package))
@@ -106,7 +117,7 @@ def test_bind_when_code_asks_for_its_data_then_gets_the_verified_bytes(tmp_path:
 def test_bind_when_an_import_fails_half_way_then_sys_modules_is_as_before(tmp_path: Path) -> None:
     package = package_of(tmp_path, __init__="from . import part\nraise ValueError('two\\nlines')", part="")
     before = set(sys.modules)
-    with pytest.raises(InvalidKernelError, match="demo .* fails to import: ValueError: two lines") as caught:
+    with pytest.raises(InvalidKernelError, match=r"demo .* fails to import: ValueError: two lines") as caught:
         bind(verified(package))
     assert set(sys.modules) == before
     assert isinstance(caught.value.__cause__, ValueError)

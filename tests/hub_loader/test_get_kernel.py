@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,21 @@ def test_get_kernel_when_warm_offline_then_never_imports_huggingface_hub(
         "import sys, hub_loader; hub_loader.get_kernel('org/demo'); print('huggingface_hub' in sys.modules)"
     )
     assert in_new_process(code, HF_HUB_OFFLINE="1").stdout == "False\n"
+
+
+def test_get_kernel_when_threads_ask_at_once_then_one_loads_for_all(hub: StaticHub, tmp_path: Path) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    with ThreadPoolExecutor(8) as pool:
+        modules = set(pool.map(get_kernel, ["org/demo"] * 8))
+    assert len(modules) == 1
+    assert len(hub.requests) == len(set(hub.requests))
+
+
+def test_get_kernel_when_offline_and_another_version_is_cached_then_says_offline_not_missing(
+    hub: StaticHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    hub_loader.fetch_kernel("org/demo", version=1)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(hub_loader.OfflineError, match="org/demo version 2: it is not in the cache"):
+        get_kernel("org/demo", version=2)

@@ -137,6 +137,16 @@ def test_get_kernel_when_the_hub_sends_more_bytes_than_promised_then_stops(
         get_kernel("org/demo")
 
 
+def test_get_kernel_when_the_hub_sends_a_shorter_file_then_names_file_and_bytes(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    hub.replaced["numbers.py"] = b"VAL"
+    with pytest.raises(hub_loader.DownloadError, match=r"numbers\.py of org/demo: expected 10 bytes, got 3"):
+        get_kernel("org/demo")
+    assert nothing_half_written(tmp_path)
+
+
 def test_get_kernel_when_the_two_manifests_disagree_then_refuses(hub: StaticHub, tmp_path: Path) -> None:
     package = python_package(tmp_path / "source")
     index = json.loads((package.folder / "index.json").read_bytes())
@@ -146,6 +156,16 @@ def test_get_kernel_when_the_two_manifests_disagree_then_refuses(hub: StaticHub,
     with pytest.raises(hub_loader.InvalidKernelError, match=r"its digest is not what index\.json says"):
         get_kernel("org/demo")
     assert nothing_half_written(tmp_path)
+
+
+def test_get_kernel_when_the_id_would_shadow_a_module_then_refuses_before_any_download(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source", kernel_id="json").folder)
+    with pytest.raises(hub_loader.InvalidKernelError, match="'json', which could shadow a module"):
+        get_kernel("org/demo")
+    assert sys.modules["json"] is json
+    assert not any("/build/" in path for path in hub.requests)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_get_local_kernel_when_metadata_is_not_the_one_in_the_index_then_refuses
     other.variants["torch-cpu"].rename(package.variants["torch-cpu"])
     with pytest.raises(hub_loader.IntegrityError, match=r"metadata\.json is corrupt"):
         get_local_kernel(tmp_path / "a")
+    assert package.id not in sys.modules
+
+
+def test_get_local_kernel_when_the_index_lists_other_files_than_metadata_then_refuses(tmp_path: Path) -> None:
+    package = python_package(tmp_path)
+    index = json.loads((tmp_path / "index.json").read_bytes())
+    del index["variants"]["torch-cpu"]["files"]["numbers.py"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(hub_loader.InvalidKernelError, match=r"its digest is not what index\.json says"):
+        get_local_kernel(tmp_path)
     assert package.id not in sys.modules
 
 

@@ -137,7 +137,7 @@ def test_parse_index_when_malformed_then_names_file_and_place(keys: str, value: 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
 def test_parse_when_not_a_json_object_then_invalid_kernel(data: bytes) -> None:
     for parse in (parse_index, parse_metadata):
-        with pytest.raises(InvalidKernelError, match="^here: "):
+        with pytest.raises(InvalidKernelError, match=r"^here: "):
             parse(data, origin="here")
 
 

@@ -1,0 +1,56 @@
+"""What is bound in this process, and the lock under which that changes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from .bind import bind
+from .manifest import Metadata
+from .verify import VerifiedPackage
+
+# Held while a kernel is looked up and bound; reentrant, for a kernel may load another while it is imported.
+lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class RepoInfo:
+    """Where a kernel came from: repository and commit."""
+
+    repo_id: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel bound in this process; `repo_info` is None for one loaded from a local folder."""
+
+    metadata: Metadata
+    module: ModuleType
+    repo_info: RepoInfo | None
+    variant: str
+    path: Path
+
+
+_loaded: dict[str, LoadedKernel] = {}
+
+
+def load(package: VerifiedPackage, variant: str, repo_info: RepoInfo | None) -> ModuleType:
+    """Bind a verified package and remember it under its id.
+
+    Raises:
+        InvalidKernelError, MissingDependencyError: as `bind`.
+    """
+    with lock:
+        module = bind(package)
+        kernel = LoadedKernel(package.metadata, module, repo_info, variant, package.folder)
+        _loaded.setdefault(package.metadata.id, kernel)
+        return module
+
+
+def get_loaded_kernels() -> list[LoadedKernel]:
+    """The kernels bound in this process, in the order they were loaded."""
+    with lock:
+        return list(_loaded.values())
