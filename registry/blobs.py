@@ -56,7 +56,7 @@ class BlobStore:
         return sha256
 
     def adopt(self, path: Path, file: BinaryIO, sha256: str, size: int) -> None:
-        """Make a written temporary file the blob `sha256`. Raises RequestError 400 if its bytes are not that."""
+        """Make a written temporary file the blob `sha256`. Raises RequestError 400 if it is not that."""
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
