@@ -44,7 +44,7 @@ def create_app(data: Path) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data / "blobs"))
+    app.state.service = Service(store, BlobStore(data))
     return app
 
 

@@ -79,7 +79,7 @@ def find_token(store: Store, authorization: str | None) -> TokenInfo | None:
 
 
 def require_writer(store: Store, authorization: str | None, org: str) -> TokenInfo:
-    """The token that allows writing to `org`. Raises RequestError 401 without a token, 403 with a wrong one."""
+    """The token that allows writing to `org`. Raises RequestError: 401 without one, 403 for a wrong one."""
     token = find_token(store, authorization)
     if token is None:
         state = "none was sent" if not authorization else "the one sent is not known here"

@@ -1,7 +1,8 @@
-"""Content-addressed files on disk: `blobs/ab/cdef...`, named by their SHA-256.
+"""Content-addressed files on disk, named by their SHA-256.
 
 A blob appears under its name only when all of its bytes are on the disk: written to a temporary file,
-flushed, renamed, and the folder flushed too. So whatever the database refers to is there after a crash.
+flushed, renamed. `sync` makes the names last as well, once for all that came before it. So whatever the
+metadata refers to, written after `sync`, is there after a crash.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from .errors import bad_request
 
 
 class BlobStore:
-    """The blobs below one folder; safe to use from several threads and processes."""
+    """The blobs of one data folder; safe to use from several threads."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._temporary = root / "tmp"
-        self._temporary.mkdir(parents=True, exist_ok=True)
+    def __init__(self, data: Path) -> None:
+        self._blobs = data / "blobs"
+        self._temporary = data / "tmp"
+        for folder in (self._blobs, self._temporary):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where the blob is, or would be."""
-        return self._root / sha256[:2] / sha256[2:]
+        return self._blobs / sha256
 
     def size(self, sha256: str) -> int | None:
         """The blob's size in bytes; None if it is not here."""
@@ -47,7 +49,7 @@ class BlobStore:
             path.unlink(missing_ok=True)
 
     def put(self, content: bytes) -> str:
-        """Keep `content`; returns its SHA-256. Costs no write when the blob is here already."""
+        """Keep `content`, lastingly after the next `sync`; returns its SHA-256. What is here is not rewritten."""
         sha256 = hashlib.sha256(content).hexdigest()
         if self.size(sha256) != len(content):
             with self.temporary() as (path, file):
@@ -56,7 +58,7 @@ class BlobStore:
         return sha256
 
     def adopt(self, path: Path, file: BinaryIO, sha256: str, size: int) -> None:
-        """Make a written temporary file the blob `sha256`. Raises RequestError 400 if its bytes are not that."""
+        """Make a written temporary file the blob `sha256`. Raises RequestError 400 if it is not that."""
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -67,26 +69,22 @@ class BlobStore:
                 f"{size} bytes with {sha256}: send the file again."
             )
         self._publish(path, file, sha256)
+        self.sync()
 
     def _publish(self, path: Path, file: BinaryIO, sha256: str) -> None:
         file.flush()
         os.fsync(file.fileno())
-        target = self.path(sha256)
-        if not target.parent.is_dir():
-            target.parent.mkdir(exist_ok=True)
-            _sync_folder(self._root)
-        path.replace(target)
-        _sync_folder(target.parent)
+        path.replace(self.path(sha256))
+
+    def sync(self) -> None:
+        """Make the names of all blobs put so far survive a power cut; their bytes do already."""
+        descriptor = os.open(self._blobs, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def clear_temporary(self) -> None:
         """Remove what interrupted uploads left; only for the one process that receives uploads."""
         for path in self._temporary.iterdir():
             path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

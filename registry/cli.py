@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
         "create",
         parents=[common],
         help="make a token and print it, once",
-        description="Make a token of an organization and print it; it is kept as a hash and cannot be shown again.",
-        epilog="example:\n  export HF_TOKEN=$(khub registry token create --data hub --org acme --write | tail -n 1)",
+        description="Make a token of an organization and print it; kept as a hash, it cannot be shown again.",
+        epilog="example:\n"
+        "  export HF_TOKEN=$(khub registry token create --data hub --org acme --write | tail -n 1)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     create.add_argument("--org", required=True, help="the organization it stands for; created if it is new")
@@ -85,10 +87,8 @@ def _serve(args: argparse.Namespace) -> int:
         line = json.dumps({"url": url, "data": str(args.data)}) if args.json else None
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
-    try:
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to stop; requests under way were finished
         serve(args.data, args.host, args.port, verbose=args.verbose, ready=ready)
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is how it is meant to stop; requests under way were finished
     return 0
 
 

@@ -22,8 +22,8 @@ def check_org(name: object) -> str:
     """An organization's name: letters, digits, `.`, `_`, `-`, at most 96, none of the reserved words."""
     if not isinstance(name, str) or not _is_name(name) or name.lower() in _RESERVED:
         raise bad_request(
-            f"{name!r} cannot name an organization: use letters, digits, '-', '_' and '.', begin and end with "
-            f"a letter or digit, at most 96 characters, and none of {', '.join(sorted(_RESERVED))}."
+            f"{name!r} cannot name an organization: use letters, digits, '-', '_' and '.', begin and end "
+            f"with a letter or digit, at most 96 characters, and none of {', '.join(sorted(_RESERVED))}."
         )
     return name
 
@@ -76,11 +76,6 @@ def check_path(path: object) -> str:
     if "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
         raise bad_request(f"The path {path!r} has a backslash or a control character: rename the file.")
     return path
-
-
-def is_commit_oid(text: str) -> bool:
-    """Whether `text` is a full commit id: 40 lower-case hex digits."""
-    return _COMMIT.fullmatch(text) is not None
 
 
 def check_sha256(text: object) -> str:

@@ -20,6 +20,7 @@ from .store import MAIN, Revision
 from .tree import Entry, lfs_pointer
 
 PAGE = 1000
+SMALL = 64 << 10
 
 
 def healthz(_request: Request) -> Response:
@@ -133,14 +134,18 @@ def resolve(request: Request) -> Response:
     headers = {
         "X-Repo-Commit": revision.commit,
         "ETag": f'"{etag}"',
-        "Content-Length": str(file.size),
+        "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
         "X-Content-Type-Options": "nosniff",
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
     content = service(request).blobs.path(file.sha256)
-    return FileResponse(content, headers=headers, media_type="application/octet-stream")
+    if file.size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
+        return Response(content.read_bytes(), headers=headers, media_type="application/octet-stream")
+    return FileResponse(
+        content, headers=headers, media_type="application/octet-stream", stat_result=content.stat()
+    )
 
 
 def _revision(request: Request) -> Revision:

@@ -19,7 +19,7 @@ from .http import Service
 
 
 def serve(data: Path, host: str, port: int, *, verbose: bool, ready: Callable[[str], None]) -> None:
-    """Serve `data` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any free one.
+    """Serve `data` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
     Raises RegistryError if the address is taken, or another server already serves the folder.
     """
@@ -33,7 +33,7 @@ def serve(data: Path, host: str, port: int, *, verbose: bool, ready: Callable[[s
             app,
             log_config=None,
             access_log=verbose,
-            timeout_keep_alive=75,  # longer than clients keep an idle connection, so they never meet a closed one
+            timeout_keep_alive=75,  # longer than clients keep idle connections: they never meet a closed one
             timeout_graceful_shutdown=10,
         )
         server = _Server(config, lambda: ready(_url(host, listener)))

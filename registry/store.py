@@ -1,33 +1,36 @@
-"""The registry's metadata: one SQLite file in the data folder, through SQLAlchemy.
+"""The registry's metadata: repositories, references, commits and the files in them.
 
-Every public function is one transaction: it happens as a whole or not at all. Writers queue (BEGIN
-IMMEDIATE), so a commit is computed on the head it replaces; readers never wait (write-ahead log).
+Every public method is one transaction: it happens as a whole or not at all, and a commit is computed on
+the very head it replaces.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import (
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
-from hub_loader.errors import RegistryError
-
+from .db import Database
 from .errors import (
     RequestError,
     conflict,
     repo_not_found,
     revision_not_found,
 )
-from .models import SCHEMA_VERSION, Base, Commit, Org, Ref, Repo, TreeEntry
-from .names import check_org, check_ref_name, check_repo_name, is_commit_oid
+from .models import Commit, Org, Ref, Repo, TreeEntry
+from .names import check_org, check_ref_name, check_repo_name
 from .tree import Entry, File, Operation, apply, commit_oid, entries
 
 MAIN = "main"
@@ -46,7 +49,7 @@ class RepoName:
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit that a branch, a tag or a commit id led to; `id` is the repository's row."""
+    """A commit that a branch, a tag or a commit id led to; `repo_id` is the repository's row."""
 
     repo: RepoName
     repo_id: int
@@ -64,49 +67,8 @@ class RefInfo:
     commit: str
 
 
-class Store:
-    """The metadata of one data folder. Safe to share between threads; several processes may open it."""
-
-    def __init__(self, data: Path) -> None:
-        """Open or create it. Raises RegistryError if the folder or its database cannot be used."""
-        try:
-            data.mkdir(parents=True, exist_ok=True)
-            self._engine = _open(data / "registry.sqlite")
-            self._prepare(data)
-        except (OSError, OperationalError) as error:
-            reason = error.orig if isinstance(error, OperationalError) else error
-            raise RegistryError(
-                f"The data folder {data} cannot be used: {reason}. Name a writable one."
-            ) from None
-
-    def _prepare(self, data: Path) -> None:
-        with self.write() as session:
-            version = session.execute(text("PRAGMA user_version")).scalar_one()
-            if version == 0:
-                Base.metadata.create_all(session.connection())
-                session.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
-            elif version != SCHEMA_VERSION:
-                raise RegistryError(
-                    f"{data} was written by another version of the registry (schema {version}, this one has "
-                    f"{SCHEMA_VERSION}): use the version that wrote it."
-                )
-
-    def close(self) -> None:
-        """Let go of the database; with the last process to do so, the write-ahead log is folded in."""
-        self._engine.dispose()
-
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database."""
-        with Session(self._engine) as session:
-            yield session
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session that alone may write; committed on a normal exit, rolled back on an exception."""
-        engine = self._engine.execution_options(immediate=True)
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            yield session
+class Store(Database):
+    """The metadata of one data folder, as the protocol needs it."""
 
     # -- repositories
 
@@ -131,7 +93,7 @@ class Store:
     # -- revisions and their files
 
     def resolve(self, repo: RepoName, revision: str) -> Revision:
-        """What `revision` (short or full name of a branch or tag, or a commit id) is. Raises RequestError 404."""
+        """The commit of a branch or tag (short or full name) or commit id. Raises RequestError 404."""
         with self.read() as session:
             return _resolve(session, repo, revision)
 
@@ -182,15 +144,13 @@ class Store:
         """Apply the operations to the branch's head and move the branch; returns the commit's id.
 
         `parent`, a commit id or its first digits, makes the commit conditional on the head being that one.
-        Raises RequestError: 404 without repository or branch, 412 if the head has moved, and what `apply` raises.
+        Raises RequestError: 404 without repository or branch, 412 if the head has moved, what `apply` raises.
         """
         with self.write() as session:
             head, ref = _branch_head(session, repo, branch)
             if parent is not None and not head.commit.startswith(parent.lower()):
-                raise RequestError(
-                    412,
-                    f"A commit has happened since. Please refresh and try again. ({branch!r} is at {head.commit})",
-                )
+                stale = "A commit has happened since. Please refresh and try again."  # clients look for it
+                raise RequestError(412, f"{stale} {branch!r} is at {head.commit}.")
             files = {
                 entry.path: entry.file for entry in _select_entries(session, head) if entry.file is not None
             }
@@ -253,23 +213,6 @@ def ensure_org(session: Session, name: str) -> int:
     return row.id
 
 
-def _open(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", pool_size=40, connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy's events below begin transactions, not the driver
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {setting}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    return engine
-
-
 def _now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
@@ -288,20 +231,34 @@ def _require_repo(session: Session, repo: RepoName) -> int:
     return found
 
 
-def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
-    repo_id = _require_repo(session, repo)
-    if revision.startswith("refs/"):
-        names = [revision.removeprefix("refs/")]
-    else:
-        names = [f"heads/{revision}", f"tags/{revision}"]
-    found = (
-        select(Ref.commit_oid).where(Ref.repo_id == repo_id, Ref.name.in_(names)).order_by(Ref.name).limit(1)
+# One row for a repository that exists; its commit is null if nothing answers to the revision.
+_FIND_REVISION = (
+    select(Repo.id, Commit.oid, Commit.tree_oid, Commit.created_at)
+    .join(Org, Org.id == Repo.org_id)
+    .outerjoin(Ref, and_(Ref.repo_id == Repo.id, Ref.name.in_([bindparam("ref"), bindparam("other_ref")])))
+    .outerjoin(
+        Commit,
+        and_(Commit.repo_id == Repo.id, Commit.oid == func.coalesce(Ref.commit_oid, bindparam("oid"))),
     )
-    oid = session.scalar(found) or (revision if is_commit_oid(revision) else None)
-    row = session.get(Commit, (repo_id, oid)) if oid is not None else None
+    .where(Org.name == bindparam("org"), Repo.name == bindparam("name"))
+    .order_by(Ref.name)  # a branch before a tag of the same name
+    .limit(1)
+)
+
+
+def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
+    if revision.startswith("refs/"):
+        ref = other_ref = revision.removeprefix("refs/")
+    else:
+        ref, other_ref = f"heads/{revision}", f"tags/{revision}"
+    names = {"org": repo.org, "name": repo.name, "ref": ref, "other_ref": other_ref, "oid": revision}
+    row = session.execute(_FIND_REVISION, names).tuples().first()
     if row is None:
+        raise repo_not_found(str(repo))
+    repo_id, oid, tree_oid, date = row
+    if oid is None:
         raise revision_not_found(str(repo), revision)
-    return Revision(repo, repo_id, row.oid, row.tree_oid, row.created_at)
+    return Revision(repo, repo_id, oid, tree_oid, date)
 
 
 def _branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:

@@ -78,7 +78,7 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 def apply(snapshot: Snapshot, operations: Iterable[Operation]) -> dict[str, File]:
     """The snapshot after all operations: deletions first, whatever their order, then additions.
 
-    Raises RequestError: 400 for a bad path or a path that is both file and folder, 404 for a deletion of nothing.
+    Raises RequestError: 400 for a bad path or one that is both file and folder, 404 for deleting nothing.
     """
     operations = list(operations)
     files = dict(snapshot)

@@ -153,6 +153,7 @@ async def commit(request: Request) -> Response:
 
     def finish(body: BinaryIO) -> str:
         header, operations = _read_commit(body, here.blobs)
+        here.blobs.sync()
         return here.store.commit(
             repo, branch, operations, message=header.message, author=token.org, parent=header.parent
         )

@@ -14,13 +14,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-_KHUB = [sys.executable, "-c", "import sys; from hub_loader.cli import main; sys.exit(main())"]
+
+
+def khub_command(*arguments: str | Path) -> list[str]:
+    """The command line of `khub` from this source tree; run it in `khub_environment()`."""
+    code = "import sys; from hub_loader.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code, *map(str, arguments)]
 
 
 def khub(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run `khub` from this source tree to its end."""
     return subprocess.run(
-        [*_KHUB, *map(str, arguments)],
+        khub_command(*arguments),
         env=khub_environment(),
         capture_output=True,
         text=True,
@@ -68,7 +73,7 @@ def start_hub() -> Iterator[StartHub]:
 
     def start(data: Path, *arguments: str) -> Hub:
         process = subprocess.Popen(
-            [*_KHUB, "serve", "--data", str(data), "--port", "0", "--json", *arguments],
+            khub_command("serve", "--data", data, "--port", "0", "--json", *arguments),
             env=khub_environment(),
             stdout=subprocess.PIPE,
             text=True,
