@@ -32,17 +32,22 @@ class Linear:
         self._matmul = functional.linear
         self._weight = weight
         if quantize:
-            columns = weight.shape[1]
-            group = next((g for g in INT4_GROUPS if columns % g == 0), None)
-            if group is None:
-                raise ModelError(
-                    f"{columns} columns cannot be quantized in groups of {INT4_GROUPS}: use None"
-                )
+            group_size = _group_size(weight.shape[1], quantize)
             self._matmul = kernels.matmul
-            self._weight = kernels.quantize(weight, quantize, group_size=group)
+            self._weight = kernels.quantize(weight, quantize, group_size=group_size)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._matmul(x, self._weight, bias=self._bias)
+
+
+def _group_size(columns: int, quantize: str) -> int:
+    """The largest usual group of columns that shares a scale; int8 has one scale for the whole row."""
+    if quantize == "int8":
+        return columns
+    for size in INT4_GROUPS:
+        if columns % size == 0:
+            return size
+    raise ModelError(f"a layer of {columns} inputs does not divide into int4 groups of 32: use int8")
 
 
 @dataclass(frozen=True)
