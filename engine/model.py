@@ -32,18 +32,16 @@ class Linear:
         self._matmul = functional.linear
         self._weight = weight
         if quantize:
-            group_size = _group_size(weight.shape[1], quantize)
+            groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
             self._matmul = kernels.matmul
-            self._weight = kernels.quantize(weight, quantize, group_size=group_size)
+            self._weight = kernels.quantize(weight, quantize, **groups)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._matmul(x, self._weight, bias=self._bias)
 
 
-def _group_size(columns: int, quantize: str) -> int:
-    """The largest usual group of columns that shares a scale; int8 has one scale for the whole row."""
-    if quantize == "int8":
-        return columns
+def _group_size(columns: int) -> int:
+    """The largest usual group of columns that shares an int4 scale."""
     for size in INT4_GROUPS:
         if columns % size == 0:
             return size
