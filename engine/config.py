@@ -99,6 +99,8 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
             raise ModelError(f"{source}: {key} is {value!r}, expected a positive integer")
         return value
 
+    stop = generation.get("eos_token_id")
+    stop = data.get("eos_token_id") if stop is None else stop
     heads = integer("num_attention_heads")
     hidden = integer("hidden_size")
     kv_heads = integer("num_key_value_heads", heads)
@@ -109,7 +111,6 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
             f"and head_dim {head_dim} even"
         )
     context = integer("max_position_embeddings")
-    stop = generation.get("eos_token_id", data.get("eos_token_id"))
     return ModelConfig(
         vocab_size=integer("vocab_size"),
         hidden_size=hidden,
@@ -119,7 +120,7 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         context=context,
-        norm_epsilon=float(data.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=_number(data, "rms_norm_eps", source, default=1e-6),
         rope=_parse_rope(data, context, source),
         tied_embeddings=bool(data.get("tie_word_embeddings", False)),
         attention_bias=bool(data.get("attention_bias", False)),
@@ -129,29 +130,31 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
 
 
 def _parse_rope(data: Mapping[str, Any], context: int, source: str) -> Rope:
-    settings = {"rope_theta": data.get("rope_theta", 10000.0)}
+    settings = {"rope_theta": data.get("rope_theta")}
     settings |= data.get("rope_parameters") or data.get("rope_scaling") or {}
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        raise ModelError(f"{source}: rope type {kind!r}; the engine runs default, linear and llama3")
     if settings.get("partial_rotary_factor", 1.0) != 1.0:
         raise ModelError(f"{source}: partial_rotary_factor is not run; the engine rotates whole heads")
-    theta = float(settings["rope_theta"])
+    theta = _number(settings, "rope_theta", source, default=10000.0)
     if kind == "default":
         return Rope(theta)
-    keys = ["factor"]
-    if kind == "llama3":
-        keys += ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
-    missing = [key for key in keys if not isinstance(settings.get(key), (int, float))]
-    if missing:
-        raise ModelError(f"{source}: rope type {kind!r} needs a number for {', '.join(missing)}")
     if kind == "linear":
-        return Rope(theta, kind, float(settings["factor"]))
-    return Rope(
-        theta,
-        kind,
-        float(settings["factor"]),
-        float(settings["low_freq_factor"]),
-        float(settings["high_freq_factor"]),
-        int(settings["original_max_position_embeddings"]),
-    )
+        return Rope(theta, kind, _number(settings, "factor", source))
+    if kind == "llama3":
+        return Rope(
+            theta,
+            kind,
+            _number(settings, "factor", source),
+            _number(settings, "low_freq_factor", source),
+            _number(settings, "high_freq_factor", source),
+            int(_number(settings, "original_max_position_embeddings", source, default=context)),
+        )
+    raise ModelError(f"{source}: rope type {kind!r}; the engine runs default, linear and llama3")
+
+
+def _number(data: Mapping[str, Any], key: str, source: str, default: float | None = None) -> float:
+    value = data.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise ModelError(f"{source}: {key} is {value!r}, expected a positive number")
+    return float(value)

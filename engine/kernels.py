@@ -128,7 +128,7 @@ def bind(
             if not callable(getattr(modules[source], name, None)):
                 raise UsageError(f"{source!r} has no function {name!r}, which slot {slot!r} calls")
             functions[name] = getattr(modules[source], name)
-    details = {TORCH: ("-", "-")}
+    details = dict.fromkeys(modules, ("-", "-"))
     if len(modules) > 1:
         details |= _details(modules, loaded)
     bindings = tuple(Binding(slot, source, *details[source]) for slot, source in sources.items())
@@ -148,7 +148,7 @@ def _load(source: str, load: Load | None, load_local: Load | None) -> ModuleType
     if Path(source).is_dir():
         return (load_local or hub_loader.get_local_kernel)(Path(source))
     repo_id, _, version = source.partition("@")
-    if repo_id.count("/") != 1 or (version and not version.isdigit()):
+    if repo_id.count("/") != 1 or (version and not version.isdecimal()):
         raise UsageError(f"kernel {source!r}: write torch, org/name, org/name@version, or an existing folder")
     return (load or hub_loader.get_kernel)(repo_id, version=int(version) if version else None)
 

@@ -32,17 +32,20 @@ class Linear:
         self._matmul = functional.linear
         self._weight = weight
         if quantize:
-            columns = weight.shape[1]
-            group = next((g for g in INT4_GROUPS if columns % g == 0), None)
-            if group is None:
-                raise ModelError(
-                    f"{columns} columns cannot be quantized in groups of {INT4_GROUPS}: use None"
-                )
+            groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
             self._matmul = kernels.matmul
-            self._weight = kernels.quantize(weight, quantize, group_size=group)
+            self._weight = kernels.quantize(weight, quantize, **groups)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._matmul(x, self._weight, bias=self._bias)
+
+
+def _group_size(columns: int) -> int:
+    """The largest usual group of columns that shares an int4 scale."""
+    for size in INT4_GROUPS:
+        if columns % size == 0:
+            return size
+    raise ModelError(f"a layer of {columns} inputs does not divide into int4 groups of 32: use int8")
 
 
 @dataclass(frozen=True)

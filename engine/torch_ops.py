@@ -128,7 +128,7 @@ def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> Packed
     if format not in ("int8", "int4"):
         raise ValueError(f"unknown format {format!r}: expected int8 or int4")
     group, largest = (columns, 127) if format == "int8" else (group_size, 7)
-    if columns % group or columns % 2:
+    if columns % group or (format == "int4" and columns % 2):
         raise ValueError(f"{columns} columns are no multiple of the group of {group}")
     grouped = weight.to(torch.float32).view(rows, -1, group)
     scales = grouped.abs().amax(-1, keepdim=True) / largest

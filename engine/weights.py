@@ -30,13 +30,11 @@ class Weights:
             weight_map = read_json(folder / INDEX).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise ModelError(f"{folder / INDEX} has no weight_map: fetch the model again")
-            files = {name: _open(folder / Path(name).name) for name in sorted(set(weight_map.values()))}
+            names = sorted({str(name) for name in weight_map.values()})
         else:
-            files = {SINGLE: _open(folder / SINGLE)}
-        self._file_of = {tensor: file for file in files.values() for tensor in file.keys()}  # noqa: SIM118
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+            names = [SINGLE]
+        files = [_open(folder / name) for name in names]
+        self._file_of = {tensor: file for file in files for tensor in file.keys()}  # noqa: SIM118
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The tensor `name` in the dtype it is stored in, still mapped.

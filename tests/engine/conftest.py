@@ -13,6 +13,12 @@ from engine_models import SHAPES, MakeModel, write_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Shapes this small gain nothing from threads, and threads that wait for a busy core lose much."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """make_model("name", **LlamaConfig overrides) -> folder; the same name gives the same folder."""
@@ -20,13 +26,13 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
     def make(name: str = "grouped-heads", shards: str = "5GB", **overrides: Any) -> Path:
         if name not in made:
-            settings = {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 5}
+            settings: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+            settings |= {"intermediate_size": 160, "eos_token_id": 5}
             settings |= SHAPES.get(name, {}) | overrides
             torch.manual_seed(len(made))
             config = LlamaConfig(
                 vocab_size=256,
                 hidden_size=96,
-                intermediate_size=160,
                 num_hidden_layers=3,
                 max_position_embeddings=256,
                 **settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,24 +13,16 @@ from engine_models import SHIPPED, MakeModel, greedy_by_transformers
 
 from engine.tokenizer import Tokenizer
 
-MAIN = """
-import argparse, sys
-from engine.cli import add_engine
-from hub_loader.errors import KernelHubError
-parser = argparse.ArgumentParser(prog="khub engine")
-add_engine(parser)
-args = parser.parse_args()
-try:
-    sys.exit(args.run(args))
-except KernelHubError as error:
-    print(f"khub: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
 
 
 def khub_engine(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)], input=stdin, capture_output=True, text=True
+        [sys.executable, "-c", MAIN, "engine", *map(str, arguments)],
+        input=stdin,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
     )
 
 
@@ -86,11 +79,21 @@ def test_generate_with_bad_input_exits_with_its_code_and_one_line(
 def test_help_teaches_by_example_and_needs_no_torch() -> None:
     without_torch = "import sys; sys.modules['torch'] = None\n" + MAIN
     result = subprocess.run(
-        [sys.executable, "-c", without_torch, "generate", "--help"], capture_output=True, text=True
+        [sys.executable, "-c", without_torch, "engine", "generate", "--help"], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     assert "examples:" in result.stdout
-    run = [sys.executable, "-c", without_torch, "generate", "--model", str(SHIPPED), "--prompt", "x"]
+    run = [
+        sys.executable,
+        "-c",
+        without_torch,
+        "engine",
+        "generate",
+        "--model",
+        str(SHIPPED),
+        "--prompt",
+        "x",
+    ]
     refused = subprocess.run(run, capture_output=True, text=True)
     assert refused.returncode == 50
     assert "needs 'torch'" in refused.stderr

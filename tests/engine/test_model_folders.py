@@ -61,8 +61,12 @@ def test_config_that_is_no_json_object_is_refused(broken_model: Path, content: s
         ({"hidden_size": "96"}, ("hidden_size is '96'", "positive integer")),
         ({"num_key_value_heads": 4}, ("num_key_value_heads 4", "multiple")),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, ("'yarn'", "llama3")),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, ("low_freq_factor", "needs a number")),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8}},
+            ("low_freq_factor is None", "positive number"),
+        ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ("partial_rotary_factor", "whole heads")),
+        ({"rms_norm_eps": "tiny"}, ("rms_norm_eps is 'tiny'", "positive number")),
         ({"hidden_size": 100}, ("config.json implies",)),
         ({"num_hidden_layers": 4}, ("model.layers.3.", "no tensor")),
     ],

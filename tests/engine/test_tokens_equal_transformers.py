@@ -10,6 +10,7 @@ import torch
 from engine_models import LONGEST, SHAPES, SHIPPED, MakeModel, greedy_by_transformers, mixed_prompts
 
 from engine import LLM, SamplingParams
+from hub_loader.errors import ModelError, UsageError
 
 
 def engine_tokens(llm: LLM, prompts: list[list[int]], max_tokens: int) -> list[tuple[int, ...]]:
@@ -102,8 +103,6 @@ def test_seeded_sampling_does_not_depend_on_the_batch(make_model: MakeModel) -> 
 
 
 def test_a_prompt_that_fills_the_context_runs_and_one_token_more_is_refused(make_model: MakeModel) -> None:
-    from hub_loader.errors import UsageError
-
     llm = LLM(make_model())
     (completion,) = llm.generate([[1] * 251], SamplingParams(max_tokens=5, ignore_stop=True))
     assert (len(completion.tokens), completion.finish_reason) == (5, "length")
@@ -134,9 +133,19 @@ def test_quantized_on_load_equals_a_checkpoint_of_the_rounded_weights(
     assert max(map(len, prompts)) == LONGEST
 
 
-def test_bfloat16_runs_close_to_float32(make_model: MakeModel) -> None:
-    prompts = [[1, 2, 3, 4]]
-    params = SamplingParams(max_tokens=1)
-    wide, narrow = LLM(make_model()), LLM(make_model(), dtype="bfloat16")
-    assert narrow.generate(prompts, params)[0].tokens == wide.generate(prompts, params)[0].tokens
-    assert narrow._cache[0][0].dtype is torch.bfloat16
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_dtypes_give_the_first_token_of_float32_for_most_prompts(
+    make_model: MakeModel, dtype: str
+) -> None:
+    prompts = mixed_prompts(count=16, vocabulary=256, seed=19)
+    wide, narrow = LLM(make_model()), LLM(make_model(), dtype=dtype)
+    pairs = zip(engine_tokens(wide, prompts, 1), engine_tokens(narrow, prompts, 1), strict=True)
+    assert sum(a == b for a, b in pairs) >= 14
+    assert narrow._cache[0][0].dtype is getattr(torch, dtype)
+
+
+def test_int4_of_a_layer_that_does_not_divide_into_groups_is_refused(make_model: MakeModel) -> None:
+    folder = make_model("odd-inner", intermediate_size=100)
+    assert LLM(folder, quantize="int8").generate([[1]], SamplingParams(max_tokens=1))
+    with pytest.raises(ModelError, match="100 inputs does not divide into int4 groups of 32: use int8"):
+        LLM(folder, quantize="int4")
