@@ -2,19 +2,19 @@
 
 // Calls body(offset, count) over `size` elements, whole vectors first.
 template <class Body>
-static inline void for_vectors(int64_t size, const Body& body) {
+KHUB_INLINE void for_vectors(int64_t size, const Body& body) {
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) body(i, kLanes);
   if (i < size) body(i, size - i);
 }
 
 template <class T>
-static inline f32x8 load_some(const T* from, int64_t count) {
+KHUB_INLINE f32x8 load_some(const T* from, int64_t count) {
   return count == kLanes ? load(from) : load_part(from, count);
 }
 
 template <class T>
-static inline void store_some(T* to, f32x8 lanes, int64_t count) {
+KHUB_INLINE void store_some(T* to, f32x8 lanes, int64_t count) {
   if (count == kLanes) return store(to, lanes);
   for (int64_t i = 0; i < count; ++i) khub::from_float(lanes[i], to + i);
 }
