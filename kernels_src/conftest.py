@@ -7,6 +7,7 @@ each package is compiled here. The CUDA source is tested on the host, on the emu
 import hashlib
 import importlib.util
 import os
+import secrets
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +31,15 @@ VARIANT = "torch-stable-abi210-cpu-x86_64-linux"
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Fresh inputs in every run; a failed test shows the seed, and KHUB_TEST_SEED brings it back."""
+    seed = int(os.environ.get("KHUB_TEST_SEED", secrets.randbits(31)))
+    print(f"KHUB_TEST_SEED={seed}")
+    torch.manual_seed(seed)
+    return seed
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "../rows.h"
+
+namespace khub::cuda {
+
+// Launchers: asynchronous on `stream` (a cudaStream_t), no allocation, no synchronisation.
+// They return null, or what went wrong.
+const char* rms_norm(const RmsNorm& norm, void* stream);
+const char* silu_and_mul(const SiluAndMul& silu, void* stream);
+const char* rotary(const Rotary& rotary, void* stream);
+
+}  // namespace khub::cuda

@@ -1,0 +1,60 @@
+// What the kernels are told: raw pointers, sizes and strides (in elements), already checked by the binding.
+#pragma once
+
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace khub {
+
+// out = input * rsqrt(mean(input^2) + epsilon) * weight, row by row. With a residual, the sum of both takes the place
+// of input: it is stored in residual, and the result in input.
+struct RmsNorm {
+  DType dtype;
+  int64_t rows;
+  int64_t size;
+  void* out;
+  int64_t out_stride;
+  const void* input;
+  int64_t input_stride;
+  void* residual;  // or null
+  int64_t residual_stride;
+  const void* weight;
+  float epsilon;
+};
+
+// out[row] = silu(input[row, :size]) * input[row, size:]
+struct SiluAndMul {
+  DType dtype;
+  int64_t rows;
+  int64_t size;
+  void* out;
+  int64_t out_stride;
+  const void* input;
+  int64_t input_stride;
+};
+
+struct Heads {
+  void* data;
+  int64_t count;
+  int64_t token_stride;
+  int64_t head_stride;
+};
+
+// Rotates the first 2 * half elements of every head in place. Pair i is (i, half + i) in NeoX order and
+// (2i, 2i + 1) in GPT-J order.
+struct Rotary {
+  DType dtype;
+  DType cache_dtype;
+  int64_t num_tokens;
+  int64_t half;
+  int64_t max_position;
+  const int64_t* positions;
+  const void* cos_sin_cache;  // [max_position, 2 * half]: cosines, then sines
+  int64_t cache_stride;
+  Heads query;
+  Heads key;  // count 0: no key
+  bool is_neox;
+};
+
+}  // namespace khub

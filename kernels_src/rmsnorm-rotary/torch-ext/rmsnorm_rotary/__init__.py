@@ -1,0 +1,93 @@
+"""RMSNorm, rotary position embedding and SiLU gating: the row-wise steps of a transformer layer.
+
+float32, float16 and bfloat16; computed in float32 and rounded once when written. Rows must be contiguous in the last
+dimension and evenly spaced, so most views need no copy.
+"""
+
+from typing import Optional
+
+import torch
+
+from ._ops import add_op_namespace_prefix, ops
+
+__all__ = ["fused_add_rms_norm", "rms_norm", "rotary_embedding", "silu_and_mul"]
+
+
+def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:
+    """``out = input * rsqrt(mean(input ** 2, -1) + epsilon) * weight`` (Zhang and Sennrich, 2019).
+
+    Args:
+        out, input: ``[..., hidden_size]``, the same shape and dtype; ``out`` may be ``input``.
+        weight: ``[hidden_size]``, of the same dtype.
+        epsilon: added to the mean of squares.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride.
+    """
+    ops.rms_norm(out, input, weight, epsilon)
+
+
+def fused_add_rms_norm(
+    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> None:
+    """``residual += input``, then ``input = rms_norm(residual)``, in place and in one pass.
+
+    The sum is normalised as float32; it is rounded to the dtype only where ``residual`` is written.
+
+    Args:
+        input, residual: ``[..., hidden_size]``, the same shape and dtype.
+        weight: ``[hidden_size]``, of the same dtype.
+        epsilon: added to the mean of squares.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride.
+    """
+    ops.fused_add_rms_norm(input, residual, weight, epsilon)
+
+
+def rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: Optional[torch.Tensor],
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+) -> None:
+    """Rotates each head of ``query`` and ``key`` by its token's position, in place (RoFormer, Su et al., 2021).
+
+    Args:
+        positions: int64 ``[num_tokens]`` or ``[batch, seq_len]``.
+        query, key: the dimensions of ``positions``, then ``[heads * head_size]`` or ``[heads, head_size]``. ``key``
+            may have another number of heads, or be None.
+        head_size: elements per head.
+        cos_sin_cache: ``[max_position, rotary_dim]``, cosines then sines, in any of the three dtypes. With a
+            rotary_dim below head_size the rest of each head is left alone.
+        is_neox: the pairs that are rotated together are (i, i + rotary_dim / 2); otherwise, as in GPT-J,
+            (2i, 2i + 1).
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a position out of range.
+    """
+    ops.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+    """``out = silu(input[..., :size]) * input[..., size:]``, the gate of a SwiGLU feed-forward layer.
+
+    Args:
+        out: ``[..., size]``.
+        input: ``[..., 2 * size]``, of the same dtype.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride.
+    """
+    ops.silu_and_mul(out, input)
+
+
+def _register_fakes() -> None:
+    """The ops return nothing and allocate nothing, so tracing them is to do nothing."""
+    for op in ("rms_norm", "fused_add_rms_norm", "rotary_embedding", "silu_and_mul"):
+        torch.library.register_fake(add_op_namespace_prefix(op))(lambda *args: None)
+
+
+_register_fakes()

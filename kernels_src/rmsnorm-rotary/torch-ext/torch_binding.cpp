@@ -1,0 +1,264 @@
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the kernels.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "registration.h"
+
+#if defined(CPU_KERNEL)
+#include "../csrc/cpu/rows_cpu.h"
+#elif defined(CUDA_KERNEL)
+#include "../csrc/cuda/rows_cuda.h"
+#endif
+
+namespace {
+
+using khub::DType;
+using khub::Heads;
+using khub::RmsNorm;
+using khub::Rotary;
+using khub::SiluAndMul;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Half: return DType::f16;
+    case ScalarType::BFloat16: return DType::bf16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16, got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+void check_like(const Tensor& tensor, const char* name, const Tensor& reference, ScalarType dtype) {
+  STD_TORCH_CHECK(tensor.device() == reference.device(), name, " must be on the device of the first argument");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+void check_inner_stride(const Tensor& tensor, const char* name) {
+  const int64_t last = tensor.dim() - 1;
+  STD_TORCH_CHECK(tensor.size(last) <= 1 || tensor.stride(last) == 1, name,
+                  " must be contiguous in its last dimension, got stride ", tensor.stride(last));
+}
+
+// The distance between consecutive rows when dimensions [0, dims) are read as one.
+int64_t row_stride(const Tensor& tensor, const char* name, int64_t dims) {
+  int64_t stride = 0, expected = -1;
+  for (int64_t i = dims - 1; i >= 0; --i) {
+    if (tensor.size(i) == 1) continue;
+    if (expected < 0) {
+      stride = tensor.stride(i);
+      expected = stride;
+    }
+    STD_TORCH_CHECK(tensor.numel() == 0 || tensor.stride(i) == expected, name,
+                    " must have evenly spaced rows, got stride ", tensor.stride(i), " instead of ", expected,
+                    " in dimension ", i, "; make it contiguous");
+    expected *= tensor.size(i);
+  }
+  return stride;
+}
+
+int64_t check_rows(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.dim() >= 1, name, " must have at least 1 dimension");
+  check_inner_stride(tensor, name);
+  return row_stride(tensor, name, tensor.dim() - 1);
+}
+
+void check_same_shape(const Tensor& tensor, const char* name, const Tensor& reference, const char* reference_name) {
+  bool same = tensor.dim() == reference.dim();
+  for (int64_t i = 0; same && i < tensor.dim(); ++i) same = tensor.size(i) == reference.size(i);
+  STD_TORCH_CHECK(same, name, " must have the shape of ", reference_name);
+}
+
+#if defined(CPU_KERNEL)
+
+// Rows per task such that a task is worth a thread's waking.
+int64_t grain(int64_t row_size) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_size)); }
+
+void run(const RmsNorm& n, const Tensor&) {
+  torch::stable::parallel_for(0, n.rows, grain(n.size),
+                              [&](int64_t begin, int64_t end) { khub::cpu::rms_norm(n, begin, end); });
+}
+
+void run(const SiluAndMul& s, const Tensor&) {
+  torch::stable::parallel_for(0, s.rows, grain(s.size),
+                              [&](int64_t begin, int64_t end) { khub::cpu::silu_and_mul(s, begin, end); });
+}
+
+void run(const Rotary& r, const Tensor&) {
+  for (int64_t token = 0; token < r.num_tokens; ++token) {
+    STD_TORCH_CHECK(r.positions[token] >= 0 && r.positions[token] < r.max_position, "positions[", token,
+                    "] must be a row of cos_sin_cache (0 to ", r.max_position - 1, "), got ", r.positions[token]);
+  }
+  torch::stable::parallel_for(0, r.num_tokens, grain((r.query.count + r.key.count) * r.half),
+                              [&](int64_t begin, int64_t end) { khub::cpu::rotary(r, begin, end); });
+}
+
+#elif defined(CUDA_KERNEL)
+
+template <class Launch>
+void on_stream(const Tensor& tensor, const Launch& launch) {
+  const int32_t device = tensor.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const char* error = launch(stream);
+  STD_TORCH_CHECK(error == nullptr, "the CUDA kernel could not be launched: ", error);
+}
+
+void run(const RmsNorm& n, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::rms_norm(n, stream); });
+}
+
+void run(const SiluAndMul& s, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::silu_and_mul(s, stream); });
+}
+
+void run(const Rotary& r, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::rotary(r, stream); });
+}
+
+#endif
+
+RmsNorm prepare_norm(const Tensor& input, const Tensor& weight, double epsilon) {
+  RmsNorm n = {};
+  n.dtype = dtype_of(input, "input");
+  n.input_stride = check_rows(input, "input");
+  n.size = input.size(input.dim() - 1);
+  n.rows = n.size == 0 ? 0 : input.numel() / n.size;
+  n.input = input.data_ptr();
+  check_like(weight, "weight", input, input.scalar_type());
+  STD_TORCH_CHECK(weight.dim() == 1 && weight.size(0) == n.size, "weight must have the ", n.size,
+                  " elements of a row of input");
+  check_inner_stride(weight, "weight");
+  n.weight = weight.data_ptr();
+  n.epsilon = float(epsilon);
+  return n;
+}
+
+void rms_norm(const Tensor& out, const Tensor& input, const Tensor& weight, double epsilon) {
+  RmsNorm n = prepare_norm(input, weight, epsilon);
+  check_like(out, "out", input, input.scalar_type());
+  check_same_shape(out, "out", input, "input");
+  n.out_stride = check_rows(out, "out");
+  n.out = out.data_ptr();
+  run(n, input);
+}
+
+void fused_add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& weight, double epsilon) {
+  RmsNorm n = prepare_norm(input, weight, epsilon);
+  check_like(residual, "residual", input, input.scalar_type());
+  check_same_shape(residual, "residual", input, "input");
+  n.residual_stride = check_rows(residual, "residual");
+  n.residual = residual.data_ptr();
+  n.out_stride = n.input_stride;
+  n.out = input.data_ptr();
+  run(n, input);
+}
+
+void silu_and_mul(const Tensor& out, const Tensor& input) {
+  SiluAndMul s = {};
+  s.dtype = dtype_of(input, "input");
+  s.input_stride = check_rows(input, "input");
+  const int64_t last = input.dim() - 1;
+  STD_TORCH_CHECK(input.size(last) % 2 == 0, "input must have an even last dimension, got ", input.size(last));
+  s.size = input.size(last) / 2;
+  s.rows = s.size == 0 ? 0 : input.numel() / (2 * s.size);
+  s.input = input.data_ptr();
+  check_like(out, "out", input, input.scalar_type());
+  bool fits = out.dim() == input.dim() && out.size(last) == s.size;
+  for (int64_t i = 0; fits && i < last; ++i) fits = out.size(i) == input.size(i);
+  STD_TORCH_CHECK(fits, "out must have the shape of input with half of its last dimension, ", s.size);
+  s.out_stride = check_rows(out, "out");
+  s.out = out.data_ptr();
+  run(s, input);
+}
+
+// Tokens in the leading dimensions of `positions`, then [heads * head_size] or [heads, head_size].
+Heads heads_of(const Tensor& tensor, const char* name, const Tensor& positions, int64_t head_size) {
+  const int64_t dims = positions.dim();
+  STD_TORCH_CHECK(tensor.dim() == dims + 1 || tensor.dim() == dims + 2, name, " must have ", dims + 1, " or ",
+                  dims + 2, " dimensions (positions has ", dims, "), got ", tensor.dim());
+  for (int64_t i = 0; i < dims; ++i) {
+    STD_TORCH_CHECK(tensor.size(i) == positions.size(i), name, " must have the size of positions, ",
+                    positions.size(i), ", in dimension ", i, ", got ", tensor.size(i));
+  }
+  check_inner_stride(tensor, name);
+  Heads heads = {};
+  heads.data = tensor.data_ptr();
+  heads.token_stride = row_stride(tensor, name, dims);
+  const int64_t last = tensor.dim() - 1;
+  if (tensor.dim() == dims + 2) {
+    STD_TORCH_CHECK(tensor.size(last) == head_size, name, " must have heads of ", head_size, ", got ",
+                    tensor.size(last));
+    heads.count = tensor.size(dims);
+    heads.head_stride = tensor.stride(dims);
+  } else {
+    STD_TORCH_CHECK(tensor.size(last) % head_size == 0, name, " must have a last dimension divisible by head_size ",
+                    head_size, ", got ", tensor.size(last));
+    heads.count = tensor.size(last) / head_size;
+    heads.head_stride = head_size;
+  }
+  return heads;
+}
+
+void rotary_embedding(const Tensor& positions, const Tensor& query, const std::optional<Tensor>& key,
+                      int64_t head_size, const Tensor& cos_sin_cache, bool is_neox) {
+  Rotary r = {};
+  r.dtype = dtype_of(query, "query");
+  check_like(positions, "positions", query, ScalarType::Long);
+  STD_TORCH_CHECK(positions.is_contiguous(), "positions must be contiguous");
+  STD_TORCH_CHECK(head_size > 0, "head_size must be positive, got ", head_size);
+  r.num_tokens = positions.numel();
+  r.positions = positions.const_data_ptr<int64_t>();
+  r.query = heads_of(query, "query", positions, head_size);
+  if (key) {
+    check_like(*key, "key", query, query.scalar_type());
+    r.key = heads_of(*key, "key", positions, head_size);
+  }
+  r.cache_dtype = dtype_of(cos_sin_cache, "cos_sin_cache");
+  STD_TORCH_CHECK(cos_sin_cache.device() == query.device(), "cos_sin_cache must be on the device of query");
+  STD_TORCH_CHECK(cos_sin_cache.dim() == 2, "cos_sin_cache must have 2 dimensions, got ", cos_sin_cache.dim());
+  check_inner_stride(cos_sin_cache, "cos_sin_cache");
+  const int64_t rotated = cos_sin_cache.size(1);
+  STD_TORCH_CHECK(rotated % 2 == 0 && rotated <= head_size,
+                  "cos_sin_cache must have an even width of at most head_size ", head_size, ", got ", rotated);
+  r.half = rotated / 2;
+  r.max_position = cos_sin_cache.size(0);
+  r.cos_sin_cache = cos_sin_cache.data_ptr();
+  r.cache_stride = cos_sin_cache.stride(0);
+  r.is_neox = is_neox;
+  run(r, query);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
+  ops.def("rms_norm(Tensor(a!) out, Tensor input, Tensor weight, float epsilon) -> ()");
+  ops.def("fused_add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()");
+  ops.def("silu_and_mul(Tensor(a!) out, Tensor input) -> ()");
+  ops.def(
+      "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, "
+      "bool is_neox) -> ()");
+}
+
+#if defined(CPU_KERNEL)
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CPU, ops) {
+#elif defined(CUDA_KERNEL)
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
+#endif
+  ops.impl("rms_norm", TORCH_BOX(&rms_norm));
+  ops.impl("fused_add_rms_norm", TORCH_BOX(&fused_add_rms_norm));
+  ops.impl("silu_and_mul", TORCH_BOX(&silu_and_mul));
+  ops.impl("rotary_embedding", TORCH_BOX(&rotary_embedding));
+}
+
+REGISTER_EXTENSION(TORCH_EXTENSION_NAME)
