@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import ModuleType
@@ -94,6 +93,8 @@ def _check_dependencies(metadata: Metadata) -> None:
 
 
 def _is_installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import, rarely needed
+
     try:
         distribution(name)
     except PackageNotFoundError:

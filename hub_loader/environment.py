@@ -13,7 +13,6 @@ import re
 import sys
 import sysconfig
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,6 +126,8 @@ def _cxx11_abi(lib: Path) -> bool | None:
 
 
 def _distribution_version(name: str) -> Version | None:
+    from importlib import metadata  # a third of what importing this package would cost
+
     try:
         return _leading_version(metadata.version(name))
     except metadata.PackageNotFoundError:
