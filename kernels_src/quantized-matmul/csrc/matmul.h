@@ -1,0 +1,32 @@
+// What the kernels are told: raw pointers, sizes and strides (in elements), already checked by the binding.
+#pragma once
+
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace khub {
+
+// out[m, n] = sum over k of x[m, k] * (weight[n, k] - zero) * scale, plus bias[n]. A scale, and a zero point, holds for
+// `group_size` consecutive k of one n.
+struct QuantizedMatmul {
+  DType dtype;  // of x, bias and out
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  const void* x;
+  int64_t x_stride;
+  void* out;
+  int64_t out_stride;
+  const void* bias;  // [n], or null
+  int bits;          // 8: int8 [n, k]; 4: two to a byte, [n, ceil(k / 2)], the even k in the low half
+  const uint8_t* weight;
+  int64_t row_bytes;
+  const void* scales;  // [n, groups]
+  DType scale_dtype;
+  const uint8_t* zeros;  // [n, groups]; null: 0 with 8 bits, 8 with 4
+  int64_t group_size;    // with 4 bits: k, or a multiple of 16
+  int64_t groups;
+};
+
+}  // namespace khub

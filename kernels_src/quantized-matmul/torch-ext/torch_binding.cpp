@@ -1,0 +1,184 @@
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the kernels.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "registration.h"
+
+#if defined(CPU_KERNEL)
+#include "../csrc/cpu/matmul_cpu.h"
+#elif defined(CUDA_KERNEL)
+#include "../csrc/cuda/matmul_cuda.h"
+#endif
+
+namespace {
+
+using khub::DType;
+using khub::QuantizedMatmul;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Half: return DType::f16;
+    case ScalarType::BFloat16: return DType::bf16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16, got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+void check_dtype(const Tensor& tensor, const char* name, ScalarType dtype) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+// [rows], or [rows, columns] where columns is not negative.
+void check_shape(const Tensor& tensor, const char* name, const Tensor& x, int64_t rows, int64_t columns) {
+  const int64_t dims = columns < 0 ? 1 : 2;
+  STD_TORCH_CHECK(tensor.device() == x.device(), name, " must be on the device of the first argument");
+  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions, got ", tensor.dim());
+  STD_TORCH_CHECK(tensor.size(0) == rows, name, " must have size ", rows, " in dimension 0, got ", tensor.size(0));
+  STD_TORCH_CHECK(dims == 1 || tensor.size(1) == columns, name, " must have size ", columns,
+                  " in dimension 1, got ", tensor.size(dims - 1));
+}
+
+void check_inner_stride(const Tensor& tensor, const char* name) {
+  const int64_t last = tensor.dim() - 1;
+  STD_TORCH_CHECK(tensor.size(last) <= 1 || tensor.stride(last) == 1, name,
+                  " must be contiguous in its last dimension, got stride ", tensor.stride(last));
+}
+
+void check_contiguous(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+#if defined(CPU_KERNEL)
+
+void run(const QuantizedMatmul& q, const Tensor&) {
+  if (q.m == 0 || q.n == 0) return;
+  std::vector<float> widened(size_t(q.m * khub::cpu::widened_width(q)));
+  torch::stable::parallel_for(0, q.m, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
+    khub::cpu::widen(q, widened.data(), begin, end);
+  });
+  const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
+  const int64_t tile_work = khub::cpu::kTileRows * q.k;
+  torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, 65536 / tile_work), [&](int64_t begin, int64_t end) {
+    khub::cpu::matmul(q, widened.data(), begin, end);
+  });
+}
+
+#elif defined(CUDA_KERNEL)
+
+void run(const QuantizedMatmul& q, const Tensor& x) {
+  const int32_t device = x.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const char* error = khub::cuda::matmul(q, stream);
+  STD_TORCH_CHECK(error == nullptr, "the CUDA kernel could not be launched: ", error);
+}
+
+#endif
+
+// Everything but the weights.
+QuantizedMatmul prepare(const Tensor& out, const Tensor& x, int64_t n, const std::optional<Tensor>& bias) {
+  QuantizedMatmul q = {};
+  q.dtype = dtype_of(x, "x");
+  STD_TORCH_CHECK(x.dim() == 2, "x must have 2 dimensions, got ", x.dim());
+  check_inner_stride(x, "x");
+  q.m = x.size(0);
+  q.n = n;
+  q.k = x.size(1);
+  STD_TORCH_CHECK(q.k > 0, "x must have at least 1 column");
+  q.x = x.data_ptr();
+  q.x_stride = x.stride(0);
+  check_dtype(out, "out", x.scalar_type());
+  check_shape(out, "out", x, q.m, q.n);
+  check_inner_stride(out, "out");
+  q.out = out.data_ptr();
+  q.out_stride = out.stride(0);
+  if (bias) {
+    check_dtype(*bias, "bias", x.scalar_type());
+    check_shape(*bias, "bias", x, q.n, -1);
+    check_contiguous(*bias, "bias");
+    q.bias = bias->data_ptr();
+  }
+  return q;
+}
+
+void int8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
+                 const std::optional<Tensor>& bias) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
+  QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
+  check_dtype(weight, "weight", ScalarType::Char);
+  check_shape(weight, "weight", x, q.n, q.k);
+  check_contiguous(weight, "weight");
+  check_dtype(scales, "scales", ScalarType::Float);
+  check_shape(scales, "scales", x, q.n, -1);
+  check_contiguous(scales, "scales");
+  q.bits = 8;
+  q.row_bytes = q.k;
+  q.weight = static_cast<const uint8_t*>(weight.data_ptr());
+  q.scales = scales.data_ptr();
+  q.scale_dtype = DType::f32;
+  q.group_size = q.k;
+  q.groups = 1;
+  run(q, x);
+}
+
+void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
+                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
+  QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
+  STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 16 == 0 && 512 % group_size == 0 &&
+                                        q.k % group_size == 0),
+                  "group_size must be 16 to 512 in powers of two and divide the ", q.k, " columns of x, or be their ",
+                  "number; got ", group_size);
+  q.group_size = group_size;
+  q.groups = q.k / group_size;
+  check_dtype(weight, "weight", ScalarType::Byte);
+  check_shape(weight, "weight", x, q.n, (q.k + 1) / 2);
+  check_contiguous(weight, "weight");
+  q.scale_dtype = dtype_of(scales, "scales");
+  check_shape(scales, "scales", x, q.n, q.groups);
+  check_contiguous(scales, "scales");
+  if (zeros) {
+    check_dtype(*zeros, "zeros", ScalarType::Byte);
+    check_shape(*zeros, "zeros", x, q.n, q.groups);
+    check_contiguous(*zeros, "zeros");
+    q.zeros = static_cast<const uint8_t*>(zeros->data_ptr());
+  }
+  q.bits = 4;
+  q.row_bytes = (q.k + 1) / 2;
+  q.weight = static_cast<const uint8_t*>(weight.data_ptr());
+  q.scales = scales.data_ptr();
+  run(q, x);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
+  ops.def("int8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> ()");
+  ops.def(
+      "int4_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, "
+      "int group_size) -> ()");
+}
+
+#if defined(CPU_KERNEL)
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CPU, ops) {
+#elif defined(CUDA_KERNEL)
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
+#endif
+  ops.impl("int8_matmul", TORCH_BOX(&int8_matmul));
+  ops.impl("int4_matmul", TORCH_BOX(&int4_matmul));
+}
+
+REGISTER_EXTENSION(TORCH_EXTENSION_NAME)
