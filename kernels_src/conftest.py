@@ -1,7 +1,8 @@
 """The `kernel` fixture: the package a test file lies in, built and imported.
 
-`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead; without it
-each package is compiled here. The CUDA source is tested on the host, on the emulator in tests/cuda_emulator.
+`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead;
+without it each package is compiled here. The CUDA source is tested on the host, on the emulator in
+tests/cuda_emulator.
 """
 
 import hashlib
@@ -80,7 +81,10 @@ def compile_package(package: Path, backend: str, cache: Path) -> Path:
     sections = [s for s in config["kernel"].values() if s["backend"] == backend]
     emulated = backend == "cuda"
     inputs = [
-        p for root in (package / "csrc", package / "torch-ext", EMULATOR) for p in sorted(root.rglob("*")) if p.is_file()
+        p
+        for root in (package / "csrc", package / "torch-ext", EMULATOR)
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
     ]
     digest = hashlib.sha256(torch.__version__.encode() + (package / "build.toml").read_bytes())
     digest.update(Path(__file__).read_bytes())

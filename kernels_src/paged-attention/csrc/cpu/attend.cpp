@@ -1,4 +1,5 @@
-// The attention loop, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
+// The attention loop, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run
+// time.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -36,7 +37,8 @@ std::vector<Tile> plan_tiles(const Attention& a) {
   std::vector<Tile> tiles;
   for (int64_t seq = 0; seq < a.num_seqs; ++seq) {
     const int64_t end = a.query_start_loc ? a.query_start_loc[seq + 1] : seq + 1;
-    for (int64_t token = a.query_start_loc ? a.query_start_loc[seq] : seq; token < end; token += kTileTokens) {
+    for (int64_t token = a.query_start_loc ? a.query_start_loc[seq] : seq; token < end;
+         token += kTileTokens) {
       tiles.push_back({seq, token, std::min(kTileTokens, end - token)});
     }
   }
@@ -45,7 +47,8 @@ std::vector<Tile> plan_tiles(const Attention& a) {
 
 void attend(const Attention& a, const std::vector<Tile>& tiles, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::attend(a, tiles, begin, end);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return avx2::attend(a, tiles, begin, end);
 #endif
   baseline::attend(a, tiles, begin, end);
 }

@@ -54,7 +54,8 @@ void widen(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end)
 
 void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::matmul(q, widened, begin, end);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return avx2::matmul(q, widened, begin, end);
 #endif
   baseline::matmul(q, widened, begin, end);
 }

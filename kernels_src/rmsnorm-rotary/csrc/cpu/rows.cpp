@@ -1,4 +1,5 @@
-// The row kernels, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
+// The row kernels, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run
+// time.
 #include <cmath>
 #include <vector>
 
@@ -36,7 +37,9 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end) { KHUB_PICK(rms_norm(norm, begin, end)); }
 
-void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) { KHUB_PICK(silu_and_mul(silu, begin, end)); }
+void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) {
+  KHUB_PICK(silu_and_mul(silu, begin, end));
+}
 
 void rotary(const Rotary& r, int64_t begin, int64_t end) { KHUB_PICK(rotary(r, begin, end)); }
 
