@@ -45,27 +45,29 @@ def seed() -> int:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
-    """Builds and imports a package, once: (package folder, backend) -> module."""
+    """Builds and imports a package once: (folder, "cpu", "cpu-baseline" or "cuda-emulated") -> module."""
     loaded: dict[tuple[Path, str], ModuleType] = {}
     cache = Path(pytestconfig.cache.mkdir("kernels"))
 
-    def build(package: Path, backend: str) -> ModuleType:
-        key = (package, backend)
+    def build(package: Path, kind: str) -> ModuleType:
+        key = (package, kind)
         if key not in loaded:
             given = os.environ.get("KHUB_KERNEL_BUILD")
-            if given and backend == "cpu":
+            if given and kind == "cpu":
                 loaded[key] = import_package(Path(given) / package.name / "build" / VARIANT)
             else:
-                loaded[key] = import_package(compile_package(package, backend, cache))
+                loaded[key] = import_package(compile_package(package, kind, cache))
         return loaded[key]
 
     return build
 
 
-@pytest.fixture(scope="module", params=["cpu", "cuda-emulated"])
+@pytest.fixture(
+    scope="module", params=["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow), "cuda-emulated"]
+)
 def kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
-    """The module under test: the CPU build, and the CUDA build on the emulator."""
-    return builds(request.path.parent.parent, request.param.removesuffix("-emulated"))
+    """The module under test: the CPU build, its path for processors without AVX2, the emulated CUDA build."""
+    return builds(request.path.parent.parent, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,13 @@ def cpu_kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
     return builds(request.path.parent.parent, "cpu")
 
 
-def compile_package(package: Path, backend: str, cache: Path) -> Path:
+def compile_package(package: Path, kind: str, cache: Path) -> Path:
     """Compiles one backend of a package into a folder named by its sources' digest. Returns the folder."""
+    backend, _, special = kind.partition("-")
     config = tomllib.loads((package / "build.toml").read_text())
     name = config["general"]["name"].replace("-", "_")
     sections = [s for s in config["kernel"].values() if s["backend"] == backend]
-    emulated = backend == "cuda"
+    emulated = special == "emulated"
     inputs = [
         p
         for root in (package / "csrc", package / "torch-ext", EMULATOR)
@@ -90,7 +93,7 @@ def compile_package(package: Path, backend: str, cache: Path) -> Path:
     digest.update(Path(__file__).read_bytes())
     for path in inputs:
         digest.update(path.name.encode() + path.read_bytes())
-    op_id = f"_{name}_{backend}_{digest.hexdigest()[:12]}"
+    op_id = f"_{name}_{kind.replace('-', '_')}_{digest.hexdigest()[:12]}"
     folder = cache / op_id
     if folder.exists():
         return folder
@@ -99,6 +102,8 @@ def compile_package(package: Path, backend: str, cache: Path) -> Path:
     common = ["g++", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
     common += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-DTORCH_EXTENSION_NAME={op_id}"]
     common += [f"-D{backend.upper()}_KERNEL", "-O1", "-DUSE_CUDA"] if emulated else ["-DCPU_KERNEL", "-O3"]
+    if special == "baseline":
+        common.append("-DKHUB_BASELINE")
     includes = ["-I", str(EMULATOR)] if emulated else ["-idirafter", str(EMULATOR)]
     includes += ["-isystem", str(torch_root / "include"), "-isystem", sysconfig.get_paths()["include"]]
     jobs = [(src, []) for src in config["torch"]["src"]]

@@ -87,8 +87,8 @@ def test_quantize_of_any_weight_is_within_half_a_step_of_it(cpu_kernel, data):
     weight = (torch.randn(4, 256, generator=generator) * spread + centre).to(dtype)
     packed = cpu_kernel.quantize(weight, format, **options)
     steps = packed.scales.float().reshape(4, -1).repeat_interleave(packed.group_size, dim=1)
-    # The ends are as many steps away as there are levels, so a rounded scale moves them by that many roundings;
-    # a rounded zero point moves them by half a step more.
+    # The ends are as many steps away as there are levels, so a rounded scale moves them by that many
+    # roundings; a rounded zero point moves them by half a step more.
     levels = 128 if format == "int8" else 16
     slack = 0.5 + levels * torch.finfo(packed.scales.dtype).eps + (0.5 if packed.zeros is not None else 0.0)
     assert ((cpu_kernel.dequantize(packed) - weight.float()).abs() <= slack * steps).all()

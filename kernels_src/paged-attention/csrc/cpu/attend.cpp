@@ -6,6 +6,10 @@
 
 #include "attention_cpu.h"
 
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)
+#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
+#endif
+
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
 namespace khub::cpu {
@@ -18,7 +22,7 @@ namespace baseline {
 #include "attend_impl.h"
 }  // namespace baseline
 
-#if defined(__x86_64__)
+#if defined(KHUB_AVX2)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
@@ -46,7 +50,7 @@ std::vector<Tile> plan_tiles(const Attention& a) {
 }
 
 void attend(const Attention& a, const std::vector<Tile>& tiles, int64_t begin, int64_t end) {
-#if defined(__x86_64__)
+#if defined(KHUB_AVX2)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return avx2::attend(a, tiles, begin, end);
 #endif

@@ -250,8 +250,8 @@ def copy_blocks(
 ) -> None:
     """Copies whole blocks within each layer's caches, for copy-on-write.
 
-    ``block_mapping`` is int64 ``[num_pairs, 2]`` of (source, destination). No destination may be a source or a
-    destination of another pair: on a GPU all pairs are copied at once.
+    ``block_mapping`` is int64 ``[num_pairs, 2]`` of (source, destination). No destination may be a source or
+    a destination of another pair: on a GPU all pairs are copied at once.
 
     Raises:
         RuntimeError: caches whose blocks are not contiguous; on the CPU also a block out of range.

@@ -5,6 +5,10 @@
 
 #include "rows_cpu.h"
 
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)
+#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
+#endif
+
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
 namespace khub::cpu {
@@ -17,7 +21,7 @@ namespace baseline {
 #include "rows_impl.h"
 }  // namespace baseline
 
-#if defined(__x86_64__)
+#if defined(KHUB_AVX2)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
