@@ -1,7 +1,8 @@
 """The `kernel` fixture: the package a test file lies in, built and imported.
 
-`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead; without it
-each package is compiled here. The CUDA source is tested on the host, on the emulator in tests/cuda_emulator.
+`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead;
+without it each package is compiled here. The CUDA source is tested on the host, on the emulator in
+tests/cuda_emulator.
 """
 
 import hashlib
@@ -44,27 +45,29 @@ def seed() -> int:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
-    """Builds and imports a package, once: (package folder, backend) -> module."""
+    """Builds and imports a package once: (folder, "cpu", "cpu-baseline" or "cuda-emulated") -> module."""
     loaded: dict[tuple[Path, str], ModuleType] = {}
     cache = Path(pytestconfig.cache.mkdir("kernels"))
 
-    def build(package: Path, backend: str) -> ModuleType:
-        key = (package, backend)
+    def build(package: Path, kind: str) -> ModuleType:
+        key = (package, kind)
         if key not in loaded:
             given = os.environ.get("KHUB_KERNEL_BUILD")
-            if given and backend == "cpu":
+            if given and kind == "cpu":
                 loaded[key] = import_package(Path(given) / package.name / "build" / VARIANT)
             else:
-                loaded[key] = import_package(compile_package(package, backend, cache))
+                loaded[key] = import_package(compile_package(package, kind, cache))
         return loaded[key]
 
     return build
 
 
-@pytest.fixture(scope="module", params=["cpu", "cuda-emulated"])
+@pytest.fixture(
+    scope="module", params=["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow), "cuda-emulated"]
+)
 def kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
-    """The module under test: the CPU build, and the CUDA build on the emulator."""
-    return builds(request.path.parent.parent, request.param.removesuffix("-emulated"))
+    """The module under test: the CPU build, its path for processors without AVX2, the emulated CUDA build."""
+    return builds(request.path.parent.parent, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +76,24 @@ def cpu_kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
     return builds(request.path.parent.parent, "cpu")
 
 
-def compile_package(package: Path, backend: str, cache: Path) -> Path:
+def compile_package(package: Path, kind: str, cache: Path) -> Path:
     """Compiles one backend of a package into a folder named by its sources' digest. Returns the folder."""
+    backend, _, special = kind.partition("-")
     config = tomllib.loads((package / "build.toml").read_text())
     name = config["general"]["name"].replace("-", "_")
     sections = [s for s in config["kernel"].values() if s["backend"] == backend]
-    emulated = backend == "cuda"
+    emulated = special == "emulated"
     inputs = [
-        p for root in (package / "csrc", package / "torch-ext", EMULATOR) for p in sorted(root.rglob("*")) if p.is_file()
+        p
+        for root in (package / "csrc", package / "torch-ext", EMULATOR)
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
     ]
     digest = hashlib.sha256(torch.__version__.encode() + (package / "build.toml").read_bytes())
     digest.update(Path(__file__).read_bytes())
     for path in inputs:
         digest.update(path.name.encode() + path.read_bytes())
-    op_id = f"_{name}_{backend}_{digest.hexdigest()[:12]}"
+    op_id = f"_{name}_{kind.replace('-', '_')}_{digest.hexdigest()[:12]}"
     folder = cache / op_id
     if folder.exists():
         return folder
@@ -95,6 +102,8 @@ def compile_package(package: Path, backend: str, cache: Path) -> Path:
     common = ["g++", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
     common += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-DTORCH_EXTENSION_NAME={op_id}"]
     common += [f"-D{backend.upper()}_KERNEL", "-O1", "-DUSE_CUDA"] if emulated else ["-DCPU_KERNEL", "-O3"]
+    if special == "baseline":
+        common.append("-DKHUB_BASELINE")
     includes = ["-I", str(EMULATOR)] if emulated else ["-idirafter", str(EMULATOR)]
     includes += ["-isystem", str(torch_root / "include"), "-isystem", sysconfig.get_paths()["include"]]
     jobs = [(src, []) for src in config["torch"]["src"]]

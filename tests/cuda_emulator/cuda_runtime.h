@@ -1,11 +1,12 @@
-// Runs CUDA source on the host, for tests where there is no GPU. Put this folder first on the include path and
-// compile a .cu file as C++.
+// Runs CUDA source on the host, for tests where there is no GPU. Put this folder first on the include path
+// and compile a .cu file as C++.
 //
-// The threads of a block are fibers that switch only at barriers and shuffles; the blocks of a grid run one after the
-// other. What is emulated is what the kernels of this tree use: a one-to-three-dimensional launch through
-// cudaLaunchKernelEx, static __shared__ memory, __syncthreads, __syncwarp and full-mask warp shuffles. A barrier that
-// some threads never reach fails the launch instead of hanging. CUDA_EMULATOR_ORDER=reverse runs the threads last to
-// first: a kernel that lacks a barrier then gives another result.
+// The threads of a block are fibers that switch only at barriers and shuffles; the blocks of a grid run one
+// after the other. What is emulated is what the kernels of this tree use: a one-to-three-dimensional launch
+// through cudaLaunchKernelEx, static __shared__ memory, __syncthreads, __syncwarp and full-mask warp
+// shuffles. A barrier that some threads never reach fails the launch instead of hanging.
+// CUDA_EMULATOR_ORDER=reverse runs the threads last to first: a kernel that lacks a barrier then gives
+// another result.
 #pragma once
 
 #include <ucontext.h>
@@ -76,7 +77,8 @@ struct Barrier {
 
 struct Warp {
   Barrier barrier;
-  uint64_t lanes[2][kWarpSize] = {};  // by parity of the generation: one shuffle may start while another is read
+  uint64_t lanes[2][kWarpSize] =
+      {};  // by parity of the generation: one shuffle may start while another is read
 };
 
 struct Thread {
@@ -187,7 +189,8 @@ T __shfl_sync(unsigned, T value, int source) {
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-  return cuda_emulator::exchange(value, (cuda_emulator::block->current->rank % cuda_emulator::kWarpSize) ^ mask);
+  return cuda_emulator::exchange(value,
+                                 (cuda_emulator::block->current->rank % cuda_emulator::kWarpSize) ^ mask);
 }
 
 template <class T>
@@ -201,7 +204,8 @@ template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
   const dim3 grid = config->gridDim;
   const uint64_t count = uint64_t(config->blockDim.x) * config->blockDim.y * config->blockDim.z;
-  if (count == 0 || count > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+  if (count == 0 || count > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 ||
+      grid.z > 65535) {
     return cudaErrorInvalidConfiguration;
   }
   cuda_emulator::Block block;
@@ -209,7 +213,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   blockDim = config->blockDim;
   block.threads.resize(count);
   block.warps.resize((count + cuda_emulator::kWarpSize - 1) / cuda_emulator::kWarpSize);
-  for (cuda_emulator::Thread& thread : block.threads) thread.stack.reset(new char[cuda_emulator::kStackBytes]);
+  for (cuda_emulator::Thread& thread : block.threads)
+    thread.stack.reset(new char[cuda_emulator::kStackBytes]);
   block.body = [&] { kernel(Params(args)...); };
   const char* order = std::getenv("CUDA_EMULATOR_ORDER");
   const bool reverse = order && std::strcmp(order, "reverse") == 0;

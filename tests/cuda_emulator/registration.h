@@ -1,5 +1,5 @@
-// The builder's registration macros, with every op registered for the CPU: the CUDA variant of a package then takes
-// CPU tensors and runs on the emulator. There is one device, and its stream is null.
+// The builder's registration macros, with every op registered for the CPU: the CUDA variant of a package then
+// takes CPU tensors and runs on the emulator. There is one device, and its stream is null.
 #pragma once
 
 #include <Python.h>
@@ -12,11 +12,11 @@
 #define STABLE_TORCH_LIBRARY_EXPAND(NAME, MODULE) STABLE_TORCH_LIBRARY(NAME, MODULE)
 #define STABLE_TORCH_LIBRARY_IMPL_EXPAND(NAME, DEVICE, MODULE) STABLE_TORCH_LIBRARY_IMPL(NAME, CPU, MODULE)
 
-#define REGISTER_EXTENSION(NAME)                                                                \
-  PyMODINIT_FUNC KHUB_JOIN(PyInit_, NAME)() {                                                   \
-    static PyModuleDef module = {PyModuleDef_HEAD_INIT, KHUB_STRING(NAME), nullptr, 0, nullptr, \
-                                 nullptr, nullptr, nullptr, nullptr};                           \
-    return PyModule_Create(&module);                                                            \
+#define REGISTER_EXTENSION(NAME)                                                                            \
+  PyMODINIT_FUNC KHUB_JOIN(PyInit_, NAME)() {                                                               \
+    static PyModuleDef module = {                                                                           \
+        PyModuleDef_HEAD_INIT, KHUB_STRING(NAME), nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr}; \
+    return PyModule_Create(&module);                                                                        \
   }
 
 #if defined(CUDA_KERNEL)

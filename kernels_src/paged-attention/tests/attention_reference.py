@@ -1,4 +1,4 @@
-"""Paged attention in plain torch and float64, written from the definition: one token and one head at a time."""
+"""Paged attention in plain torch and float64, written from the definition: one sequence at a time."""
 
 from __future__ import annotations
 

@@ -208,7 +208,10 @@ def test_attend_over_32k_tokens_is_the_reference(cpu_kernel, dtype):
         ({"query": torch.randn(2, 4, 128)[:, :, ::2]}, "contiguous in its last dimension, got stride 2"),
         ({"query": torch.randn(2, 4, 64).half()}, "key_cache must be Half, got Float"),
         ({"seq_lens": torch.tensor([20])}, "seq_lens must be Int, got Long"),
-        ({"block_tables": torch.zeros(3, 2, dtype=torch.int32)}, "block_tables must have size 1 in dimension 0"),
+        (
+            {"block_tables": torch.zeros(3, 2, dtype=torch.int32)},
+            "block_tables must have size 1 in dimension 0",
+        ),
         ({"query_start_loc": torch.tensor([0], dtype=torch.int32)}, "query_start_loc must have size 2"),
         ({"alibi_slopes": torch.zeros(3)}, "alibi_slopes must have size 4"),
         ({"out": torch.zeros(1, 4, 64)}, "out must have size 2 in dimension 0, got 1"),

@@ -1,4 +1,7 @@
-"""Writes into the cache, block copies and the drop-in decode functions. Writes and copies move bits: no tolerance."""
+"""Writes into the cache, block copies and the drop-in decode functions.
+
+Writes and copies move bits, so they have no tolerance.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,9 @@ def test_reshape_and_cache_of_fewer_slots_than_tokens_writes_the_first_tokens(ke
 def test_reshape_and_cache_of_a_slot_out_of_range_raises_and_writes_nothing(cpu_kernel):
     key_cache, value_cache = empty_caches("flash", 2, 4, 2, 8, torch.float32)
     key, value = torch.randn(2, 2, 2, 8)
-    with pytest.raises(RuntimeError, match=r"slot_mapping\[1\] must be below the 8 slots of the cache, got 8"):
+    with pytest.raises(
+        RuntimeError, match=r"slot_mapping\[1\] must be below the 8 slots of the cache, got 8"
+    ):
         cpu_kernel.reshape_and_cache_flash(key, value, key_cache, value_cache, torch.tensor([0, 8]))
     assert key_cache.isnan().all()
 
@@ -140,7 +145,11 @@ def decode_step(dtype, block_size=8, heads=4, kv_heads=2, head_size=80):
         "key": torch.randn(sum(lens), kv_heads, head_size).to(dtype),
         "value": torch.randn(sum(lens), kv_heads, head_size).to(dtype),
         "slots": torch.tensor(
-            [int(tables[s, i // block_size]) * block_size + i % block_size for s in range(4) for i in range(lens[s])]
+            [
+                int(tables[s, i // block_size]) * block_size + i % block_size
+                for s in range(4)
+                for i in range(lens[s])
+            ]
         ),
     }
 
@@ -156,7 +165,22 @@ def test_paged_attention_over_a_written_classic_cache_is_the_reference(kernel, d
     out = torch.full_like(step["query"], torch.nan)
     scratch = (torch.empty(0), torch.empty(0), torch.empty(0)) if version == 2 else ()
     function = kernel.paged_attention_v2 if version == 2 else kernel.paged_attention_v1
-    function(out, *scratch, step["query"], *caches, 2, 0.1, step["tables"], step["lens"], 8, 23, slopes, "auto", 1.0, 1.0)
+    function(
+        out,
+        *scratch,
+        step["query"],
+        *caches,
+        2,
+        0.1,
+        step["tables"],
+        step["lens"],
+        8,
+        23,
+        slopes,
+        "auto",
+        1.0,
+        1.0,
+    )
     expected, _ = reference.attend(
         step["query"],
         *as_flash(*caches),

@@ -1,4 +1,5 @@
-// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the kernels.
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the
+// kernels.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -37,10 +38,12 @@ DType dtype_of(const Tensor& tensor, const char* name) {
                   torch::headeronly::toString(tensor.scalar_type()));
 }
 
-void check_like(const Tensor& tensor, const char* name, const Tensor& reference, ScalarType dtype, int64_t dim) {
-  STD_TORCH_CHECK(tensor.device() == reference.device(), name, " must be on the device of the first argument");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
-                  torch::headeronly::toString(tensor.scalar_type()));
+void check_like(const Tensor& tensor, const char* name, const Tensor& reference, ScalarType dtype,
+                int64_t dim) {
+  STD_TORCH_CHECK(tensor.device() == reference.device(), name,
+                  " must be on the device of the first argument");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype),
+                  ", got ", torch::headeronly::toString(tensor.scalar_type()));
   STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, got ", tensor.dim());
 }
 
@@ -78,7 +81,8 @@ PagedCache paged_cache(const Tensor& key, const Tensor& value, const Tensor& ref
     };
     cache.key = view(key);
     cache.value = view(value);
-  } else {  // classic: key [blocks, heads, head_size / x, block_size, x], value [blocks, heads, head_size, block_size]
+  } else {  // classic: key [blocks, heads, head_size / x, block_size, x], value [blocks, heads, head_size,
+            // block_size]
     check_like(key, "key_cache", reference, dtype, 5);
     check_like(value, "value_cache", reference, dtype, 4);
     check_inner_stride(key, "key_cache");
@@ -91,11 +95,13 @@ PagedCache paged_cache(const Tensor& key, const Tensor& value, const Tensor& ref
     check_size(value, "value_cache", 2, cache.head_size);
     check_size(value, "value_cache", 3, cache.block_size);
     cache.key = {key.data_ptr(), key.stride(0), key.stride(3), key.stride(1), key.size(4), key.stride(2), 1};
-    cache.value = {value.data_ptr(), value.stride(0), value.stride(3), value.stride(1),
-                   cache.head_size,  0,               value.stride(2)};
+    cache.value = {value.data_ptr(), value.stride(0), value.stride(3), value.stride(1), cache.head_size, 0,
+                   value.stride(2)};
   }
-  STD_TORCH_CHECK(cache.head_size >= 1, "key_cache must have a head size of at least 1, got ", cache.head_size);
-  STD_TORCH_CHECK(cache.block_size >= 1, "key_cache must have a block size of at least 1, got ", cache.block_size);
+  STD_TORCH_CHECK(cache.head_size >= 1, "key_cache must have a head size of at least 1, got ",
+                  cache.head_size);
+  STD_TORCH_CHECK(cache.block_size >= 1, "key_cache must have a block size of at least 1, got ",
+                  cache.block_size);
   STD_TORCH_CHECK(cache.num_heads >= 1, "key_cache must have at least 1 KV head, got ", cache.num_heads);
   return cache;
 }
@@ -105,10 +111,12 @@ PagedCache paged_cache(const Tensor& key, const Tensor& value, const Tensor& ref
 // On the host the values are at hand, so they are checked too; on a device that would cost a synchronisation.
 void check_values(const Attention& a) {
   if (a.query_start_loc) {
-    STD_TORCH_CHECK(a.query_start_loc[0] == 0, "query_start_loc must start with 0, got ", a.query_start_loc[0]);
+    STD_TORCH_CHECK(a.query_start_loc[0] == 0, "query_start_loc must start with 0, got ",
+                    a.query_start_loc[0]);
     for (int64_t i = 0; i < a.num_seqs; ++i) {
-      STD_TORCH_CHECK(a.query_start_loc[i] <= a.query_start_loc[i + 1], "query_start_loc must not decrease, got ",
-                      a.query_start_loc[i + 1], " after ", a.query_start_loc[i]);
+      STD_TORCH_CHECK(a.query_start_loc[i] <= a.query_start_loc[i + 1],
+                      "query_start_loc must not decrease, got ", a.query_start_loc[i + 1], " after ",
+                      a.query_start_loc[i]);
     }
     STD_TORCH_CHECK(a.query_start_loc[a.num_seqs] == a.num_tokens, "query_start_loc must end with the ",
                     a.num_tokens, " tokens of query, got ", a.query_start_loc[a.num_seqs]);
@@ -116,8 +124,8 @@ void check_values(const Attention& a) {
   for (int64_t seq = 0; seq < a.num_seqs; ++seq) {
     const int64_t length = a.seq_lens[seq];
     STD_TORCH_CHECK(length >= 0 && length <= a.max_blocks * a.block_size, "seq_lens[", seq,
-                    "] must be between 0 and the ", a.max_blocks * a.block_size, " slots of a block table, got ",
-                    length);
+                    "] must be between 0 and the ", a.max_blocks * a.block_size,
+                    " slots of a block table, got ", length);
     for (int64_t i = 0; i * a.block_size < length; ++i) {
       const int64_t block = a.block_tables[seq * a.block_table_stride + i];
       STD_TORCH_CHECK(block >= 0 && block < a.num_blocks, "block_tables[", seq, ", ", i,
@@ -147,11 +155,13 @@ void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, co
   const int64_t* pairs = mapping.const_data_ptr<int64_t>();
   char* data = static_cast<char*>(cache.data_ptr());
   for (int64_t i = 0; i < 2 * mapping.size(0); ++i) {
-    STD_TORCH_CHECK(pairs[i] >= 0 && pairs[i] < cache.size(0), "block_mapping must hold blocks of the cache (0 to ",
-                    cache.size(0) - 1, "), got ", pairs[i]);
+    STD_TORCH_CHECK(pairs[i] >= 0 && pairs[i] < cache.size(0),
+                    "block_mapping must hold blocks of the cache (0 to ", cache.size(0) - 1, "), got ",
+                    pairs[i]);
   }
   for (int64_t i = 0; i < mapping.size(0); ++i) {
-    std::memmove(data + pairs[2 * i + 1] * stride_bytes, data + pairs[2 * i] * stride_bytes, size_t(block_bytes));
+    std::memmove(data + pairs[2 * i + 1] * stride_bytes, data + pairs[2 * i] * stride_bytes,
+                 size_t(block_bytes));
   }
 }
 
@@ -186,8 +196,8 @@ void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, co
 
 void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& query, const Tensor& key_cache,
             const Tensor& value_cache, const Tensor& block_tables, const Tensor& seq_lens,
-            const std::optional<Tensor>& query_start_loc, const std::optional<Tensor>& alibi_slopes, double scale,
-            bool causal, int64_t window, double softcap) {
+            const std::optional<Tensor>& query_start_loc, const std::optional<Tensor>& alibi_slopes,
+            double scale, bool causal, int64_t window, double softcap) {
   Attention a = {};
   a.dtype = dtype_of(query, "query");
   check_like(query, "query", query, query.scalar_type(), 3);
@@ -260,8 +270,8 @@ void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& q
   run(a, query);
 }
 
-void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key_cache, const Tensor& value_cache,
-                       const Tensor& slot_mapping) {
+void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key_cache,
+                       const Tensor& value_cache, const Tensor& slot_mapping) {
   dtype_of(key, "key");
   check_like(key, "key", key, key.scalar_type(), 3);
   check_inner_stride(key, "key");
@@ -274,8 +284,8 @@ void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key
   check_like(slot_mapping, "slot_mapping", key, ScalarType::Long, 1);
   check_inner_stride(slot_mapping, "slot_mapping");
   // A step padded for a CUDA graph has more keys than slots; the rest is not written.
-  STD_TORCH_CHECK(slot_mapping.size(0) <= key.size(0), "slot_mapping must not be longer than the ", key.size(0),
-                  " tokens of key, got ", slot_mapping.size(0));
+  STD_TORCH_CHECK(slot_mapping.size(0) <= key.size(0), "slot_mapping must not be longer than the ",
+                  key.size(0), " tokens of key, got ", slot_mapping.size(0));
   CacheWrite w = {};
   w.itemsize = int64_t(key.element_size());
   w.num_tokens = slot_mapping.size(0);
@@ -315,9 +325,11 @@ void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor
                   key_caches.size(), " key_caches, got ", value_caches.size());
   for (const auto* caches : {&key_caches, &value_caches}) {
     for (const Tensor& cache : *caches) {
-      STD_TORCH_CHECK(cache.device() == block_mapping.device(), "caches must be on the device of block_mapping");
+      STD_TORCH_CHECK(cache.device() == block_mapping.device(),
+                      "caches must be on the device of block_mapping");
       dtype_of(cache, "caches");
-      STD_TORCH_CHECK(cache.dim() >= 2, "caches must have blocks in dimension 0, got ", cache.dim(), " dimensions");
+      STD_TORCH_CHECK(cache.dim() >= 2, "caches must have blocks in dimension 0, got ", cache.dim(),
+                      " dimensions");
       block_bytes(cache);
     }
   }
@@ -333,7 +345,8 @@ void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor
 STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def(
       "attend(Tensor(a!) out, Tensor(b!)? lse, Tensor query, Tensor key_cache, Tensor value_cache, "
-      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, float scale, bool causal, "
+      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, float scale, "
+      "bool causal, "
       "int window, float softcap) -> ()");
   ops.def(
       "reshape_and_cache(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "

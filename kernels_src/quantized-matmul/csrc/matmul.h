@@ -7,8 +7,8 @@
 
 namespace khub {
 
-// out[m, n] = sum over k of x[m, k] * (weight[n, k] - zero) * scale, plus bias[n]. A scale, and a zero point, holds for
-// `group_size` consecutive k of one n.
+// out[m, n] = sum over k of x[m, k] * (weight[n, k] - zero) * scale, plus bias[n]. A scale, and a zero point,
+// holds for `group_size` consecutive k of one n.
 struct QuantizedMatmul {
   DType dtype;  // of x, bias and out
   int64_t m;

@@ -1,4 +1,4 @@
-"""The product with a packed weight in plain torch and float64, element by element from the format's definition."""
+"""The product with a packed weight in plain torch and float64, element by element from the definition."""
 
 from __future__ import annotations
 

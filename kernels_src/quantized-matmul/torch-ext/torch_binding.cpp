@@ -1,4 +1,5 @@
-// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the kernels.
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the
+// kernels.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -36,8 +37,8 @@ DType dtype_of(const Tensor& tensor, const char* name) {
 }
 
 void check_dtype(const Tensor& tensor, const char* name, ScalarType dtype) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
-                  torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype),
+                  ", got ", torch::headeronly::toString(tensor.scalar_type()));
 }
 
 // [rows], or [rows, columns] where columns is not negative.
@@ -45,7 +46,8 @@ void check_shape(const Tensor& tensor, const char* name, const Tensor& x, int64_
   const int64_t dims = columns < 0 ? 1 : 2;
   STD_TORCH_CHECK(tensor.device() == x.device(), name, " must be on the device of the first argument");
   STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions, got ", tensor.dim());
-  STD_TORCH_CHECK(tensor.size(0) == rows, name, " must have size ", rows, " in dimension 0, got ", tensor.size(0));
+  STD_TORCH_CHECK(tensor.size(0) == rows, name, " must have size ", rows, " in dimension 0, got ",
+                  tensor.size(0));
   STD_TORCH_CHECK(dims == 1 || tensor.size(1) == columns, name, " must have size ", columns,
                   " in dimension 1, got ", tensor.size(dims - 1));
 }
@@ -70,9 +72,9 @@ void run(const QuantizedMatmul& q, const Tensor&) {
   });
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
   const int64_t tile_work = khub::cpu::kTileRows * q.k;
-  torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, 65536 / tile_work), [&](int64_t begin, int64_t end) {
-    khub::cpu::matmul(q, widened.data(), begin, end);
-  });
+  torch::stable::parallel_for(
+      0, tiles, std::max<int64_t>(1, 65536 / tile_work),
+      [&](int64_t begin, int64_t end) { khub::cpu::matmul(q, widened.data(), begin, end); });
 }
 
 #elif defined(CUDA_KERNEL)
@@ -140,8 +142,8 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
   QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
   STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 16 == 0 && 512 % group_size == 0 &&
                                         q.k % group_size == 0),
-                  "group_size must be 16 to 512 in powers of two and divide the ", q.k, " columns of x, or be their ",
-                  "number; got ", group_size);
+                  "group_size must be 16 to 512 in powers of two and divide the ", q.k,
+                  " columns of x, or be their ", "number; got ", group_size);
   q.group_size = group_size;
   q.groups = q.k / group_size;
   check_dtype(weight, "weight", ScalarType::Byte);

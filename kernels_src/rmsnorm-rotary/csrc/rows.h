@@ -7,8 +7,8 @@
 
 namespace khub {
 
-// out = input * rsqrt(mean(input^2) + epsilon) * weight, row by row. With a residual, the sum of both takes the place
-// of input: it is stored in residual, and the result in input.
+// out = input * rsqrt(mean(input^2) + epsilon) * weight, row by row. With a residual, the sum of both takes
+// the place of input: it is stored in residual, and the result in input.
 struct RmsNorm {
   DType dtype;
   int64_t rows;

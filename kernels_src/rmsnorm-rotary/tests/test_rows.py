@@ -108,7 +108,9 @@ def test_fused_add_rms_norm_of_views_leaves_what_is_outside_them(kernel):
 
 def make_rotary(dtype, *, tokens=5, heads=3, kv_heads=1, head_size=64, rotary_dim=None, max_position=50):
     rotary_dim = rotary_dim or head_size
-    angles = torch.outer(torch.arange(max_position), 10000.0 ** -(torch.arange(0, rotary_dim, 2) / rotary_dim))
+    angles = torch.outer(
+        torch.arange(max_position), 10000.0 ** -(torch.arange(0, rotary_dim, 2) / rotary_dim)
+    )
     return {
         "positions": torch.randint(0, max_position, (tokens,)),
         "query": torch.randn(tokens, heads, head_size).to(dtype),
@@ -119,7 +121,10 @@ def make_rotary(dtype, *, tokens=5, heads=3, kv_heads=1, head_size=64, rotary_di
 
 
 def check_rotary(kernel, args, is_neox):
-    expected = [reference.rotary(args["positions"], args[name], args["cos_sin_cache"], is_neox) for name in ("query", "key")]
+    expected = [
+        reference.rotary(args["positions"], args[name], args["cos_sin_cache"], is_neox)
+        for name in ("query", "key")
+    ]
     kernel.rotary_embedding(**args, is_neox=is_neox)
     assert_close(args["query"], expected[0])
     assert_close(args["key"], expected[1])
@@ -130,7 +135,9 @@ neox = pytest.mark.parametrize("is_neox", [True, False], ids=["neox", "gptj"])
 
 @neox
 @dtypes
-@pytest.mark.parametrize("head_size,rotary_dim", [(32, 32), (64, 16), (80, 80), (96, 40), (120, 6), (128, 128), (256, 64)])
+@pytest.mark.parametrize(
+    "head_size,rotary_dim", [(32, 32), (64, 16), (80, 80), (96, 40), (120, 6), (128, 128), (256, 64)]
+)
 def test_rotary_embedding_of_each_width_is_the_reference(kernel, head_size, rotary_dim, dtype, is_neox):
     check_rotary(kernel, make_rotary(dtype, head_size=head_size, rotary_dim=rotary_dim), is_neox)
 
@@ -155,7 +162,9 @@ def test_rotary_embedding_of_views_of_a_fused_qkv_leaves_the_values(kernel, is_n
     args = make_rotary(torch.float32, heads=4, kv_heads=2, head_size=32)
     qkv = torch.cat([args["query"], args["key"], torch.randn(5, 2, 32)], dim=1).flatten(1)
     values = qkv[:, 6 * 32 :].clone()
-    expected = [reference.rotary(args["positions"], args[n], args["cos_sin_cache"], is_neox) for n in ("query", "key")]
+    expected = [
+        reference.rotary(args["positions"], args[n], args["cos_sin_cache"], is_neox) for n in ("query", "key")
+    ]
     args |= {"query": qkv[:, : 4 * 32], "key": qkv[:, 4 * 32 : 6 * 32]}
     kernel.rotary_embedding(**args, is_neox=is_neox)
     assert_close(args["query"].unflatten(1, (4, 32)), expected[0])
@@ -180,7 +189,9 @@ def test_rotary_embedding_of_a_position_out_of_range_raises_and_rotates_nothing(
     args = make_rotary(torch.float32)
     args["positions"][3] = 50
     before = args["query"].clone()
-    with pytest.raises(RuntimeError, match=r"positions\[3\] must be a row of cos_sin_cache \(0 to 49\), got 50"):
+    with pytest.raises(
+        RuntimeError, match=r"positions\[3\] must be a row of cos_sin_cache \(0 to 49\), got 50"
+    ):
         cpu_kernel.rotary_embedding(**args, is_neox=True)
     assert torch.equal(args["query"], before)
 
@@ -198,12 +209,24 @@ def test_row_kernels_twice_give_the_same_bits(kernel, monkeypatch):
     "arguments,message",
     [
         ((torch.empty(2, 8), torch.randn(2, 8), torch.ones(7), 1e-6), "weight must have the 8 elements"),
-        ((torch.empty(2, 8), torch.randn(2, 8), torch.ones(8).half(), 1e-6), "weight must be Float, got Half"),
+        (
+            (torch.empty(2, 8), torch.randn(2, 8), torch.ones(8).half(), 1e-6),
+            "weight must be Float, got Half",
+        ),
         ((torch.empty(2, 7), torch.randn(2, 8), torch.ones(8), 1e-6), "out must have the shape of input"),
         ((torch.empty(2, 8).half(), torch.randn(2, 8), torch.ones(8), 1e-6), "out must be Float, got Half"),
-        ((torch.empty(2, 8), torch.randn(2, 16)[:, ::2], torch.ones(8), 1e-6), "contiguous in its last dimension"),
-        ((torch.empty(4, 3, 8), torch.randn(3, 4, 8).transpose(0, 1), torch.ones(8), 1e-6), "evenly spaced rows"),
-        ((torch.empty(2, 8).int(), torch.ones(2, 8).int(), torch.ones(8).int(), 1e-6), "input must be float32"),
+        (
+            (torch.empty(2, 8), torch.randn(2, 16)[:, ::2], torch.ones(8), 1e-6),
+            "contiguous in its last dimension",
+        ),
+        (
+            (torch.empty(4, 3, 8), torch.randn(3, 4, 8).transpose(0, 1), torch.ones(8), 1e-6),
+            "evenly spaced rows",
+        ),
+        (
+            (torch.empty(2, 8).int(), torch.ones(2, 8).int(), torch.ones(8).int(), 1e-6),
+            "input must be float32",
+        ),
     ],
 )
 def test_rms_norm_of_a_bad_argument_raises_with_its_name(kernel, arguments, message):

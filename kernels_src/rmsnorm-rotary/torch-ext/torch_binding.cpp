@@ -1,4 +1,5 @@
-// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the kernels.
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the
+// kernels.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -38,9 +39,10 @@ DType dtype_of(const Tensor& tensor, const char* name) {
 }
 
 void check_like(const Tensor& tensor, const char* name, const Tensor& reference, ScalarType dtype) {
-  STD_TORCH_CHECK(tensor.device() == reference.device(), name, " must be on the device of the first argument");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
-                  torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.device() == reference.device(), name,
+                  " must be on the device of the first argument");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype),
+                  ", got ", torch::headeronly::toString(tensor.scalar_type()));
 }
 
 void check_inner_stride(const Tensor& tensor, const char* name) {
@@ -72,7 +74,8 @@ int64_t check_rows(const Tensor& tensor, const char* name) {
   return row_stride(tensor, name, tensor.dim() - 1);
 }
 
-void check_same_shape(const Tensor& tensor, const char* name, const Tensor& reference, const char* reference_name) {
+void check_same_shape(const Tensor& tensor, const char* name, const Tensor& reference,
+                      const char* reference_name) {
   bool same = tensor.dim() == reference.dim();
   for (int64_t i = 0; same && i < tensor.dim(); ++i) same = tensor.size(i) == reference.size(i);
   STD_TORCH_CHECK(same, name, " must have the shape of ", reference_name);
@@ -96,7 +99,8 @@ void run(const SiluAndMul& s, const Tensor&) {
 void run(const Rotary& r, const Tensor&) {
   for (int64_t token = 0; token < r.num_tokens; ++token) {
     STD_TORCH_CHECK(r.positions[token] >= 0 && r.positions[token] < r.max_position, "positions[", token,
-                    "] must be a row of cos_sin_cache (0 to ", r.max_position - 1, "), got ", r.positions[token]);
+                    "] must be a row of cos_sin_cache (0 to ", r.max_position - 1, "), got ",
+                    r.positions[token]);
   }
   torch::stable::parallel_for(0, r.num_tokens, grain((r.query.count + r.key.count) * r.half),
                               [&](int64_t begin, int64_t end) { khub::cpu::rotary(r, begin, end); });
@@ -169,7 +173,8 @@ void silu_and_mul(const Tensor& out, const Tensor& input) {
   s.dtype = dtype_of(input, "input");
   s.input_stride = check_rows(input, "input");
   const int64_t last = input.dim() - 1;
-  STD_TORCH_CHECK(input.size(last) % 2 == 0, "input must have an even last dimension, got ", input.size(last));
+  STD_TORCH_CHECK(input.size(last) % 2 == 0, "input must have an even last dimension, got ",
+                  input.size(last));
   s.size = input.size(last) / 2;
   s.rows = s.size == 0 ? 0 : input.numel() / (2 * s.size);
   s.input = input.data_ptr();
@@ -202,8 +207,9 @@ Heads heads_of(const Tensor& tensor, const char* name, const Tensor& positions, 
     heads.count = tensor.size(dims);
     heads.head_stride = tensor.stride(dims);
   } else {
-    STD_TORCH_CHECK(tensor.size(last) % head_size == 0, name, " must have a last dimension divisible by head_size ",
-                    head_size, ", got ", tensor.size(last));
+    STD_TORCH_CHECK(tensor.size(last) % head_size == 0, name,
+                    " must have a last dimension divisible by head_size ", head_size, ", got ",
+                    tensor.size(last));
     heads.count = tensor.size(last) / head_size;
     heads.head_stride = head_size;
   }
@@ -226,11 +232,13 @@ void rotary_embedding(const Tensor& positions, const Tensor& query, const std::o
   }
   r.cache_dtype = dtype_of(cos_sin_cache, "cos_sin_cache");
   STD_TORCH_CHECK(cos_sin_cache.device() == query.device(), "cos_sin_cache must be on the device of query");
-  STD_TORCH_CHECK(cos_sin_cache.dim() == 2, "cos_sin_cache must have 2 dimensions, got ", cos_sin_cache.dim());
+  STD_TORCH_CHECK(cos_sin_cache.dim() == 2, "cos_sin_cache must have 2 dimensions, got ",
+                  cos_sin_cache.dim());
   check_inner_stride(cos_sin_cache, "cos_sin_cache");
   const int64_t rotated = cos_sin_cache.size(1);
   STD_TORCH_CHECK(rotated % 2 == 0 && rotated <= head_size,
-                  "cos_sin_cache must have an even width of at most head_size ", head_size, ", got ", rotated);
+                  "cos_sin_cache must have an even width of at most head_size ", head_size, ", got ",
+                  rotated);
   r.half = rotated / 2;
   r.max_position = cos_sin_cache.size(0);
   r.cos_sin_cache = cos_sin_cache.data_ptr();
@@ -246,7 +254,8 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def("fused_add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()");
   ops.def("silu_and_mul(Tensor(a!) out, Tensor input) -> ()");
   ops.def(
-      "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, "
+      "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor "
+      "cos_sin_cache, "
       "bool is_neox) -> ()");
 }
 

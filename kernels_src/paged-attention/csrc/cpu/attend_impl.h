@@ -1,5 +1,6 @@
-// Attention of one tile of query tokens over its sequence's paged keys and values, flash style: keys in chunks,
-// a running maximum and sum per row. Included inside a namespace after lanes.h, once per instruction set.
+// Attention of one tile of query tokens over its sequence's paged keys and values, flash style: keys in
+// chunks, a running maximum and sum per row. Included inside a namespace after lanes.h, once per instruction
+// set.
 
 static constexpr int64_t kChunk = 32;  // keys at a time; chunks start at multiples of it in every sequence
 
@@ -21,7 +22,8 @@ struct Scratch {
 
 // The head at `from` as `width` contiguous floats: in place where it is that already, else in `buffer`.
 template <class T>
-static const float* widen(const T* from, const CacheView& view, int64_t head_size, int64_t width, float* buffer) {
+static const float* widen(const T* from, const CacheView& view, int64_t head_size, int64_t width,
+                          float* buffer) {
   const bool contiguous = view.chunk == head_size && view.dim_stride == 1;
   if constexpr (std::is_same_v<T, float>) {
     if (contiguous && width == head_size) return from;
@@ -80,11 +82,11 @@ static void score(const float* query, const float* const* keys, int64_t width, i
   }
 }
 
-// output = output * correction + sum over k of weights[k] * values[k]. The chunk is summed on its own first: over a
-// long context that keeps the rounding error of the running sum small.
+// output = output * correction + sum over k of weights[k] * values[k]. The chunk is summed on its own first:
+// over a long context that keeps the rounding error of the running sum small.
 template <int kVectors>
-static void accumulate(const float* weights, const float* const* values, int64_t begin, int64_t end, int64_t d,
-                       float correction, float* output) {
+static void accumulate(const float* weights, const float* const* values, int64_t begin, int64_t end,
+                       int64_t d, float correction, float* output) {
   f32x8 partial[kVectors] = {};
   for (int64_t k = begin; k < end; ++k) {
     const f32x8 weight = splat(weights[k]);
@@ -158,8 +160,8 @@ static void attend_tile(const Attention& a, const Tile& tile, int64_t kv_head, S
     for (int64_t k = chunk_begin; k < chunk_end; ++k) {
       const int64_t block = table[(start + k) / a.block_size];
       const int64_t slot = (start + k) % a.block_size;
-      keys[k] = widen(static_cast<const T*>(a.key.data) + block * a.key.block_stride + slot * a.key.slot_stride +
-                          kv_head * a.key.head_stride,
+      keys[k] = widen(static_cast<const T*>(a.key.data) + block * a.key.block_stride +
+                          slot * a.key.slot_stride + kv_head * a.key.head_stride,
                       a.key, a.head_size, width, scratch.keys.data() + k * width);
       values[k] = widen(static_cast<const T*>(a.value.data) + block * a.value.block_stride +
                             slot * a.value.slot_stride + kv_head * a.value.head_stride,
@@ -170,8 +172,8 @@ static void attend_tile(const Attention& a, const Tile& tile, int64_t kv_head, S
       const int64_t end = std::min(rows[r].end_key - start, chunk_end);
       if (begin >= end) continue;
       const int64_t position = seq_len - query_end + rows[r].token;
-      update_row(a, rows[r], position, start, begin, end, keys, values, width, scratch.query.data() + r * width,
-                 scratch.output.data() + r * width);
+      update_row(a, rows[r], position, start, begin, end, keys, values, width,
+                 scratch.query.data() + r * width, scratch.output.data() + r * width);
     }
   }
 

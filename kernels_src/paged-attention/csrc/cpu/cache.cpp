@@ -23,10 +23,10 @@ void write_tokens(const CacheWrite& w, int64_t begin, int64_t end) {
     const int64_t index = w.slot_mapping[token];
     if (index < 0) continue;
     const int64_t block = index / w.block_size, slot = index % w.block_size;
-    write_heads(static_cast<const T*>(w.key) + token * w.key_token_stride, w.key_head_stride, w.key_cache, block,
-                slot, w);
-    write_heads(static_cast<const T*>(w.value) + token * w.value_token_stride, w.value_head_stride, w.value_cache,
+    write_heads(static_cast<const T*>(w.key) + token * w.key_token_stride, w.key_head_stride, w.key_cache,
                 block, slot, w);
+    write_heads(static_cast<const T*>(w.value) + token * w.value_token_stride, w.value_head_stride,
+                w.value_cache, block, slot, w);
   }
 }
 

@@ -62,9 +62,7 @@ KHUB_INLINE void store(T* to, f32x8 lanes) {
 }
 
 // In a fixed order, so that a sum is the same in every run.
-KHUB_INLINE float sum(f32x8 v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
+KHUB_INLINE float sum(f32x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 
 // e^x for x <= 88: about 1 unit in the last place; 0 below the normal range, NaN for NaN.
 KHUB_INLINE f32x8 exp(f32x8 x) {
@@ -73,7 +71,8 @@ KHUB_INLINE f32x8 exp(f32x8 x) {
   const f32x8 in_range = bit_cast<f32x8>(bit_cast<i32x8>(x) & ~underflow);
   const f32x8 shifted = in_range * 0x1.715476p0f + magic;
   const f32x8 n = shifted - magic;
-  const f32x8 r = (in_range - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts, the first exact times n
+  const f32x8 r =
+      (in_range - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts, the first exact times n
   f32x8 p = splat(1.0f / 5040);
   p = p * r + splat(1.0f / 720);
   p = p * r + splat(1.0f / 120);

@@ -1,9 +1,9 @@
 // Attention of one query token over its sequence's paged keys and values.
 //
-// A block has one token and up to kHeads query heads that share a KV head, so that each key and value is loaded once
-// for all of them. Its warps take keys in turn, kUnroll at a time; a lane holds every 32nd element of a head. Each
-// warp keeps its own running maximum, sum and output; they are merged at the end in the order of the warps, so the
-// result depends on the token's own keys only and is the same in every run.
+// A block has one token and up to kHeads query heads that share a KV head, so that each key and value is
+// loaded once for all of them. Its warps take keys in turn, kUnroll at a time; a lane holds every 32nd
+// element of a head. Each warp keeps its own running maximum, sum and output; they are merged at the end in
+// the order of the warps, so the result depends on the token's own keys only and is the same in every run.
 #include "attention_cuda.h"
 #include "device.h"
 
@@ -15,7 +15,8 @@ constexpr int kWarps = 4;
 constexpr int kUnroll = 4;
 
 // The sequence that holds query token `token`: the last one that starts at or before it.
-__device__ __forceinline__ int64_t find_sequence(const int32_t* query_start_loc, int64_t num_seqs, int64_t token) {
+__device__ __forceinline__ int64_t find_sequence(const int32_t* query_start_loc, int64_t num_seqs,
+                                                 int64_t token) {
   int64_t low = 0, high = num_seqs;  // query_start_loc[low] <= token < query_start_loc[high]
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
       // A block id out of range cannot be reported from here; it must at least not be followed.
       seen[u] = block >= 0 && block < a.num_blocks;
       const int64_t slot = key % a.block_size;
-      const T* keys = static_cast<const T*>(a.key.data) + block * a.key.block_stride + slot * a.key.slot_stride +
-                      kv_head * a.key.head_stride;
+      const T* keys = static_cast<const T*>(a.key.data) + block * a.key.block_stride +
+                      slot * a.key.slot_stride + kv_head * a.key.head_stride;
       values[u] = static_cast<const T*>(a.value.data) + block * a.value.block_stride +
                   slot * a.value.slot_stride + kv_head * a.value.head_stride;
       float partial[kHeads] = {};

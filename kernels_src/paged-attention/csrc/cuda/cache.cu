@@ -46,8 +46,8 @@ template <class T>
 const char* copy_as(void* cache, int64_t num_blocks, int64_t block_bytes, int64_t stride_bytes,
                     const int64_t* mapping, int64_t num_pairs, void* stream) {
   constexpr int64_t size = sizeof(T);
-  return launch(copy_kernel<T>, dim3(unsigned(num_pairs)), dim3(kThreads), stream, static_cast<T*>(cache), num_blocks,
-                block_bytes / size, stride_bytes / size, mapping);
+  return launch(copy_kernel<T>, dim3(unsigned(num_pairs)), dim3(kThreads), stream, static_cast<T*>(cache),
+                num_blocks, block_bytes / size, stride_bytes / size, mapping);
 }
 
 }  // namespace
@@ -64,7 +64,8 @@ const char* copy_blocks(void* cache, int64_t num_blocks, int64_t block_bytes, in
                         const int64_t* mapping, int64_t num_pairs, void* stream) {
   if (num_pairs == 0 || block_bytes == 0) return nullptr;
   if (num_pairs > 0x7fffffff) return "too many pairs for one grid";
-  const bool wide = (reinterpret_cast<uintptr_t>(cache) | uintptr_t(block_bytes) | uintptr_t(stride_bytes)) % 16 == 0;
+  const bool wide =
+      (reinterpret_cast<uintptr_t>(cache) | uintptr_t(block_bytes) | uintptr_t(stride_bytes)) % 16 == 0;
   return wide ? copy_as<uint4>(cache, num_blocks, block_bytes, stride_bytes, mapping, num_pairs, stream)
               : copy_as<uint16_t>(cache, num_blocks, block_bytes, stride_bytes, mapping, num_pairs, stream);
 }

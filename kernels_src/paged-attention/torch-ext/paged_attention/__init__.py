@@ -9,7 +9,7 @@ Two cache layouts, told apart by their number of dimensions:
 float32, float16 and bfloat16, one dtype for query and cache; all sums are kept in float32.
 """
 
-from typing import List, Optional, Tuple, Union
+from typing import Optional, Union
 
 import torch
 
@@ -40,11 +40,11 @@ def attend(
     alibi_slopes: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     return_lse: bool = False,
-) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
+) -> Union[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Attention of a step's tokens, any mixture of prefill chunks and decodes.
 
-    The tokens of sequence ``i`` are ``query[query_start_loc[i]:query_start_loc[i + 1]]``: its last ones, whose keys
-    and values are in the cache already. A token that sees no key (an empty sequence) gets zeros.
+    The tokens of sequence ``i`` are ``query[query_start_loc[i]:query_start_loc[i + 1]]``: its last ones,
+    whose keys and values are in the cache already. A token that sees no key (an empty sequence) gets zeros.
 
     Args:
         query: ``[num_tokens, q_heads, head_size]``, head_size at most 256; q_heads is a multiple of kv_heads.
@@ -58,12 +58,13 @@ def attend(
         softcap: logits become ``softcap * tanh(logits / softcap)``; 0 leaves them.
         alibi_slopes: float32 ``[q_heads]``; adds ``slope * (key position - query position)``.
         out: where to write, like ``query``; a new tensor without it.
-        return_lse: also return the log of the sum of exponentials, float32 ``[num_tokens, q_heads]`` (minus infinity
-            for a token that sees no key).
+        return_lse: also return the log of the sum of exponentials, float32 ``[num_tokens, q_heads]`` (minus
+            infinity for a token that sees no key).
 
     Raises:
         ValueError: a window that is not positive, or that comes without ``causal``.
-        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a value out of range.
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a value out of
+            range.
     """
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1 (the token itself) or None, got {window}")
@@ -113,13 +114,13 @@ def paged_attention_v1(
 ) -> None:
     """Decode attention, one query token per sequence, written to ``out``.
 
-    ``query`` and ``out`` are ``[num_seqs, q_heads, head_size]``; the cache is in the classic layout (the flash layout
-    works too). ``max_seq_len`` is not needed. ``kv_cache_dtype`` must be ``"auto"``, for which ``k_scale`` and
-    ``v_scale`` have no meaning.
+    ``query`` and ``out`` are ``[num_seqs, q_heads, head_size]``; the cache is in the classic layout (the
+    flash layout works too). ``max_seq_len`` is not needed. ``kv_cache_dtype`` must be ``"auto"``, for which
+    ``k_scale`` and ``v_scale`` have no meaning.
 
     Raises:
-        ValueError: ``num_kv_heads`` or ``block_size`` other than the cache's, a kv_cache_dtype other than "auto", or a
-            block-sparse argument.
+        ValueError: ``num_kv_heads`` or ``block_size`` other than the cache's, a kv_cache_dtype other than
+            "auto", or a block-sparse argument.
         RuntimeError: as for :func:`attend`.
     """
     _check_kv_cache_dtype(kv_cache_dtype)
@@ -133,7 +134,19 @@ def paged_attention_v1(
             f"{found[0]} KV heads and blocks of {found[1]}"
         )
     ops.attend(
-        out, None, query, key_cache, value_cache, block_tables, seq_lens, None, alibi_slopes, scale, True, 0, 0.0
+        out,
+        None,
+        query,
+        key_cache,
+        value_cache,
+        block_tables,
+        seq_lens,
+        None,
+        alibi_slopes,
+        scale,
+        True,
+        0,
+        0.0,
     )
 
 
@@ -201,12 +214,13 @@ def reshape_and_cache(
     """Writes the keys and values of a step's tokens into a cache of the classic layout.
 
     ``key`` and ``value`` are ``[num_tokens, kv_heads, head_size]``. ``slot_mapping`` is int64, one slot
-    (``block * block_size + offset``) for each of the first tokens; a negative slot skips its token, and slots must be
-    distinct. ``kv_cache_dtype`` must be ``"auto"``.
+    (``block * block_size + offset``) for each of the first tokens; a negative slot skips its token, and slots
+    must be distinct. ``kv_cache_dtype`` must be ``"auto"``.
 
     Raises:
         ValueError: a kv_cache_dtype other than "auto", or a cache in the flash layout.
-        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a slot out of range.
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a slot out of
+            range.
     """
     _check_kv_cache_dtype(kv_cache_dtype)
     if key_cache.dim() != 5:
@@ -232,12 +246,12 @@ def reshape_and_cache_flash(
 
 
 def copy_blocks(
-    key_caches: List[torch.Tensor], value_caches: List[torch.Tensor], block_mapping: torch.Tensor
+    key_caches: list[torch.Tensor], value_caches: list[torch.Tensor], block_mapping: torch.Tensor
 ) -> None:
     """Copies whole blocks within each layer's caches, for copy-on-write.
 
-    ``block_mapping`` is int64 ``[num_pairs, 2]`` of (source, destination). No destination may be a source or a
-    destination of another pair: on a GPU all pairs are copied at once.
+    ``block_mapping`` is int64 ``[num_pairs, 2]`` of (source, destination). No destination may be a source or
+    a destination of another pair: on a GPU all pairs are copied at once.
 
     Raises:
         RuntimeError: caches whose blocks are not contiguous; on the CPU also a block out of range.
@@ -247,7 +261,9 @@ def copy_blocks(
 
 def _check_kv_cache_dtype(kv_cache_dtype: str) -> None:
     if kv_cache_dtype != "auto":
-        raise ValueError(f'kv_cache_dtype must be "auto" (the dtype of the cache tensors), got "{kv_cache_dtype}"')
+        raise ValueError(
+            f'kv_cache_dtype must be "auto" (the dtype of the cache tensors), got "{kv_cache_dtype}"'
+        )
 
 
 def _register_fakes() -> None:

@@ -4,6 +4,10 @@
 
 #include "matmul_cpu.h"
 
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)
+#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
+#endif
+
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
 namespace khub::cpu {
@@ -16,7 +20,7 @@ namespace baseline {
 #include "matmul_impl.h"
 }  // namespace baseline
 
-#if defined(__x86_64__)
+#if defined(KHUB_AVX2)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
@@ -53,8 +57,9 @@ void widen(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end)
 }
 
 void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end) {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::matmul(q, widened, begin, end);
+#if defined(KHUB_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return avx2::matmul(q, widened, begin, end);
 #endif
   baseline::matmul(q, widened, begin, end);
 }

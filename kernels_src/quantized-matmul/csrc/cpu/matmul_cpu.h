@@ -11,10 +11,12 @@ constexpr int64_t kTileRows = 16;  // weight rows of one work item of `matmul`
 // Floats per row of the widened x.
 inline int64_t widened_width(const QuantizedMatmul& q) { return (q.k + 15) / 16 * 16; }
 
-// Rows [begin, end) of x as float32 in the order in which weights unpack, padded with zeros: [m, widened_width].
+// Rows [begin, end) of x as float32 in the order in which weights unpack, padded with zeros: [m,
+// widened_width].
 void widen(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end);
 
-// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any m.
+// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any
+// m.
 void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end);
 
 }  // namespace khub::cpu

@@ -1,5 +1,6 @@
-// Weights are unpacked to float32 a few rows and a stretch of k at a time, small enough for the nearest caches, and
-// multiplied with every row of x. Included inside a namespace after lanes.h, once per instruction set.
+// Weights are unpacked to float32 a few rows and a stretch of k at a time, small enough for the nearest
+// caches, and multiplied with every row of x. Included inside a namespace after lanes.h, once per instruction
+// set.
 
 typedef int8_t i8x8 __attribute__((vector_size(8)));
 typedef uint8_t u8x8 __attribute__((vector_size(8)));
@@ -78,12 +79,14 @@ static void matmul_tiles(const QuantizedMatmul& q, const float* widened, int64_t
       int64_t m = 0;
       for (; m + 2 <= q.m; m += 2) {
         for (int64_t r = 0; r < rows; r += kColumns) {
-          multiply<2>(widened + m * width + k, width, weights.data() + r * kStretch, count, &sums[m * kTileRows + r]);
+          multiply<2>(widened + m * width + k, width, weights.data() + r * kStretch, count,
+                      &sums[m * kTileRows + r]);
         }
       }
       for (; m < q.m; ++m) {
         for (int64_t r = 0; r < rows; r += kColumns) {
-          multiply<1>(widened + m * width + k, width, weights.data() + r * kStretch, count, &sums[m * kTileRows + r]);
+          multiply<1>(widened + m * width + k, width, weights.data() + r * kStretch, count,
+                      &sums[m * kTileRows + r]);
         }
       }
     }

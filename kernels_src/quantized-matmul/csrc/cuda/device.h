@@ -19,7 +19,9 @@ __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat
 
 __device__ __forceinline__ void from_float(float value, float* out) { *out = value; }
 __device__ __forceinline__ void from_float(float value, __half* out) { *out = __float2half_rn(value); }
-__device__ __forceinline__ void from_float(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
+__device__ __forceinline__ void from_float(float value, __nv_bfloat16* out) {
+  *out = __float2bfloat16_rn(value);
+}
 
 // Every lane gets the sum, added in the same order.
 __device__ __forceinline__ float warp_sum(float value) {

@@ -1,5 +1,5 @@
-// A warp computes one output column for kRows rows of x: its lanes take 32-bit words of the weight row in turn, so that
-// the weights are read once per kRows rows and coalesced, and add up their sums at the end.
+// A warp computes one output column for kRows rows of x: its lanes take 32-bit words of the weight row in
+// turn, so that the weights are read once per kRows rows and coalesced, and add up their sums at the end.
 #include "device.h"
 #include "matmul_cuda.h"
 
@@ -19,7 +19,8 @@ __device__ __forceinline__ float load_scale(const QuantizedMatmul& q, int64_t in
 }
 
 // Four bytes of a weight row, zeros past its end. A row need not be aligned.
-__device__ __forceinline__ uint32_t load_word(const uint8_t* row, int64_t at, int64_t row_bytes, bool aligned) {
+__device__ __forceinline__ uint32_t load_word(const uint8_t* row, int64_t at, int64_t row_bytes,
+                                              bool aligned) {
   if (aligned && at + 4 <= row_bytes) return *reinterpret_cast<const uint32_t*>(row + at);
   uint32_t word = 0;
   for (int i = 0; i < 4; ++i) {

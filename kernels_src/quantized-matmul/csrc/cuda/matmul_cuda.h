@@ -4,7 +4,8 @@
 
 namespace khub::cuda {
 
-// Asynchronous on `stream` (a cudaStream_t), no allocation, no synchronisation. Returns null, or what went wrong.
+// Asynchronous on `stream` (a cudaStream_t), no allocation, no synchronisation. Returns null, or what went
+// wrong.
 const char* matmul(const QuantizedMatmul& q, void* stream);
 
 }  // namespace khub::cuda

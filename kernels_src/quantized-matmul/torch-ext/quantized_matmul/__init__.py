@@ -1,11 +1,11 @@
 """Matrix products with weights that are stored in 8 or 4 bits and multiplied in the dtype of the activations.
 
-``int8``: one float32 scale per output channel. ``int4``: one scale, and optionally one zero point, per group of
-consecutive input channels of an output channel.
+``int8``: one float32 scale per output channel. ``int4``: one scale, and optionally one zero point, per group
+of consecutive input channels of an output channel.
 """
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 
@@ -25,12 +25,13 @@ class PackedWeight:
         format: ``"int8"`` or ``"int4"``.
         group_size: input channels that share a scale; K for int8.
         weight: int8 ``[N, K]``, or uint8 ``[N, ceil(K / 2)]`` with the even k in the low four bits.
-        scales: float32 ``[N]`` for int8; ``[N, K / group_size]`` in the dtype of the original weight for int4.
-        zeros: uint8 ``[N, K / group_size]``, 0 to 15; None for a symmetric format, whose zero point is 0 for int8 and 8
-            for int4.
+        scales: float32 ``[N]`` for int8; ``[N, K / group_size]`` in the dtype of the original weight for
+            int4.
+        zeros: uint8 ``[N, K / group_size]``, 0 to 15; None for a symmetric format, whose zero point is 0 for
+            int8 and 8 for int4.
     """
 
-    shape: Tuple[int, int]
+    shape: tuple[int, int]
     format: str
     group_size: int
     weight: torch.Tensor
@@ -38,7 +39,9 @@ class PackedWeight:
     zeros: Optional[torch.Tensor] = None
 
 
-def quantize(weight: torch.Tensor, format: str, group_size: int = 128, symmetric: bool = True) -> PackedWeight:
+def quantize(
+    weight: torch.Tensor, format: str, group_size: int = 128, symmetric: bool = True
+) -> PackedWeight:
     """Rounds a weight matrix to the nearest values of a format.
 
     Args:
@@ -48,7 +51,8 @@ def quantize(weight: torch.Tensor, format: str, group_size: int = 128, symmetric
         symmetric: for int4: without zero points. Asymmetric groups fit weights that are not centred on 0.
 
     Raises:
-        ValueError: a shape, dtype, format or group size that is not one of these, or a weight that is not finite.
+        ValueError: a shape, dtype, format or group size that is not one of these, or a weight that is not
+            finite.
     """
     if weight.dim() != 2 or weight.shape[1] == 0:
         raise ValueError(f"weight must be [N, K] with K of at least 1, got shape {tuple(weight.shape)}")
@@ -67,7 +71,8 @@ def quantize(weight: torch.Tensor, format: str, group_size: int = 128, symmetric
         raise ValueError(f"group_size must be 32, 64, 128 or K={shape[1]}, got {group_size}")
     if shape[1] % group_size:
         raise ValueError(
-            f"K={shape[1]} is not divisible by group_size={group_size}; use a smaller group or group_size={shape[1]}"
+            f"K={shape[1]} is not divisible by group_size={group_size}; "
+            f"use a smaller group or group_size={shape[1]}"
         )
     return _quantize_int4(weight, shape, group_size, symmetric)
 
@@ -95,7 +100,9 @@ def matmul(
     """
     rows, columns = packed.shape
     if x.dim() == 0 or x.shape[-1] != columns:
-        raise ValueError(f"x must be [..., {columns}] for a weight of shape {packed.shape}, got {tuple(x.shape)}")
+        raise ValueError(
+            f"x must be [..., {columns}] for a weight of shape {packed.shape}, got {tuple(x.shape)}"
+        )
     result_shape = (*x.shape[:-1], rows)
     if out is None:
         out = x.new_empty(result_shape)
@@ -122,14 +129,16 @@ def dequantize(packed: PackedWeight) -> torch.Tensor:
     return ((groups - zeros) * packed.scales.float()[..., None]).reshape(rows, columns)
 
 
-def _quantize_int8(weight: torch.Tensor, shape: Tuple[int, int]) -> PackedWeight:
+def _quantize_int8(weight: torch.Tensor, shape: tuple[int, int]) -> PackedWeight:
     wide = weight.float()
     scales = _nonzero(wide.abs().amax(dim=1) / 127)
     values = torch.round(wide / scales[:, None]).clamp(-127, 127).to(torch.int8)
     return PackedWeight(shape, "int8", shape[1], values, scales)
 
 
-def _quantize_int4(weight: torch.Tensor, shape: Tuple[int, int], group_size: int, symmetric: bool) -> PackedWeight:
+def _quantize_int4(
+    weight: torch.Tensor, shape: tuple[int, int], group_size: int, symmetric: bool
+) -> PackedWeight:
     groups = weight.float().reshape(shape[0], shape[1] // group_size, group_size)
     # A scale is rounded to the dtype it is kept in before anything is divided by it.
     if symmetric:

@@ -1,8 +1,13 @@
-// The row kernels, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
+// The row kernels, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run
+// time.
 #include <cmath>
 #include <vector>
 
 #include "rows_cpu.h"
+
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)
+#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
+#endif
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
@@ -16,7 +21,7 @@ namespace baseline {
 #include "rows_impl.h"
 }  // namespace baseline
 
-#if defined(__x86_64__)
+#if defined(KHUB_AVX2)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
@@ -36,7 +41,9 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end) { KHUB_PICK(rms_norm(norm, begin, end)); }
 
-void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) { KHUB_PICK(silu_and_mul(silu, begin, end)); }
+void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) {
+  KHUB_PICK(silu_and_mul(silu, begin, end));
+}
 
 void rotary(const Rotary& r, int64_t begin, int64_t end) { KHUB_PICK(rotary(r, begin, end)); }
 

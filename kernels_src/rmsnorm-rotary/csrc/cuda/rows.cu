@@ -1,4 +1,5 @@
-// One block per row (or token): neighbouring threads read neighbouring elements, so every access is coalesced.
+// One block per row (or token): neighbouring threads read neighbouring elements, so every access is
+// coalesced.
 #include <type_traits>
 
 #include "device.h"

@@ -1,7 +1,7 @@
 """RMSNorm, rotary position embedding and SiLU gating: the row-wise steps of a transformer layer.
 
-float32, float16 and bfloat16; computed in float32 and rounded once when written. Rows must be contiguous in the last
-dimension and evenly spaced, so most views need no copy.
+float32, float16 and bfloat16; computed in float32 and rounded once when written. Rows must be contiguous in
+the last dimension and evenly spaced, so most views need no copy.
 """
 
 from typing import Optional
@@ -53,12 +53,14 @@ def rotary_embedding(
     cos_sin_cache: torch.Tensor,
     is_neox: bool,
 ) -> None:
-    """Rotates each head of ``query`` and ``key`` by its token's position, in place (RoFormer, Su et al., 2021).
+    """Rotates each head of ``query`` and ``key`` by its token's position, in place.
+
+    Rotary position embedding is from RoFormer (Su et al., 2021).
 
     Args:
         positions: int64 ``[num_tokens]`` or ``[batch, seq_len]``.
-        query, key: the dimensions of ``positions``, then ``[heads * head_size]`` or ``[heads, head_size]``. ``key``
-            may have another number of heads, or be None.
+        query, key: the dimensions of ``positions``, then ``[heads * head_size]`` or ``[heads, head_size]``.
+            ``key`` may have another number of heads, or be None.
         head_size: elements per head.
         cos_sin_cache: ``[max_position, rotary_dim]``, cosines then sines, in any of the three dtypes. With a
             rotary_dim below head_size the rest of each head is left alone.
@@ -66,7 +68,8 @@ def rotary_embedding(
             (2i, 2i + 1).
 
     Raises:
-        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a position out of range.
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a position out of
+            range.
     """
     ops.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
 
