@@ -49,7 +49,7 @@ class BlobStore:
             path.unlink(missing_ok=True)
 
     def put(self, content: bytes) -> str:
-        """Keep `content`, lastingly after the next `sync`; returns its SHA-256. What is here is not rewritten."""
+        """Keep `content`, for good after the next `sync`; returns its SHA-256. Writes nothing twice."""
         sha256 = hashlib.sha256(content).hexdigest()
         if self.size(sha256) != len(content):
             with self.temporary() as (path, file):
