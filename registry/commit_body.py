@@ -1,7 +1,7 @@
 """The body of a commit: JSON lines, a header and then one operation each.
 
 A line may carry a whole binary in base64, so it is never parsed as JSON with the content in it: the content
-is cut out, decoded piece by piece into the blob store, and held in memory once.
+is cut out and decoded piece by piece into the blob store. The body itself may be a file mapped into memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from mmap import mmap
+from typing import Any
 
 from .blobs import BlobStore
 from .errors import bad_request
@@ -33,15 +34,14 @@ class CommitHeader:
     parent: str | None
 
 
-def read_commit(body: BinaryIO, blobs: BlobStore) -> tuple[CommitHeader, list[Operation]]:
+def read_commit(body: bytes | mmap, blobs: BlobStore) -> tuple[CommitHeader, list[Operation]]:
     """Parse the lines, keeping each file's content as a blob on the way. Raises RequestError 400."""
-    body.seek(0)
     header: CommitHeader | None = None
     operations: list[Operation] = []
-    while line := body.readline():
-        if not line.strip():
+    for start, end in _lines(body):
+        rest, content = _cut_content(body, start, end)
+        if not rest.strip():
             continue
-        rest, content = _cut_content(line)
         item = parse_json(rest)
         key, value = item.get("key"), item.get("value")
         if not isinstance(value, dict):
@@ -55,13 +55,22 @@ def read_commit(body: BinaryIO, blobs: BlobStore) -> tuple[CommitHeader, list[Op
     return header, operations
 
 
-def _cut_content(line: bytes) -> tuple[bytes, memoryview | None]:
-    """The line with an empty string for its base64 content, and the content."""
-    found = _CONTENT.search(line)
+def _lines(body: bytes | mmap) -> Iterator[tuple[int, int]]:
+    """Where each line begins and ends."""
+    start = 0
+    while (end := body.find(b"\n", start)) >= 0:
+        yield start, end
+        start = end + 1
+    yield start, len(body)
+
+
+def _cut_content(body: bytes | mmap, start: int, end: int) -> tuple[bytes, memoryview | None]:
+    """The line with an empty string for its base64 content, and the content, not copied."""
+    found = _CONTENT.search(body, start, end)
     if found is None:
-        return line, None
-    start, end = found.span(1)
-    return line[:start] + line[end:], memoryview(line)[start:end]
+        return body[start:end], None
+    first, last = found.span(1)
+    return body[start:first] + body[last:end], memoryview(body)[first:last]
 
 
 def _read_header(value: dict[str, Any]) -> CommitHeader:

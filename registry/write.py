@@ -7,6 +7,7 @@ by line into the blob store, and only then, in one transaction, into the metadat
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
@@ -146,7 +147,9 @@ async def commit(request: Request) -> Response:
     here = service(request)
 
     def finish(body: BinaryIO) -> str:
-        header, operations = read_commit(body, here.blobs)
+        body.flush()
+        mapped = mmap(body.fileno(), 0, access=ACCESS_READ) if body.tell() else b""
+        header, operations = read_commit(mapped, here.blobs)
         here.blobs.sync()
         return here.store.commit(
             repo, branch, operations, message=header.message, author=token.org, parent=header.parent

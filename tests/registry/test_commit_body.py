@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def test_read_commit_when_a_file_is_sent_then_its_bytes_and_ids_are_kept(
     value = {"path": path, "content": text, "encoding": encoding}
     separators = (",", ":") if compact else (", ", ": ")
     line = json.dumps({"key": "file", "value": {key: value[key] for key in order}}, separators=separators)
-    _, operations = read_commit(io.BytesIO(_HEADER + b"\n" + line.encode()), blobs)
+    _, operations = read_commit(_HEADER + b"\n" + line.encode(), blobs)
     (operation,) = operations
     assert isinstance(operation, Add) and operation.path == path
     assert operation.file.sha256 == hashlib.sha256(content).hexdigest()
@@ -62,6 +61,6 @@ def test_read_commit_when_content_spans_pieces_then_nothing_is_lost_between_them
     content = bytes(range(60 + extra))
     value = {"path": "x", "content": base64.b64encode(content).decode(), "encoding": "base64"}
     line = json.dumps({"key": "file", "value": value}).encode()
-    _, operations = read_commit(io.BytesIO(_HEADER + b"\n\n" + line + b"\n"), blobs)
+    _, operations = read_commit(_HEADER + b"\n\n" + line + b"\n", blobs)
     assert isinstance(operations[0], Add)
     assert Path(blobs.path(operations[0].file.sha256)).read_bytes() == content
