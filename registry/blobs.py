@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -48,14 +48,15 @@ class BlobStore:
         finally:
             path.unlink(missing_ok=True)
 
-    def put(self, content: bytes) -> str:
-        """Keep `content`, lastingly after the next `sync`; returns its SHA-256. What is here is not rewritten."""
-        sha256 = hashlib.sha256(content).hexdigest()
-        if self.size(sha256) != len(content):
-            with self.temporary() as (path, file):
-                file.write(content)
-                self._publish(path, file, sha256)
-        return sha256
+    def put(self, chunks: Iterable[bytes | memoryview]) -> str:
+        """Keep the content the chunks make up, for good after the next `sync`; returns its SHA-256."""
+        digest = hashlib.sha256()
+        with self.temporary() as (path, file):
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+            self._publish(path, file, digest.hexdigest())
+        return digest.hexdigest()
 
     def adopt(self, path: Path, file: BinaryIO, sha256: str, size: int) -> None:
         """Make a written temporary file the blob `sha256`. Raises RequestError 400 if it is not that."""
@@ -73,8 +74,9 @@ class BlobStore:
 
     def _publish(self, path: Path, file: BinaryIO, sha256: str) -> None:
         file.flush()
-        os.fsync(file.fileno())
-        path.replace(self.path(sha256))
+        if self.size(sha256) != file.tell():  # else it is here already
+            os.fsync(file.fileno())
+            path.replace(self.path(sha256))
 
     def sync(self) -> None:
         """Make the names of all blobs put so far survive a power cut; their bytes do already."""

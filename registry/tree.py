@@ -65,6 +65,11 @@ def blob_oid(content: bytes) -> str:
     return _object_oid("blob", content)
 
 
+def blob_hash(size: int) -> hashlib._Hash:
+    """A hash whose hex digest, once fed a file's `size` bytes, is git's id of the file."""
+    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+
+
 def lfs_file(sha256: str, size: int) -> File:
     """The `File` whose blob is a Git LFS pointer to content of that SHA-256 and size."""
     return File(blob_oid(lfs_pointer(sha256, size)), sha256, size, lfs=True)

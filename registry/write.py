@@ -6,24 +6,19 @@ by line into the blob store, and only then, in one transaction, into the metadat
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .blobs import BlobStore
+from .commit_body import read_commit
 from .errors import bad_request, conflict, not_implemented
-from .http import json_body, kind_of, param, parse_json, repo_of, repo_url, service, writer
-from .names import check_org, check_path, check_ref_name, check_repo_name, check_sha256
+from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
+from .names import check_org, check_path, check_ref_name, check_repo_name
 from .store import MAIN, RepoName
-from .tree import Add, Delete, File, Operation, blob_oid, lfs_file
-
-_COMMIT_PREFIX = re.compile(r"[0-9A-Fa-f]{5,40}")
 
 
 async def validate_yaml(request: Request) -> Response:
@@ -152,7 +147,9 @@ async def commit(request: Request) -> Response:
     here = service(request)
 
     def finish(body: BinaryIO) -> str:
-        header, operations = _read_commit(body, here.blobs)
+        body.flush()
+        mapped = mmap(body.fileno(), 0, access=ACCESS_READ) if body.tell() else b""
+        header, operations = read_commit(mapped, here.blobs)
         here.blobs.sync()
         return here.store.commit(
             repo, branch, operations, message=header.message, author=token.org, parent=header.parent
@@ -170,81 +167,3 @@ async def receive(request: Request, file: BinaryIO) -> None:
     """Write the request's body to `file`, without blocking the event loop and in little memory."""
     async for chunk in request.stream():
         await run_in_threadpool(file.write, chunk)
-
-
-@dataclass(frozen=True)
-class CommitHeader:
-    """A commit's message, and the head it insists on."""
-
-    message: str
-    parent: str | None
-
-
-def _read_commit(body: BinaryIO, blobs: BlobStore) -> tuple[CommitHeader, list[Operation]]:
-    """Parse a commit's JSON lines, keeping each file's content as a blob on the way."""
-    body.seek(0)
-    header: CommitHeader | None = None
-    operations: list[Operation] = []
-    while line := body.readline():
-        if not line.strip():
-            continue
-        item = parse_json(line)
-        del line  # a file's content is in it; do not hold it twice
-        key, value = item.get("key"), item.get("value")
-        if not isinstance(value, dict):
-            raise bad_request("Each line of a commit has to be {key, value}, the value an object.")
-        if key == "header":
-            header = _read_header(value)
-        elif key in ("deletedFile", "deletedFolder"):
-            path = value.get("path")
-            folder = key == "deletedFolder"
-            operations.append(Delete(check_path(path.rstrip("/") if isinstance(path, str) else path), folder))
-        elif key == "file":
-            operations.append(Add(check_path(value.get("path")), _read_file(value, blobs)))
-        elif key == "lfsFile":
-            operations.append(Add(check_path(value.get("path")), _read_lfs_file(value, blobs)))
-        else:
-            raise bad_request(f"A commit here has no operation {key!r}.")
-    if header is None:
-        raise bad_request("A commit needs a header line with its summary.")
-    return header, operations
-
-
-def _read_header(value: dict[str, Any]) -> CommitHeader:
-    summary, description, parent = (
-        value.get("summary"),
-        value.get("description") or "",
-        value.get("parentCommit"),
-    )
-    if not isinstance(summary, str) or not summary.strip() or not isinstance(description, str):
-        raise bad_request("A commit needs a summary: pass a commit message.")
-    if parent is not None and not (isinstance(parent, str) and _COMMIT_PREFIX.fullmatch(parent)):
-        raise bad_request(f"parentCommit {parent!r} is not a commit id: pass 5 to 40 hex digits.")
-    return CommitHeader(f"{summary}\n\n{description}".strip(), parent)
-
-
-def _read_file(value: dict[str, Any], blobs: BlobStore) -> File:
-    encoded, encoding = value.pop("content", None), value.get("encoding", "utf-8")
-    try:
-        if encoding == "base64":
-            content = base64.b64decode(encoded, validate=True)
-        elif encoding == "utf-8":
-            content = encoded.encode()
-        else:
-            raise ValueError(encoding)
-    except (AttributeError, TypeError, ValueError):
-        raise bad_request(
-            f"The content of {value.get('path')!r} is not valid {encoding!r}: send base64."
-        ) from None
-    del encoded
-    return File(blob_oid(content), blobs.put(content), len(content))
-
-
-def _read_lfs_file(value: dict[str, Any], blobs: BlobStore) -> File:
-    sha256 = check_sha256(value.get("oid"))
-    size = blobs.size(sha256)
-    if size is None or value.get("size", size) != size:
-        raise bad_request(
-            f"The content of {value.get('path')!r} ({sha256}) is not here: upload it before the commit."
-        )
-    return lfs_file(sha256, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -65,28 +66,20 @@ _KERNEL = """
 """
 
 
-def _run(
-    folder: Path, packages: list[str], script: str, hub: Hub, *arguments: str, torch: bool = False
-) -> str:
-    """Run `script` with `packages` from PyPI in an environment below `folder`, and nothing else's settings."""
+def _run(folder: Path, packages: list[str], script: str, hub: Hub, *arguments: str) -> str:
+    """Run `script` with `packages` from PyPI in a new environment below `folder`; returns what it printed."""
     venv = folder / "venv"
-    share = ["--system-site-packages"] if torch else []
-    subprocess.run([sys.executable, "-m", "venv", *share, venv], check=True)
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = venv / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    if torch:  # torch is large: use the one this interpreter has
-        import torch as installed
-
-        site = next((venv / "lib").glob("python3*/site-packages"))
-        (site / "shared-torch.pth").write_text(str(Path(installed.__file__).parents[1]))
-    settings = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))
-    }
+    # torch is large: the new environment sees this one's, behind its own packages
+    site = next((venv / "lib").glob("python3*/site-packages"))
+    (site / "shared.pth").write_text(sysconfig.get_path("purelib"))
+    settings = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
     settings |= {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": hub.token("versions"),
         "HF_HOME": str(folder / "home"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
