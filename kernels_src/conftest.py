@@ -1,8 +1,10 @@
-"""The `kernel` fixture: the package a test file lies in, built and imported.
+"""The `kernel` fixture: the package a test file lies in, as a user gets it, and in two shapes a user does not.
 
-`KHUB_KERNEL_BUILD` names a folder of built packages (`<folder>/<package>/build/<variant>`) to test instead;
-without it each package is compiled here. The CUDA source is tested on the host, on the emulator in
-tests/cuda_emulator.
+- "cpu": built by `khub build`, loaded by `get_local_kernel`. `KHUB_KERNEL_BUILD` names a folder of packages
+  (`<folder>/<package>/index.json`) to test instead of building them here.
+- "cuda": the same on a GPU, where there is one; every tensor of a test is made on it.
+- "cpu-baseline": compiled here without the paths for newer instruction sets.
+- "cuda-emulated": the CUDA source compiled for the host, on the emulator in tests/cuda_emulator.
 """
 
 import hashlib
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -20,13 +23,17 @@ from types import ModuleType
 import pytest
 import torch
 
+from hub_loader import get_local_kernel
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
-VARIANT = "torch-stable-abi210-cpu-x86_64-linux"
+KINDS = ["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow), "cuda-emulated"]
+if torch.cuda.is_available():
+    KINDS.append("cuda")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,35 +52,43 @@ def seed() -> int:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
-    """Builds and imports a package once: (folder, "cpu", "cpu-baseline" or "cuda-emulated") -> module."""
+    """Builds and loads a package once: (its folder, a kind as above) -> module."""
     loaded: dict[tuple[Path, str], ModuleType] = {}
     cache = Path(pytestconfig.cache.mkdir("kernels"))
 
-    def build(package: Path, kind: str) -> ModuleType:
-        key = (package, kind)
-        if key not in loaded:
-            given = os.environ.get("KHUB_KERNEL_BUILD")
-            if given and kind == "cpu":
-                loaded[key] = import_package(Path(given) / package.name / "build" / VARIANT)
+    def build(source: Path, kind: str) -> ModuleType:
+        if (source, kind) not in loaded:
+            if kind in ("cpu", "cuda"):
+                package = built_package(source, kind, tmp_path_factory.mktemp("package"))
+                loaded[source, kind] = get_local_kernel(package, backend=kind)
             else:
-                loaded[key] = import_package(compile_package(package, kind, cache))
-        return loaded[key]
+                loaded[source, kind] = import_package(compile_package(source, kind, cache))
+        return loaded[source, kind]
 
     return build
 
 
-@pytest.fixture(
-    scope="module", params=["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow), "cuda-emulated"]
-)
-def kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
-    """The module under test: the CPU build, its path for processors without AVX2, the emulated CUDA build."""
-    return builds(request.path.parent.parent, request.param)
+@pytest.fixture(scope="module", params=KINDS)
+def kernel(request: pytest.FixtureRequest, builds) -> Iterator[ModuleType]:
+    """The module under test, of each kind in turn."""
+    with torch.device("cuda" if request.param == "cuda" else "cpu"):
+        yield builds(request.path.parent.parent, request.param)
 
 
 @pytest.fixture(scope="module")
 def cpu_kernel(request: pytest.FixtureRequest, builds) -> ModuleType:
     """The CPU build alone, for what would take the emulator too long or is promised for the CPU only."""
     return builds(request.path.parent.parent, "cpu")
+
+
+def built_package(source: Path, kind: str, out: Path) -> Path:
+    """The package of a kernel: the one KHUB_KERNEL_BUILD holds, else built into `out`."""
+    given = os.environ.get("KHUB_KERNEL_BUILD")
+    if given:
+        return Path(given) / source.name
+    select = "torch-stable-abi*-cpu-*" if kind == "cpu" else "torch-stable-abi*-cu*"
+    run([sys.executable, "-m", "hub_loader", "build", str(source), "--select", select, "--out", str(out)])
+    return out
 
 
 def compile_package(package: Path, kind: str, cache: Path) -> Path:

@@ -11,7 +11,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 def make_step(seed, lens, *, heads=4, kv_heads=2, head_size=64, block_size=16, dtype=torch.float32):
     """A mixed step: `lens` has (query_len, seq_len) pairs. Blocks are shuffled, and unused slots hold NaN."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     blocks_needed = [-(-seq_len // block_size) for _, seq_len in lens]
     num_blocks = sum(blocks_needed) + 3
     order = torch.randperm(num_blocks, generator=generator, dtype=torch.int32)

@@ -46,7 +46,9 @@ def test_reshape_and_cache_of_any_slots_writes_those_slots_and_no_other(kernel, 
     num_blocks = 5
     slots = data.draw(st.lists(st.integers(-1, num_blocks * block_size - 1), max_size=9))
     slots = [slot if slot not in slots[:i] else -1 for i, slot in enumerate(slots)]
-    qkv = torch.randn(len(slots), 3, heads, head_size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    qkv = torch.randn(
+        len(slots), 3, heads, head_size, generator=torch.Generator(torch.get_default_device()).manual_seed(1)
+    ).to(dtype)
     key, value = qkv[:, 0], qkv[:, 2]  # views, not contiguous
     key_cache, value_cache = empty_caches(layout, num_blocks, block_size, heads, head_size, dtype)
     write(kernel, layout, key, value, key_cache, value_cache, torch.tensor(slots, dtype=torch.int64))
