@@ -36,22 +36,30 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
             f"{package} holds no {INDEX_NAME}: build it first with khub build --out {package}"
         )
     index = parse_index(path.read_bytes(), origin=str(path))
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.hf_api import RepoFile
 
     api = HfApi(library_name="kernel-hub")
     branch = f"v{index.version}"
+    files = {INDEX_NAME: package / INDEX_NAME}
+    for name, variant in index.variants.items():
+        files |= {f"build/{name}/{path}": package / "build" / name / path for path in variant.all_files}
     try:
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
         api.create_branch(repo_id, repo_type="kernel", branch=branch, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
+        there = api.list_repo_tree(repo_id, repo_type="kernel", revision=branch, recursive=True)
+        # A variant that is no longer built must not linger beside the new ones.
+        stale = [f.path for f in there if isinstance(f, RepoFile) and f.path.startswith("build/")]
+        # One commit, so that no reader ever sees an index with half of its files.
+        commit = api.create_commit(
+            repo_id,
             repo_type="kernel",
-            folder_path=package,
             revision=branch,
-            allow_patterns=[INDEX_NAME, *(f"build/{variant}/**" for variant in index.variants)],
-            # A variant that is no longer built must not linger beside the new ones.
-            delete_patterns=["build/**", INDEX_NAME],
+            operations=[
+                *(CommitOperationDelete(path) for path in stale if path not in files),
+                *(CommitOperationAdd(path, local) for path, local in files.items()),
+            ],
             commit_message=message or f"Publish {index.name} {branch}",
         )
     except LocalTokenNotFoundError:

@@ -22,7 +22,6 @@ from types import ModuleType
 
 import pytest
 import torch
-
 from hub_loader import get_local_kernel
 
 if sys.version_info >= (3, 11):
