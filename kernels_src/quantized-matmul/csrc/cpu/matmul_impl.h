@@ -21,7 +21,11 @@ static float load_scale(const QuantizedMatmul& q, int64_t index) {
 template <class Bytes>
 KHUB_INLINE Bytes load_bytes(const uint8_t* row, int64_t at, int64_t row_bytes) {
   Bytes bytes{};
-  std::memcpy(&bytes, row + at, size_t(std::min<int64_t>(8, row_bytes - at)));
+  if (at + 8 <= row_bytes) {  // a copy of a constant size is one load
+    std::memcpy(&bytes, row + at, 8);
+  } else {
+    std::memcpy(&bytes, row + at, size_t(row_bytes - at));
+  }
   return bytes;
 }
 
