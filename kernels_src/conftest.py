@@ -44,7 +44,7 @@ def seed() -> int:
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
+def builds(pytestconfig: pytest.Config):
     """Builds and imports a package once: (folder, "cpu", "cpu-baseline" or "cuda-emulated") -> module."""
     loaded: dict[tuple[Path, str], ModuleType] = {}
     cache = Path(pytestconfig.cache.mkdir("kernels"))
