@@ -25,7 +25,7 @@ struct QuantizedMatmul {
   const void* scales;  // [n, groups]
   DType scale_dtype;
   const uint8_t* zeros;  // [n, groups]; null: 0 with 8 bits, 8 with 4
-  int64_t group_size;    // with 4 bits: k, or a multiple of 16
+  int64_t group_size;    // with 4 bits: k, or a power of two from 32 to 512
   int64_t groups;
 };
 

@@ -140,9 +140,9 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
                  const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
   QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
-  STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 16 == 0 && 512 % group_size == 0 &&
+  STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 32 == 0 && 512 % group_size == 0 &&
                                         q.k % group_size == 0),
-                  "group_size must be 16 to 512 in powers of two and divide the ", q.k,
+                  "group_size must be 32 to 512 in powers of two and divide the ", q.k,
                   " columns of x, or be their ", "number; got ", group_size);
   q.group_size = group_size;
   q.groups = q.k / group_size;

@@ -41,6 +41,15 @@ def test_fused_add_rms_norm_of_rows_is_the_reference_of_the_exact_sum(kernel, si
     assert torch.equal(residual, total.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_fused_add_rms_norm_of_every_16_bit_value_rounds_the_sum_to_nearest_even(kernel, dtype):
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x, residual = every[torch.randperm(2**16)].view(8, -1), every.clone().view(8, -1)
+    expected = (x.float() + residual.float()).to(dtype)
+    kernel.fused_add_rms_norm(x, residual, torch.ones(x.shape[1], dtype=dtype), 1e-5)
+    torch.testing.assert_close(residual, expected, rtol=0, atol=0, equal_nan=True)
+
+
 @dtypes
 @sizes
 def test_silu_and_mul_of_rows_is_the_reference(kernel, size, dtype):

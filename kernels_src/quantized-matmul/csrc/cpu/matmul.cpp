@@ -33,15 +33,14 @@ namespace avx2 {
 
 template <class T>
 void widen_rows(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end) {
-  const int64_t width = widened_width(q);
+  const int64_t width = widened_width(q), unit = weights_per_unpack(q), per_word = unit / 8;
   for (int64_t m = begin; m < end; ++m) {
     const T* from = static_cast<const T*>(q.x) + m * q.x_stride;
     float* to = widened + m * width;
     std::fill(to, to + width, 0.0f);
-    if (q.bits == 8) {
-      for (int64_t k = 0; k < q.k; ++k) to[k] = to_float(from[k]);
-    } else {  // in each 16, the low halves of eight bytes come first, then their high halves
-      for (int64_t k = 0; k < q.k; ++k) to[k / 16 * 16 + k % 2 * 8 + k % 16 / 2] = to_float(from[k]);
+    for (int64_t k = 0; k < q.k; ++k) {  // element i of word l goes to lane l of vector i
+      const int64_t start = k / unit * unit, i = k % per_word, l = k % unit / per_word;
+      to[start + 8 * i + l] = to_float(from[k]);
     }
   }
 }

@@ -8,8 +8,14 @@ namespace khub::cpu {
 
 constexpr int64_t kTileRows = 16;  // weight rows of one work item of `matmul`
 
+// Weights in eight words of 32 bits, which are unpacked together.
+inline int64_t weights_per_unpack(const QuantizedMatmul& q) { return 8 * 32 / q.bits; }
+
 // Floats per row of the widened x.
-inline int64_t widened_width(const QuantizedMatmul& q) { return (q.k + 15) / 16 * 16; }
+inline int64_t widened_width(const QuantizedMatmul& q) {
+  const int64_t unit = weights_per_unpack(q);
+  return (q.k + unit - 1) / unit * unit;
+}
 
 // Rows [begin, end) of x as float32 in the order in which weights unpack, padded with zeros: [m,
 // widened_width].

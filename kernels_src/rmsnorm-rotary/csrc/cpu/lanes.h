@@ -56,9 +56,31 @@ KHUB_INLINE f32x8 load_part(const T* from, int64_t count) {
 
 KHUB_INLINE void store(float* to, f32x8 lanes) { std::memcpy(to, &lanes, sizeof(lanes)); }
 
-template <class T>
-KHUB_INLINE void store(T* to, f32x8 lanes) {
-  for (int64_t i = 0; i < kLanes; ++i) khub::from_float(lanes[i], to + i);
+KHUB_INLINE u32x8 select(i32x8 mask, u32x8 yes, u32x8 no) {
+  return (bit_cast<u32x8>(mask) & yes) | (~bit_cast<u32x8>(mask) & no);
+}
+
+KHUB_INLINE void store_bits16(void* to, u32x8 bits) {
+  const u16x8 narrow = __builtin_convertvector(bits, u16x8);
+  std::memcpy(to, &narrow, sizeof(narrow));
+}
+
+// The two below round as khub::from_float does.
+KHUB_INLINE void store(khub::BFloat16* to, f32x8 lanes) {
+  const u32x8 bits = bit_cast<u32x8>(lanes);
+  const u32x8 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  store_bits16(to, select(lanes != lanes, (bits >> 16) | 0x40u, rounded));
+}
+
+KHUB_INLINE void store(khub::Half* to, f32x8 lanes) {
+  const u32x8 bits = bit_cast<u32x8>(lanes);
+  const i32x8 magnitude = bit_cast<i32x8>(bits & 0x7fffffffu);
+  const u32x8 normal = (bit_cast<u32x8>(magnitude) + 0xfffu + ((bits >> 13) & 1u) - 0x38000000u) >> 13;
+  const u32x8 subnormal = bit_cast<u32x8>(bit_cast<f32x8>(magnitude) + 0.5f) - 0x3f000000u;
+  u32x8 half = select(magnitude < 0x38800000, subnormal, normal);
+  half = select(magnitude >= 0x477ff000, u32x8{} + 0x7c00u, half);
+  half = select(magnitude > 0x7f800000, u32x8{} + 0x7e00u, half);
+  store_bits16(to, ((bits >> 16) & 0x8000u) | half);
 }
 
 // In a fixed order, so that a sum is the same in every run.
