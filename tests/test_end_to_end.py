@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from khub_process import Hub
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "engine" / "models" / "stdlib-llama"
@@ -60,7 +61,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(hub, tmp_path_factory: pytest.TempPathFactory) -> World:  # type: ignore[no-untyped-def]
+def world(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> World:
     dist = tmp_path_factory.mktemp("dist")
     world = World(hub.url, hub.token("org"), dist, {})
     for name in KERNELS:

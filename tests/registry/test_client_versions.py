@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import Hub
+from khub_process import Hub
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import Hub, khub
+from khub_process import Hub, khub
 
 CONTENT = os.urandom(100_000)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Hub, StartHub, khub, khub_command, khub_environment
+from khub_process import Hub, StartHub, khub, khub_command, khub_environment
 
 
 def test_serve_when_started_then_one_line_says_where_and_ctrl_c_ends_it(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import secrets
 from pathlib import Path
 
 import pytest
-from conftest import Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     BadRequestError,
@@ -16,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from khub_process import Hub
 
 _KINDS = pytest.mark.parametrize("kind", ["kernel", "model"])
 
