@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import linecache
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
@@ -88,19 +89,24 @@ def _check_dependencies(metadata: Metadata) -> None:
     missing = [name for name in metadata.python_depends if not _is_installed(name)]
     if missing:
         raise MissingDependencyError(
-            f"{metadata.name} needs {', '.join(missing)}: pip install {' '.join(missing)}"
+            f"{metadata.name} needs {', '.join(missing)}: pip install {shlex.join(missing)}"
         )
 
 
-def _is_installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError, distribution  # slow to import, rarely needed
+def _is_installed(dependency: str) -> bool:
+    """Whether a requirement, e.g. "einops" or "einops>=0.8", is met by a distribution or a plain module."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely needed
+
+    from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        distribution(name)
+        requirement = Requirement(dependency)
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except InvalidRequirement:
+        return False
     except PackageNotFoundError:
-        module = name.replace("-", "_")
+        module = requirement.name.replace("-", "_")
         return module.isidentifier() and find_spec(module) is not None
-    return True
 
 
 class _VerifiedFinder(MetaPathFinder):

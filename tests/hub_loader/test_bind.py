@@ -152,6 +152,12 @@ def test_bind_when_the_id_is_bound_to_other_bytes_then_refuses(tmp_path: Path) -
     assert sys.modules[first.id] is module
 
 
+def test_bind_when_a_python_dependency_is_too_old_then_says_what_to_install(tmp_path: Path) -> None:
+    package = python_package(tmp_path, python_depends=("packaging>=1", "packaging>=1000"))
+    with pytest.raises(MissingDependencyError, match=r"needs packaging>=1000: pip install 'packaging>=1000'"):
+        bind(verified(package))
+
+
 def test_bind_when_a_python_dependency_is_missing_then_says_what_to_install(tmp_path: Path) -> None:
     package = python_package(tmp_path, python_depends=("packaging", "not-installed-here"))
     with pytest.raises(

@@ -1,0 +1,55 @@
+"""Who may import whom, as the design draws it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"hub_loader", "build_matrix", "registry", "engine"}
+# folder -> what its modules may import beside the standard library: (at import time, inside functions too)
+ALLOWED: dict[str, tuple[set[str], set[str]]] = {
+    "hub_loader": (set(), {"huggingface_hub", "packaging"}),
+    "build_matrix": ({"hub_loader", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
+    "registry": ({"hub_loader", "starlette", "sqlalchemy", "uvicorn"}, set()),
+    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
+}
+MODULES = [
+    path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py")) if path.name != "train.py"
+]
+
+
+def imported(nodes: list[ast.AST]) -> set[str]:
+    """Top-level names of the packages that import statements among `nodes` bring in; relative ones aside."""
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"tomllib"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_imports_only_what_the_design_allows(path: Path) -> None:
+    at_import, anywhere = ALLOWED[path.relative_to(ROOT).parts[0]]
+    tree = ast.parse(path.read_text())
+    assert imported(list(tree.body)) <= at_import
+    assert imported(list(ast.walk(tree))) <= at_import | anywhere
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=lambda path: path.name)
+def test_engine_uses_only_the_public_names_of_the_loader(path: Path) -> None:
+    import hub_loader
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hub_loader"):
+            assert node.module in ("hub_loader", "hub_loader.errors")
+            public = set(hub_loader.__all__) | set(vars(hub_loader.errors))
+            assert {alias.name for alias in node.names} <= public
+
+
+def test_import_hub_loader_imports_neither_torch_nor_huggingface_hub() -> None:
+    code = "import sys, hub_loader; print(sorted({'torch', 'huggingface_hub', 'httpx'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
