@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,3 +233,44 @@ def test_demo_twice_prints_the_table_and_the_second_time_reuses_what_is_built(tm
             assert row in table
         assert EXACT in table
     assert second.count("(reused)") == len(KERNELS)
+
+
+@pytest.mark.slow
+def test_demo_interrupted_at_one_step_after_another_goes_on_and_succeeds(tmp_path: Path) -> None:
+    from build_matrix.toolchain.cache import default_root
+
+    toolchains = (
+        tmp_path / "toolchains"
+    )  # everything but the objects, so that there is something to interrupt
+    toolchains.mkdir()
+    for part in default_root().iterdir():
+        if part.name != "objects" and not part.name.startswith("."):
+            (toolchains / part.name).symlink_to(part)
+    command = [
+        sys.executable,
+        str(ROOT / "ci" / "demo.py"),
+        "--state",
+        str(tmp_path / "state"),
+        "--max-tokens",
+        "8",
+    ]
+    environment = {**os.environ, "KHUB_TOOLCHAINS": str(toolchains)}
+    for marker in (
+        "Compile paged",
+        "Compile quantized",
+        "Serve",
+        "Publish rmsnorm",
+        "Fetch quantized",
+        "hub kernels",
+    ):
+        # A group of its own: a terminal's Ctrl-C reaches the demo and the command it runs alike.
+        demo = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert demo.stdout is not None
+        assert any(marker in line for line in demo.stdout), marker
+        time.sleep(0.7)
+        os.killpg(demo.pid, signal.SIGINT)
+        demo.stdout.read()
+        assert demo.wait() == 130, marker
+    assert "hub kernels (tokens equal transformers)" in run(command, environment).stdout
