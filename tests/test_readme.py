@@ -39,10 +39,10 @@ def test_commands_of_readme_by_hand_run_in_order(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    (binaries / "python").symlink_to(sys.executable)
-    khub = binaries / "khub"
-    khub.write_text(f'#!/bin/sh\nexec {sys.executable} -m hub_loader "$@"\n')
-    khub.chmod(0o755)
+    for name, arguments in (("python", ""), ("khub", "-m hub_loader ")):
+        command = binaries / name  # not a link: Python would take the link's folder for its environment
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments}"$@"\n')
+        command.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "KERNELS_"))}
     environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", "HF_HOME": str(tmp_path / "home")}
     environment["PYTHONPATH"] = str(ROOT)
