@@ -1,0 +1,248 @@
+"""The kernels against torch eager, in one run: first checked against float64, then timed in turn.
+
+    python benchmarks/kernels.py --packages .demo/dist [--device cpu|cuda] [--out benchmarks/results/NAME.json]
+
+`--packages` is a folder of built packages (`khub build … --out FOLDER/NAME`). Each case runs the kernel and its
+peer alternately; a row gives the median, least and greatest time of each, the bytes that must move, the rate, and
+the ratio of medians (above 1: the kernel is faster).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from hub_loader import get_loaded_kernels, get_local_kernel
+
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel call, its peer's, and the result both must have. Neither call may change its inputs' meaning."""
+
+    name: str
+    shape: str
+    dtype: torch.dtype
+    bytes_moved: int
+    kernel: Callable[[], torch.Tensor]
+    peer: Callable[[], torch.Tensor]
+    reference: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row; times in microseconds, rate in GB/s, error relative to the reference's largest element."""
+
+    name: str
+    shape: str
+    dtype: str
+    relative_error: float
+    kernel_us: tuple[float, float, float]
+    peer_us: tuple[float, float, float]
+    gigabytes_per_second: float
+    ratio: float
+
+
+def attention(kernel: ModuleType, batch: int, context: int, dtype: torch.dtype) -> Case:
+    """Decode attention of Qwen3-0.6B's shape: 16 query heads, 8 KV heads of 128."""
+    heads, kv_heads, size, block = 16, 8, 128, 16
+    blocks = context // block
+    key_cache = torch.randn(batch * blocks, block, kv_heads, size, dtype=dtype)
+    value_cache = torch.randn_like(key_cache)
+    tables = torch.randperm(batch * blocks).view(batch, blocks).int()
+    query = torch.randn(batch, heads, size, dtype=dtype)
+    arguments: dict[str, Any] = {
+        "block_tables": tables,
+        "seq_lens": torch.full((batch,), context, dtype=torch.int32),
+        "query_start_loc": torch.arange(batch + 1, dtype=torch.int32),
+        "scale": size**-0.5,
+    }
+
+    def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        keys, values = (c[tables.long()].flatten(1, 2).transpose(1, 2) for c in (k, v))
+        out = functional.scaled_dot_product_attention(q[:, :, None], keys, values, enable_gqa=True)
+        return out[:, :, 0]
+
+    return Case(
+        "attend (decode)",
+        f"batch {batch}, context {context}",
+        dtype,
+        2 * key_cache.numel() * dtype.itemsize,
+        lambda: kernel.attend(query, key_cache, value_cache, **arguments),
+        lambda: gathered(query, key_cache, value_cache),
+        lambda: gathered(query.double(), key_cache.double(), value_cache.double()),
+    )
+
+
+def rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
+    x, weight = torch.randn(tokens, hidden, dtype=dtype), torch.randn(hidden, dtype=dtype)
+    out = torch.empty_like(x)
+
+    def run() -> torch.Tensor:
+        kernel.rms_norm(out, x, weight, 1e-6)
+        return out
+
+    return Case(
+        "rms_norm",
+        f"{tokens} × {hidden}",
+        dtype,
+        2 * x.numel() * dtype.itemsize,
+        run,
+        lambda: functional.rms_norm(x, (hidden,), weight, 1e-6),
+        lambda: functional.rms_norm(x.double(), (hidden,), weight.double(), 1e-6),
+    )
+
+
+def silu_and_mul(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
+    x = torch.randn(tokens, 2 * hidden, dtype=dtype)
+    out = torch.empty(tokens, hidden, dtype=dtype)
+
+    def run() -> torch.Tensor:
+        kernel.silu_and_mul(out, x)
+        return out
+
+    def eager(value: torch.Tensor) -> torch.Tensor:
+        gate, up = value.chunk(2, dim=-1)
+        return functional.silu(gate) * up
+
+    moved = 3 * out.numel() * dtype.itemsize
+    shape = f"{tokens} × {hidden}"
+    return Case("silu_and_mul", shape, dtype, moved, run, lambda: eager(x), lambda: eager(x.double()))
+
+
+def matmul(kernel: ModuleType, format: str, tokens: int, size: int, dtype: torch.dtype) -> Case:
+    """Against the dense product with the same values: what quantization saves is bytes."""
+    weight = torch.randn(size, size, dtype=dtype) / size**0.5
+    packed = kernel.quantize(weight, format)
+    dense = kernel.dequantize(packed)
+    x = torch.randn(tokens, size, dtype=dtype)
+    bits = {"int8": 8, "int4": 4}[format]
+    return Case(
+        f"matmul {format}",
+        f"{tokens} × {size} × {size}",
+        dtype,
+        size * size * bits // 8,
+        lambda: kernel.matmul(x, packed),
+        lambda: functional.linear(x, dense),
+        lambda: functional.linear(x.double(), kernel.dequantize(packed).double()),
+    )
+
+
+def cases(packages: Path, device: str) -> list[Case]:
+    """The cases of a device; a GPU gets the batches it is made for."""
+    load = {
+        name: get_local_kernel(packages / name, backend=device)
+        for name in sorted(p.name for p in packages.iterdir())
+    }
+    attend, rows, quantized = load["paged-attention"], load["rmsnorm-rotary"], load["quantized-matmul"]
+    gpu = device == "cuda"
+    found = []
+    for dtype in (torch.float16, torch.bfloat16) if gpu else (torch.float32, torch.bfloat16):
+        batches = ((1, 4096), (32, 4096), (256, 1024)) if gpu else ((1, 1024), (8, 1024))
+        found += [attention(attend, batch, context, dtype) for batch, context in batches]
+        for tokens in (1, 4096) if gpu else (1, 64):
+            found.append(rms_norm(rows, tokens, 4096, dtype))
+            found.append(silu_and_mul(rows, tokens, 4096, dtype))
+        for format in ("int8", "int4"):
+            found += [matmul(quantized, format, tokens, 4096 if gpu else 2048, dtype) for tokens in (1, 16)]
+    return found
+
+
+def measure(case: Case, repeats: int, device: str) -> Result:
+    """Check, warm up, then time kernel and peer in turn."""
+    expected = case.reference()
+    error = float((case.kernel().double() - expected).abs().max() / expected.abs().max())
+    if not error < TOLERANCE[case.dtype]:
+        raise SystemExit(f"{case.name} {case.shape} {case.dtype}: relative error {error:.1e}; not timed")
+    case.peer()
+    kernel, peer = [], []
+    for _ in range(repeats):
+        kernel.append(timed(case.kernel, device))
+        peer.append(timed(case.peer, device))
+    rate = case.bytes_moved / median(kernel) / 1e3
+    ratio = median(peer) / median(kernel)
+    dtype = str(case.dtype).removeprefix("torch.")
+    return Result(case.name, case.shape, dtype, error, spread(kernel), spread(peer), rate, ratio)
+
+
+def timed(call: Callable[[], Any], device: str) -> float:
+    """Microseconds of one call; on a GPU of one of twenty in a row, so that launches overlap as in use."""
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1e6
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(20):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e3 / 20
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, least and greatest."""
+    return round(median(values), 2), round(min(values), 2), round(max(values), 2)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the figures depend on: machine, versions, commit, variants."""
+    commit = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu[0].partition(": ")[2],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "commit": commit or None,
+        "variants": {kernel.metadata.name: kernel.variant for kernel in get_loaded_kernels()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--packages", type=Path, required=True, help="folder of built packages")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--repeats", type=int, default=30, help="timed calls of each (30)")
+    parser.add_argument("--out", type=Path, help="write the results there as JSON")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    results = []
+    with torch.device(args.device), torch.inference_mode():
+        for case in cases(args.packages, args.device):
+            results.append(measure(case, args.repeats, args.device))
+            row = results[-1]
+            print(
+                f"{row.name:<16} {row.shape:<22} {row.dtype:<9} {row.kernel_us[0]:>10.1f} us  "
+                f"{row.gigabytes_per_second:>7.1f} GB/s  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}",
+                flush=True,
+            )
+    if args.out:
+        data = {"environment": environment(args.device), "results": [asdict(result) for result in results]}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(data, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
