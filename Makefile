@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
-.PHONY: demo test fast lint format clean
+KERNELS := paged-attention rmsnorm-rotary quantized-matmul
+
+.PHONY: demo test fast lint format bench clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -24,6 +26,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY) ## the kernels against torch eager on this machine's CPU
+	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select '*cpu*' --out .demo/dist/$$name || exit; done
+	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
 
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) .demo

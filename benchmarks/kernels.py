@@ -129,7 +129,7 @@ def matmul(kernel: ModuleType, format: str, tokens: int, size: int, dtype: torch
     """Against the dense product with the same values: what quantization saves is bytes."""
     weight = torch.randn(size, size, dtype=dtype) / size**0.5
     packed = kernel.quantize(weight, format)
-    dense = kernel.dequantize(packed)
+    dense = kernel.dequantize(packed).to(dtype)
     x = torch.randn(tokens, size, dtype=dtype)
     bits = {"int8": 8, "int4": 4}[format]
     return Case(
@@ -145,11 +145,10 @@ def matmul(kernel: ModuleType, format: str, tokens: int, size: int, dtype: torch
 
 def cases(packages: Path, device: str) -> list[Case]:
     """The cases of a device; a GPU gets the batches it is made for."""
-    load = {
-        name: get_local_kernel(packages / name, backend=device)
-        for name in sorted(p.name for p in packages.iterdir())
-    }
-    attend, rows, quantized = load["paged-attention"], load["rmsnorm-rotary"], load["quantized-matmul"]
+    attend, rows, quantized = (
+        get_local_kernel(packages / name, backend=device)
+        for name in ("paged-attention", "rmsnorm-rotary", "quantized-matmul")
+    )
     gpu = device == "cuda"
     found = []
     for dtype in (torch.float16, torch.bfloat16) if gpu else (torch.float32, torch.bfloat16):
@@ -232,9 +231,10 @@ def main() -> int:
         for case in cases(args.packages, args.device):
             results.append(measure(case, args.repeats, args.device))
             row = results[-1]
+            what = f"{row.name:<16} {row.shape:<22} {row.dtype:<9}"
+            speed = f"{row.kernel_us[0]:>10.1f} us  {row.gigabytes_per_second:>7.1f} GB/s"
             print(
-                f"{row.name:<16} {row.shape:<22} {row.dtype:<9} {row.kernel_us[0]:>10.1f} us  "
-                f"{row.gigabytes_per_second:>7.1f} GB/s  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}",
+                f"{what} {speed}  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}",
                 flush=True,
             )
     if args.out:
