@@ -13,6 +13,7 @@ from hub_loader.variant import Variant
 from .audit import leaked_paths, read_library, violations
 from .build_toml import BuildFile
 from .compile import Compiled, Toolchain, compile_cell
+from .jobs import Limits
 from .matrix import Cell, Matrix
 from .package import write_variant
 from .provenance import Provenance, kernel_id
@@ -50,15 +51,24 @@ class Outcome:
 
 
 def build_cell(
-    build: BuildFile, cell: Cell, matrix: Matrix, out: Path, cache: ToolchainCache, origin: Provenance
+    build: BuildFile,
+    cell: Cell,
+    matrix: Matrix,
+    out: Path,
+    cache: ToolchainCache,
+    origin: Provenance,
+    limits: Limits | None = None,
 ) -> Outcome:
-    """Build `cell` into the package folder `out`; what can go wrong is in the outcome, not raised."""
+    """Build `cell` into the package folder `out`; what can go wrong is in the outcome, not raised.
+
+    `limits` bounds how many compilers run at once; the whole machine is used without it.
+    """
     begin = time.monotonic()
     compiled = None
     try:
         name = kernel_id(build, cell)
         tools = toolchain(cache, find_compiler(), matrix, cell)
-        compiled = compile_cell(build, cell, name, tools, cache.root)
+        compiled = compile_cell(build, cell, name, tools, cache.root, limits)
         audit(compiled.library, cell, name, matrix, (build.folder, cache.root, Path.home()))
         folder = write_variant(build, cell, name, compiled.library, out, origin)
     except KernelHubError as error:

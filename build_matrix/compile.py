@@ -75,8 +75,17 @@ class Compiled:
     reused: int
 
 
-def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, store: Path) -> Compiled:
+def compile_cell(
+    build: BuildFile,
+    cell: Cell,
+    kernel_id: str,
+    tools: Toolchain,
+    store: Path,
+    limits: Limits | None = None,
+) -> Compiled:
     """Build the cell's shared library, keeping it and its objects in the folder `store`.
+
+    `limits` bounds how many compilers run at once; the whole machine is used without it.
 
     Raises:
         CompileError: the compiler or the linker refused; the message names the log and its first error.
@@ -93,7 +102,7 @@ def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain,
     folder.mkdir(parents=True, exist_ok=True)
     objects.mkdir(exist_ok=True)
     missing = list({unit.key: unit for unit in parts if not _object(objects, unit).is_file()}.values())
-    limits = machine_limits()
+    limits = limits or machine_limits()
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=store) as work:
         (Path(work) / EXPORTS).write_text(f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
         text = ninja_file(parts, missing, objects, library, tools, limits)
