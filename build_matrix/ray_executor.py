@@ -12,8 +12,10 @@ takes up to four CUDA cells at a time, `khub-cpu`, `khub-x86_64` and `khub-aarch
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +55,9 @@ class RayExecutor:
         if ours:
             _connect()
         try:
-            yield from _run(job, started)
+            # Ray's own notices (a machine died) go to stdout, where the caller's result belongs.
+            with redirect_stdout(sys.stderr):
+                yield from _run(job, started)
         finally:
             if ours:
                 ray.shutdown()
