@@ -175,8 +175,16 @@ def _publish(args: argparse.Namespace) -> int:
             "branch": done.branch,
             "commit": done.commit,
             "variants": done.variants,
+            "written": done.written,
+            "removed": done.removed,
         }
         print(json.dumps(data, indent=2))
     else:
-        print(f"{done.repo_id} {done.branch}: {len(done.variants)} variants at commit {done.commit[:12]}")
+        what = (
+            f"{done.written} files written, {done.removed} removed"
+            if done.written + done.removed
+            else "no change"
+        )
+        where = f"{done.repo_id} {done.branch}"
+        print(f"{where}: {len(done.variants)} variants at commit {done.commit[:12]} ({what})")
     return 0

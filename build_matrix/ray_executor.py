@@ -51,15 +51,12 @@ class RayExecutor:
     """Cells as Ray tasks on the cluster that RAY_ADDRESS names, or on one started here for the build."""
 
     def run(self, job: Job, started: Callable[[Cell], None]) -> Iterator[Outcome]:
-        ours = not ray.is_initialized()
-        if ours:
+        # Ray's own notices (a machine died) go to stdout, where the caller's result belongs.
+        with redirect_stdout(sys.stderr):
             _connect()
-        try:
-            # Ray's own notices (a machine died) go to stdout, where the caller's result belongs.
-            with redirect_stdout(sys.stderr):
+            try:
                 yield from _run(job, started)
-        finally:
-            if ours:
+            finally:
                 ray.shutdown()
 
 
