@@ -1,9 +1,9 @@
-"""Build the selected cells of one kernel: toolchains, compile, audit, package, index."""
+"""Build one cell of one kernel: toolchains, compile, audit, package."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from hub_loader.variant import Variant
 
 from .audit import leaked_paths, read_library, violations
 from .build_toml import BuildFile
-from .compile import Toolchain, compile_cell
+from .compile import Compiled, Toolchain, compile_cell
+from .jobs import Limits
 from .matrix import Cell, Matrix
-from .package import write_index, write_variant
-from .provenance import kernel_id, provenance
+from .package import write_variant
+from .provenance import Provenance, kernel_id
 from .toolchain.cache import ToolchainCache
 from .toolchain.cuda import cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
@@ -25,47 +26,55 @@ from .toolchain.torch_sdk import torch_sdk
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell. `error` is None when `folder` holds the variant; `seconds` is wall time."""
+    """What became of one cell. `error` is None when `folder` holds the variant.
+
+    `seconds` is wall time, `size` the bytes of the variant's files; `compiled` is None when it did not come
+    to a library.
+    """
 
     cell: Cell
     seconds: float
-    reused: bool = False
+    compiled: Compiled | None = None
     folder: Path | None = None
+    size: int = 0
     error: KernelHubError | None = None
 
+    @property
+    def reused(self) -> bool:
+        """Whether nothing had to be compiled."""
+        return self.compiled is not None and self.compiled.compiled == 0
 
-def build_cells(
+    @property
+    def log(self) -> Path | None:
+        """What the compilers printed, when it came to that."""
+        return self.compiled.log if self.compiled is not None else getattr(self.error, "log", None)
+
+
+def build_cell(
     build: BuildFile,
-    cells: Sequence[Cell],
+    cell: Cell,
     matrix: Matrix,
     out: Path,
     cache: ToolchainCache,
-    started: Callable[[Cell], None] = lambda cell: None,
-) -> Iterator[Outcome]:
-    """Build `cells` into the package folder `out`, one outcome each; a failed cell stops no other.
+    origin: Provenance,
+    limits: Limits | None = None,
+) -> Outcome:
+    """Build `cell` into the package folder `out`; what can go wrong is in the outcome, not raised.
 
-    `index.json` is rewritten after the last cell when at least one succeeded.
+    `limits` bounds how many compilers run at once; the whole machine is used without it.
     """
-    compiler = find_compiler()
-    origin = provenance(build.folder)
-    succeeded = False
-    for cell in cells:
-        started(cell)
-        begin = time.monotonic()
-        try:
-            name = kernel_id(build, cell)
-            work = cache.root / "objects" / f"{name}-{cell}"
-            reused = (work / f"{name}.abi3.so").is_file()
-            library = compile_cell(build, cell, name, toolchain(cache, compiler, matrix, cell), work)
-            audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
-            folder = write_variant(build, cell, name, library, out, origin)
-        except KernelHubError as error:
-            yield Outcome(cell, time.monotonic() - begin, error=error)
-            continue
-        succeeded = True
-        yield Outcome(cell, time.monotonic() - begin, reused, folder)
-    if succeeded:
-        write_index(out)
+    begin = time.monotonic()
+    compiled = None
+    try:
+        name = kernel_id(build, cell)
+        tools = toolchain(cache, find_compiler(), matrix, cell)
+        compiled = compile_cell(build, cell, name, tools, cache.root, limits)
+        audit(compiled.library, cell, name, matrix, (build.folder, cache.root, Path.home()))
+        folder = write_variant(build, cell, name, compiled.library, out, origin)
+    except KernelHubError as error:
+        return Outcome(cell, time.monotonic() - begin, compiled, error=error)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Outcome(cell, time.monotonic() - begin, compiled, folder, size)
 
 
 def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cell: Cell) -> Toolchain:

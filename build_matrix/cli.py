@@ -12,9 +12,11 @@ from hub_loader.errors import AuditError, UsageError
 from hub_loader.manifest import METADATA_NAME, parse_metadata
 from hub_loader.variant import parse_variant
 
-from .build import Outcome, audit_file, build_cells
+from .build import Outcome, audit_file
 from .build_toml import read_build_file
-from .matrix import Cell, plan, read_matrix, select
+from .console import Console, objects
+from .executors import EXECUTORS, build_cells, executor_named
+from .matrix import plan, read_matrix, select
 from .publish import publish
 from .toolchain.cache import ToolchainCache
 
@@ -30,6 +32,12 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     )
     _add_source(parser)
     parser.add_argument("--out", type=Path, help="package folder to write (default: dist/<kernel name>)")
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="where cells are built: here, or as tasks of the Ray cluster that RAY_ADDRESS names (default: local)",
+    )
     parser.set_defaults(run=_build)
 
 
@@ -84,15 +92,15 @@ def _build(args: argparse.Namespace) -> int:
     say = sys.stderr if args.json else sys.stdout
     for unbuildable in refused:
         print(f"  left out  {unbuildable.name}: {unbuildable.reason}", file=say)
-
-    def started(cell: Cell) -> None:
-        if sys.stdout.isatty() and not args.json:
-            print(f"  building  {cell} …", end="\r", flush=True)
-
+    console = Console(say)
+    executor = executor_named(args.executor)
     outcomes = []
-    for outcome in build_cells(build, chosen, matrix, out.resolve(), ToolchainCache(), started):
+    for outcome in build_cells(
+        build, chosen, matrix, out.resolve(), ToolchainCache(), console.started, executor
+    ):
         outcomes.append(outcome)
-        print(_outcome_line(outcome), file=say, flush=True)
+        console.finished(outcome)
+    console.table(outcomes)
     failed = [outcome.error for outcome in outcomes if outcome.error is not None]
     if args.json:
         print(json.dumps({"package": str(out), "cells": [_outcome_json(o) for o in outcomes]}, indent=2))
@@ -103,18 +111,15 @@ def _build(args: argparse.Namespace) -> int:
     return failed[0].exit_code if failed else 0
 
 
-def _outcome_line(outcome: Outcome) -> str:
-    if outcome.error is not None:
-        return f"  FAILED    {outcome.cell}  after {outcome.seconds:.1f} s"
-    return f"  {'reused' if outcome.reused else 'built':<8}  {outcome.cell}  {outcome.seconds:.1f} s"
-
-
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "variant": str(outcome.cell),
         "seconds": round(outcome.seconds, 3),
         "reused": outcome.reused,
+        "objects": objects(outcome.compiled),
+        "size": outcome.size,
         "folder": None if outcome.folder is None else str(outcome.folder),
+        "log": None if outcome.log is None else str(outcome.log),
         "error": None if outcome.error is None else str(outcome.error),
     }
 
@@ -170,8 +175,16 @@ def _publish(args: argparse.Namespace) -> int:
             "branch": done.branch,
             "commit": done.commit,
             "variants": done.variants,
+            "written": done.written,
+            "removed": done.removed,
         }
         print(json.dumps(data, indent=2))
     else:
-        print(f"{done.repo_id} {done.branch}: {len(done.variants)} variants at commit {done.commit[:12]}")
+        what = (
+            f"{done.written} files written, {done.removed} removed"
+            if done.written + done.removed
+            else "no change"
+        )
+        where = f"{done.repo_id} {done.branch}"
+        print(f"{where}: {len(done.variants)} variants at commit {done.commit[:12]} ({what})")
     return 0

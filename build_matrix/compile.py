@@ -1,8 +1,8 @@
 """Compile and link one cell: command lines, a ninja file, a log.
 
-Objects lie in a folder named after the kernel's id, a digest of everything that goes in, so what is
-there is never stale and a second run has nothing to do. Paths of the machine are mapped away, the
-environment is emptied: equal sources give equal bytes.
+Objects and libraries are kept under names that say all of their content (see `objects.py`), so what is there
+is never stale and a second run has nothing to do. Paths of the machine are mapped away, the environment is
+emptied: equal sources give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pathlib import Path
 from hub_loader.errors import BuildConfigError, CompileError
 
 from .build_toml import BuildFile, Component
+from .jobs import Limits, machine_limits
 from .matrix import Cell
+from .objects import object_key, reachable
+from .provenance import source_files
 from .toolchain.cuda import CudaToolkit
 from .toolchain.host import HostCompiler
 from .toolchain.stubs import target_define
@@ -26,6 +29,7 @@ from .toolchain.torch_sdk import TorchSdk
 
 INCLUDE = Path(__file__).with_name("include")
 EXPORTS = "exports.map"
+LOG = "build.log"
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
@@ -51,61 +55,155 @@ class Source:
     needs_torch: bool
 
 
-def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, folder: Path) -> Path:
-    """Build the cell's shared library in `folder`; returns its path.
+@dataclass(frozen=True)
+class Unit:
+    """A translation unit with its whole command line; `key` names its object."""
+
+    source: Path
+    command: tuple[str | Path, ...]
+    key: str
+    heavy: bool
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A built library, the log beside it, and how many of its objects were compiled now and were there."""
+
+    library: Path
+    log: Path
+    compiled: int
+    reused: int
+
+
+def compile_cell(
+    build: BuildFile,
+    cell: Cell,
+    kernel_id: str,
+    tools: Toolchain,
+    store: Path,
+    limits: Limits | None = None,
+) -> Compiled:
+    """Build the cell's shared library, keeping it and its objects in the folder `store`.
+
+    `limits` bounds how many compilers run at once; the whole machine is used without it.
 
     Raises:
         CompileError: the compiler or the linker refused; the message names the log and its first error.
         BuildConfigError: a source of a kind that the cell's backend cannot compile.
     """
+    parts = units(build, cell, kernel_id, tools)
+    # The exported symbol carries the id, so the id is part of the library's key.
+    link_inputs = (*_link(tools), kernel_id, *(unit.key for unit in parts))
+    folder = store / "libraries" / object_key(link_inputs, {}, _identity(tools), {})
+    objects = store / "objects"
+    library, log = folder / f"{kernel_id}.abi3.so", folder / LOG
+    if library.is_file():
+        return Compiled(library, log, 0, len(parts))
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{kernel_id}.abi3.so"
-    _write_if_changed(folder / EXPORTS, f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
-    _write_if_changed(folder / "build.ninja", ninja_file(build, cell, kernel_id, tools, library.name))
-    command = [sys.executable, "-m", "ninja", "-C", str(folder)]
-    done = subprocess.run(command, env=_environment(tools), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    log = folder / "build.log"
+    objects.mkdir(exist_ok=True)
+    missing = list({unit.key: unit for unit in parts if not _object(objects, unit).is_file()}.values())
+    limits = limits or machine_limits()
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=store) as work:
+        (Path(work) / EXPORTS).write_text(f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
+        text = ninja_file(parts, missing, objects, library, tools, limits)
+        (Path(work) / "build.ninja").write_text(text)
+        command = [sys.executable, "-m", "ninja", "-C", work, "-j", str(limits.jobs), "-k", "0"]
+        output = subprocess.PIPE
+        done = subprocess.run(command, env=_environment(tools), stdout=output, stderr=subprocess.STDOUT)
     log.write_bytes(done.stdout)
     if done.returncode:
-        text = done.stdout.decode(errors="replace").splitlines()
-        first = next(
-            (line for line in text if "error" in line or "undefined reference" in line), "see the log"
-        )
-        raise CompileError(f"{build.general.name} {cell}: {first.strip()} (whole log: {log})")
-    return library
+        lines = done.stdout.decode(errors="replace").splitlines()
+        first = next((line for line in lines if _is_error(line)), "see the log")
+        raise CompileError(f"{build.general.name} {cell}: {first.strip()} (whole log: {log})", log)
+    return Compiled(library, log, len(missing), len(parts) - len(missing))
 
 
-def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, output: str) -> str:
-    """The ninja file that compiles every source of the cell and links `output`."""
-    common = ["-std=c++17", "-O3", "-DNDEBUG", *_defines(cell, kernel_id)]
-    host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
-    host += _prefix_maps(build, tools)
-    baseline = ["-include", str(INCLUDE / "baseline.h")]
-    cxx: list[str | Path] = [tools.compiler.path, *common, *host, *baseline, "-Wall"]
-    lines = _rule("cxx", [*cxx, "$flags", "-c", "$in", "-o", "$out"])
-    if tools.cuda is not None:
-        threads = str(min(len(cell.capabilities), os.cpu_count() or 1))
-        nvcc: list[str | Path] = [
-            tools.cuda.nvcc,
-            "-ccbin",
-            tools.compiler.path,
-            *common,
-            f"-I{tools.cuda.include}",
-        ]
-        nvcc += [*_gencode(cell.capabilities), "--threads", threads, "-Xcompiler", ",".join(host)]
-        # Without it nvcc derives symbol names from the process id, and no two builds are equal.
-        nvcc += ["--objdir-as-tempdir", "$flags", "-c", "$in", "-o", "$out"]
-        lines += _rule("nvcc", nvcc)
-    lines += _rule("link", _link(tools))
-    objects = [str(tools.system_stubs / "compat.o")]
-    for number, source in enumerate(sources(build, cell)):
+def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> list[Unit]:
+    """The cell's translation units with their command lines and keys.
+
+    Only a unit that mentions TORCH_EXTENSION_NAME is given the id, and only one that needs torch its headers:
+    the others have the same object in every variant that agrees on the rest.
+    """
+    everything = list(source_files(build.folder))
+    ours = {path: path.read_bytes() for path in sorted(INCLUDE.glob("*.h"))}
+    places = {build.folder: "kernel", INCLUDE: "include"}
+    found = []
+    for source in sources(build, cell):
+        files = reachable(source.path, source.include, everything)
         include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_torch else ()))
-        flags = _shell([*(f"-I{path}" for path in include), *source.flags])
-        objects.append(f"{number}-{source.path.stem}.o")
-        rule = "nvcc" if source.path.suffix == ".cu" else "cxx"
-        lines += [f"build {_escape(objects[-1])}: {rule} {_escape(str(source.path))}", f"  flags = {flags}"]
-    lines += [f"build {_escape(output)}: link {' '.join(_escape(name) for name in objects)}", ""]
+        flags: list[str | Path] = [f"-I{path}" for path in include]
+        if any(b"TORCH_EXTENSION_NAME" in data for data in files.values()):
+            flags.append(f"-DTORCH_EXTENSION_NAME={kernel_id}")
+        if source.needs_torch:
+            flags += target_define(cell.stable_abi)
+        flags += source.flags
+        command = (*_compiler(build, cell, tools, source), *flags)
+        key = object_key([*command, source.path], {**files, **ours}, _identity(tools), places)
+        heavy = source.needs_torch and cell.stable_abi is None
+        found.append(Unit(source.path, command, key, heavy))
+    return found
+
+
+def ninja_file(
+    parts: Sequence[Unit],
+    missing: Sequence[Unit],
+    objects: Path,
+    library: Path,
+    tools: Toolchain,
+    limits: Limits,
+) -> str:
+    """The ninja file that compiles the `missing` ones of `parts` into `objects` and links all to `library`.
+
+    Outputs are made under another name and renamed when whole.
+    """
+    lines = ["pool heavy", f"  depth = {limits.heavy}"]
+    gpu = sum(unit.source.suffix == ".cu" for unit in missing)
+    for number, unit in enumerate(missing):
+        command = list(unit.command)
+        if unit.source.suffix == ".cu":
+            # Not in the unit's own command: the number of threads changes no byte of the object.
+            command += ["--threads", str(max(1, limits.jobs // gpu))]
+        name = f"{number}-{unit.source.stem}"
+        made = f"{name}.o"
+        rule = f"compile{number}"
+        lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, name)
+        lines += ["  pool = heavy"] if unit.heavy else []
+        lines += [f"build {_escape(_object(objects, unit))}: {rule} {_escape(unit.source)}"]
+    lines += _rule("link", [*_link(tools), "-o", library.name], library.name, library.name)
+    inputs = [tools.system_stubs / "compat.o", *dict.fromkeys(_object(objects, unit) for unit in parts)]
+    lines += [f"build {_escape(library)}: link {' '.join(map(_escape, inputs))}", ""]
     return "\n".join(lines)
+
+
+def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) -> list[str | Path]:
+    """The compiler and the flags that every unit of its kind is compiled with."""
+    abi = 0 if cell.variant.framework.cxx11_abi is False else 1
+    gpu = ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
+    common = ["-std=c++17", "-O3", "-DNDEBUG", f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *gpu]
+    host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
+    host += _prefix_maps(build, tools, source)
+    if source.path.suffix != ".cu":
+        baseline = ["-include", str(INCLUDE / "baseline.h")]
+        return [tools.compiler.path, *common, *host, *baseline, "-Wall"]
+    assert tools.cuda is not None  # `sources` refuses CUDA files of other backends
+    nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common]
+    nvcc += [f"-I{tools.cuda.include}", *_gencode(cell.capabilities), "-Xcompiler", ",".join(host)]
+    # Without it nvcc derives symbol names from the process id, and no two builds are equal.
+    return [*nvcc, "--objdir-as-tempdir"]
+
+
+def _identity(tools: Toolchain) -> tuple[str, ...]:
+    """Which compiler this is, and on which system's headers: the stubs' name is a digest of its libraries."""
+    return tools.compiler.version, tools.compiler.target, tools.system_stubs.name
+
+
+def _object(objects: Path, unit: Unit) -> Path:
+    return objects / f"{unit.key}.o"
+
+
+def _is_error(line: str) -> bool:
+    """Whether a line of the log is a complaint; command lines, which begin with a quote, are none."""
+    return not line.startswith("'") and ("error" in line or "undefined reference" in line)
 
 
 def sources(build: BuildFile, cell: Cell) -> list[Source]:
@@ -135,17 +233,6 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
     return units
 
 
-def _defines(cell: Cell, kernel_id: str) -> list[str]:
-    abi = 0 if cell.variant.framework.cxx11_abi is False else 1
-    gpu = ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
-    return [
-        f"-DTORCH_EXTENSION_NAME={kernel_id}",
-        f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
-        *target_define(cell.stable_abi),
-        *gpu,
-    ]
-
-
 def _gencode(capabilities: Sequence[str]) -> list[str]:
     """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices."""
     flags = []
@@ -163,7 +250,7 @@ def _link(tools: Toolchain) -> list[str | Path]:
     ]
     loader = sorted(tools.system_stubs.glob("ld-linux*.so.*[0-9]"))
     nonshared = tools.compiler.file("libc_nonshared.a")
-    command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in", "-o", "$out"]
+    command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
     command += ["-Wl,-z,defs,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
@@ -173,8 +260,10 @@ def _link(tools: Toolchain) -> list[str | Path]:
     return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
 
 
-def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
-    places = {build.folder: build.general.name, tools.sdk.root: "sdk", INCLUDE: "include"}
+def _prefix_maps(build: BuildFile, tools: Toolchain, source: Source) -> list[str]:
+    places = {build.folder: build.general.name, INCLUDE: "include"}
+    if source.needs_torch:
+        places[tools.sdk.root] = "sdk"
     if tools.cuda is not None:
         places[tools.cuda.root] = "cuda"
     return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]
@@ -198,14 +287,11 @@ def _dollar(word: str) -> str:
     return word.replace("$", "$$")
 
 
-def _escape(path: str) -> str:
-    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+def _escape(path: str | Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def _rule(name: str, command: Sequence[str | Path]) -> list[str]:
-    return [f"rule {name}", f"  command = {_shell(command)}", f"  description = {name} $out"]
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+def _rule(name: str, command: Sequence[str | Path], made: str, description: str) -> list[str]:
+    """A rule whose command makes the file `made`; its bytes are on disk before it gets its final name."""
+    shell = f"{_shell(command)} && sync {_shell([made])} && mv -f {_shell([made])} $out"
+    return [f"rule {name}", f"  command = {shell}", f"  description = {description}"]

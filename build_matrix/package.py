@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hub_loader.errors import InvalidKernelError
@@ -24,6 +24,7 @@ from hub_loader.manifest import (
     Index,
     IndexedVariant,
     Metadata,
+    check_path,
     parse_metadata,
     sha256_hex,
 )
@@ -99,6 +100,22 @@ def write_variant(
             provenance=origin.to_json(),
         )
         _write(staging / METADATA_NAME, metadata.to_json())
+        if not _same(staging, folder):
+            _replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def install_variant(files: Mapping[str, bytes], name: str, out: Path) -> Path:
+    """Put a variant's files, made elsewhere, into `out/build/<name>`; returns it. An equal one is untouched."""
+    folder = out / "build" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+    try:
+        for path, data in files.items():
+            check_path(path)
+            _write(staging / path, data)
         if not _same(staging, folder):
             _replace(staging, folder)
     finally:

@@ -1,34 +1,44 @@
-"""Upload a built package with the stock Hub client: one commit on the version's branch."""
+"""Upload a built package with the stock Hub client: one commit, of what changed, on the version's branch.
+
+Publishing the same package again does nothing. An interrupted one left nothing behind: readers see the
+commit before or the whole one after, and a second publisher at the same time is refused, not mixed in.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hub_loader.errors import AuthenticationError, DownloadError, InvalidKernelError
-from hub_loader.manifest import INDEX_NAME, parse_index
+from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
+
+from .card import CARD_NAME, card
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where a package went."""
+    """Where a package went, and how many files were written and removed there; 0 and 0: it was there."""
 
     repo_id: str
     branch: str
     commit: str
     variants: tuple[str, ...]
+    written: int
+    removed: int
 
 
 def publish(package: Path, repo_id: str, *, message: str | None = None) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
 
-    The repository and the branch are created when they are not there. `HF_ENDPOINT` and `HF_TOKEN` say
-    where and as whom, as for every Hub client.
+    The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
+    and `HF_TOKEN` say where and as whom, as for every Hub client.
 
     Raises:
-        InvalidKernelError: `package` is not a built package.
+        InvalidKernelError: `package` is not a built package, or was changed since.
         AuthenticationError: no token, or one without the right to write there.
-        DownloadError: the hub cannot be reached or answers an error.
+        DownloadError: the hub cannot be reached, answers an error, or changed meanwhile.
     """
     path = package / INDEX_NAME
     if not path.is_file():
@@ -36,32 +46,36 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
             f"{package} holds no {INDEX_NAME}: build it first with khub build --out {package}"
         )
     index = parse_index(path.read_bytes(), origin=str(path))
+    files = read_package(package, index)
+    files[CARD_NAME] = card(package, index, repo_id).encode()
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi(library_name="kernel-hub")
     branch = f"v{index.version}"
-    files = {INDEX_NAME: package / INDEX_NAME}
-    for name, variant in index.variants.items():
-        files |= {f"build/{name}/{path}": package / "build" / name / path for path in variant.all_files}
     try:
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
         api.create_branch(repo_id, repo_type="kernel", branch=branch, exist_ok=True)
-        there = api.list_repo_tree(repo_id, repo_type="kernel", revision=branch, recursive=True)
+        branches = api.list_repo_refs(repo_id, repo_type="kernel").branches
+        head = next(ref.target_commit for ref in branches if ref.name == branch)
+        tree = api.list_repo_tree(repo_id, repo_type="kernel", revision=head, recursive=True)
+        there = {file.path: file for file in tree if isinstance(file, RepoFile)}
+        changed = [path for path, data in files.items() if not _equal(there.get(path), data)]
         # A variant that is no longer built must not linger beside the new ones.
-        stale = [f.path for f in there if isinstance(f, RepoFile) and f.path.startswith("build/")]
-        # One commit, so that no reader ever sees an index with half of its files.
-        commit = api.create_commit(
-            repo_id,
-            repo_type="kernel",
-            revision=branch,
-            operations=[
-                *(CommitOperationDelete(path) for path in stale if path not in files),
-                *(CommitOperationAdd(path, local) for path, local in files.items()),
-            ],
-            commit_message=message or f"Publish {index.name} {branch}",
-        )
+        stale = [path for path in there if path.startswith("build/") and path not in files]
+        if changed or stale:
+            head = api.create_commit(
+                repo_id,
+                repo_type="kernel",
+                revision=branch,
+                parent_commit=head,
+                operations=[
+                    *(CommitOperationDelete(path) for path in stale),
+                    *(CommitOperationAdd(path, files[path]) for path in changed),
+                ],
+                commit_message=message or f"Publish {index.name} {branch}",
+            ).oid
     except LocalTokenNotFoundError:
         raise AuthenticationError("no token to write with: set HF_TOKEN or run `hf auth login`") from None
     except HfHubHTTPError as error:
@@ -71,7 +85,33 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
                 f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
             ) from None
         raise DownloadError(f"publishing {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
-    return Published(repo_id, branch, commit.oid, tuple(index.variants))
+    return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale))
+
+
+def read_package(package: Path, index: Index) -> dict[str, bytes]:
+    """Every file that `index` lists, and the index, by path in the repository.
+
+    Raises:
+        InvalidKernelError: a file is missing or is not the one that was built.
+    """
+    files = {INDEX_NAME: (package / INDEX_NAME).read_bytes()}
+    for name, variant in index.variants.items():
+        for inside, entry in variant.all_files.items():
+            path = package / "build" / name / inside
+            data = path.read_bytes() if path.is_file() else b""
+            if sha256_hex(data) != entry.sha256:
+                raise InvalidKernelError(f"{path} is not what {INDEX_NAME} lists: build the package again")
+            files[f"build/{name}/{inside}"] = data
+    return files
+
+
+def _equal(file: Any, data: bytes) -> bool:
+    """Whether the hub's `file` (a RepoFile or None) holds `data`: git's hash of it, or SHA-256 in LFS."""
+    if file is None or file.size != len(data):
+        return False
+    if file.lfs is not None:
+        return bool(file.lfs.sha256 == sha256_hex(data))
+    return bool(file.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
 
 
 def _sentence(error: Exception) -> str:

@@ -6,6 +6,8 @@ script can tell the cases apart; codes are stable and documented in `docs/errors
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class KernelHubError(Exception):
     """Base of every error this project raises on purpose."""
@@ -95,6 +97,10 @@ class CompileError(KernelHubError):
     """The compiler or linker refused the source; the message says where the log is."""
 
     exit_code = 22
+
+    def __init__(self, message: str, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class AuditError(KernelHubError):

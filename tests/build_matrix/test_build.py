@@ -102,8 +102,10 @@ def test_build_in_another_folder_gives_the_same_bytes(kernel: Path, tmp_path: Pa
         build = read_build_file(folder)
         cell = plan(build, matrix)[0][0]
         tools = toolchain(cache, compiler, matrix, cell)
-        path = compile_cell(build, cell, kernel_id(build, cell), tools, tmp_path / f"work{number}")
-        libraries.append(path.read_bytes())
+        store = tmp_path / f"store{number}"
+        store.mkdir()
+        made = compile_cell(build, cell, kernel_id(build, cell), tools, store)
+        libraries.append(made.library.read_bytes())
     assert libraries[0] == libraries[1]
 
 
