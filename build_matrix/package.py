@@ -84,6 +84,7 @@ def write_variant(
         digest = {path: entry.sha256 for path, entry in file_entries(staging).items()}
         general = build.general
         backend = cell.variant.backend.name
+        depends = general.depends_of(backend)
         metadata = Metadata(
             id=kernel_id,
             name=general.name,
@@ -91,9 +92,8 @@ def write_variant(
             license=general.license,
             backend=BackendInfo(backend, cell.capabilities),
             digest=digest,
-            python_depends=general.python_depends
-            + (general.cuda_python_depends if backend == "cuda" else ()),
-            kernel_depends=general.kernel_depends,
+            python_depends=depends.python,
+            kernel_depends=depends.kernels,
             upstream=general.upstream,
             source=general.source,
             provenance=origin.to_json(),
