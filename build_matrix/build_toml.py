@@ -212,7 +212,7 @@ def _kernel_depends(table: Table) -> tuple[Any, ...]:
         if len(pins) != 1 or len(entry) != 2 or type(pins[0][1]) is not kinds[pins[0][0]]:
             raise table.fail(
                 "'kernel-depends' entries look like { repo-id = \"org/name\", version = 1 } "
-                f"or {{ repo-id = …, revision = \"…\" }}, not {entry!r}"
+                f'or {{ repo-id = …, revision = "…" }}, not {entry!r}'
             )
     return tuple(entries)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .build_toml import BUILD_FILE, BuildFile
 from .matrix import Cell
+from .noarch import build_backend
 
 # What lies in a kernel's folder without being part of the binary or the package.
 _NOT_SOURCE = {"build", "tests", "benchmarks", "docs", "__pycache__"}
@@ -60,7 +61,7 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
         _BUILDER / "package.py",
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"_{build.general.python_name}_{cell.variant.backend.name}_{digest.hexdigest()[:10]}"
+    return f"_{build.general.python_name}_{build_backend(cell.variant)}_{digest.hexdigest()[:10]}"
 
 
 def source_files(folder: Path) -> Iterator[Path]:
