@@ -61,7 +61,8 @@ def add_op_namespace_prefix(op_name: str) -> str:
     return f"{id}::{{op_name}}"
 '''
 
-# The names are those of the Hub's kernel-builder. A loader that has verified the library says where to open it.
+# The names are those of the Hub's kernel-builder. A loader that has verified the
+# library opens what it verified.
 _TVM_FFI_OPS = '''"""The functions of this build, opened by tvm-ffi, and helpers to register them with JAX and torch."""
 
 from importlib.util import find_spec
@@ -72,8 +73,11 @@ import tvm_ffi
 has_jax = find_spec("jax") is not None and find_spec("jax_tvm_ffi") is not None
 has_torch = find_spec("torch") is not None
 
-_verified = getattr(globals().get("__loader__"), "native_path", None)
-ops = tvm_ffi.load_module(_verified("{id}.so") if _verified else str(Path(__file__).parent / "{id}.so"))
+_load_verified = getattr(__spec__.loader, "load_native", None)
+if _load_verified is not None:
+    ops = _load_verified("{id}.so", tvm_ffi.load_module)
+else:
+    ops = tvm_ffi.load_module(Path(__file__).parent / "{id}.so")
 
 
 def torch_add_op_namespace_prefix(op_name: str) -> str:

@@ -15,7 +15,7 @@ from .matrix import Cell
 from .noarch import build_backend
 
 # What lies in a kernel's folder without being part of the binary or the package.
-_NOT_SOURCE = {"build", "tests", "benchmarks", "docs", "__pycache__"}
+_NOT_SOURCE = {"build", "dist", "tests", "benchmarks", "docs", "__pycache__"}
 _BUILDER = Path(__file__).parent
 
 
@@ -68,7 +68,13 @@ def source_files(folder: Path) -> Iterator[Path]:
     """The files of a kernel's folder that its builds depend on, in a fixed order."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and not _NOT_SOURCE.intersection(inside.parts) and path.suffix != ".md":
+        hidden = any(part.startswith(".") for part in inside.parts)  # .git, .pytest_cache
+        if (
+            path.is_file()
+            and not hidden
+            and not _NOT_SOURCE.intersection(inside.parts)
+            and path.suffix != ".md"
+        ):
             yield path
     assert (folder / BUILD_FILE).is_file()
 
