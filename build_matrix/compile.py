@@ -1,4 +1,4 @@
-"""Compile and link one cell: command lines, a ninja file, a log.
+"""Compile and link one cell: a ninja file, a log.
 
 Objects and libraries are kept under names that say all of their content (see `objects.py`), so what is there
 is never stale and a second run has nothing to do. Paths of the machine are mapped away, the environment is
@@ -17,52 +17,16 @@ from pathlib import Path
 
 from hub_loader.errors import BuildConfigError, CompileError
 
-from .build_toml import BuildFile, Component
+from .build_toml import BuildFile
 from .jobs import Limits, machine_limits
 from .matrix import Cell
-from .objects import object_key, reachable
-from .provenance import source_files
-from .toolchain.cuda import CudaToolkit
-from .toolchain.host import HostCompiler
-from .toolchain.stubs import target_define
-from .toolchain.torch_sdk import TorchSdk
+from .objects import object_key
+from .units import Toolchain, Unit, units
 
-INCLUDE = Path(__file__).with_name("include")
 EXPORTS = "exports.map"
 LOG = "build.log"
-_CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
-_HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """Everything one cell is compiled with. `cuda` is None for a CPU cell."""
-
-    compiler: HostCompiler
-    sdk: TorchSdk
-    system_stubs: Path
-    torch_stubs: Path
-    cuda: CudaToolkit | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """One translation unit: its file, include folders and flags beyond the cell's own."""
-
-    path: Path
-    include: tuple[Path, ...]
-    flags: tuple[str, ...]
-    needs_torch: bool
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A translation unit with its whole command line; `key` names its object."""
-
-    source: Path
-    command: tuple[str | Path, ...]
-    key: str
-    heavy: bool
+# How tvm-ffi recognises the functions of a library.
+TVM_FFI_EXPORT = "__tvm_ffi_"
 
 
 @dataclass(frozen=True)
@@ -73,6 +37,11 @@ class Compiled:
     log: Path
     compiled: int
     reused: int
+
+
+def library_name(kernel_id: str, cell: Cell) -> str:
+    """The file that holds the cell's native code: a Python module, or a library that tvm-ffi opens."""
+    return f"{kernel_id}.so" if cell.variant.framework.name == "tvm-ffi" else f"{kernel_id}.abi3.so"
 
 
 def compile_cell(
@@ -92,20 +61,22 @@ def compile_cell(
         BuildConfigError: a source of a kind that the cell's backend cannot compile.
     """
     parts = units(build, cell, kernel_id, tools)
+    link = _link(cell, tools)
     # The exported symbol carries the id, so the id is part of the library's key.
-    link_inputs = (*_link(tools), kernel_id, *(unit.key for unit in parts))
-    folder = store / "libraries" / object_key(link_inputs, {}, _identity(tools), {})
+    key = object_key((*link, kernel_id, *(unit.key for unit in parts)), {}, tools.identity, {})
+    folder = store / "libraries" / key
     objects = store / "objects"
-    library, log = folder / f"{kernel_id}.abi3.so", folder / LOG
+    library, log = folder / library_name(kernel_id, cell), folder / LOG
     if library.is_file():
         return Compiled(library, log, 0, len(parts))
     folder.mkdir(parents=True, exist_ok=True)
     objects.mkdir(exist_ok=True)
     missing = list({unit.key: unit for unit in parts if not _object(objects, unit).is_file()}.values())
     limits = limits or machine_limits()
+    entries = f"{TVM_FFI_EXPORT}*" if cell.variant.framework.name == "tvm-ffi" else f"PyInit_{kernel_id}"
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=store) as work:
-        (Path(work) / EXPORTS).write_text(f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
-        text = ninja_file(parts, missing, objects, library, tools, limits)
+        (Path(work) / EXPORTS).write_text(f"{{ global: {entries}; local: *; }};\n")
+        text = ninja_file(parts, missing, objects, library, link, tools, limits)
         (Path(work) / "build.ninja").write_text(text)
         command = [sys.executable, "-m", "ninja", "-C", work, "-j", str(limits.jobs), "-k", "0"]
         output = subprocess.PIPE
@@ -118,37 +89,12 @@ def compile_cell(
     return Compiled(library, log, len(missing), len(parts) - len(missing))
 
 
-def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> list[Unit]:
-    """The cell's translation units with their command lines and keys.
-
-    Only a unit that mentions TORCH_EXTENSION_NAME is given the id, and only one that needs torch its headers:
-    the others have the same object in every variant that agrees on the rest.
-    """
-    everything = list(source_files(build.folder))
-    ours = {path: path.read_bytes() for path in sorted(INCLUDE.glob("*.h"))}
-    places = {build.folder: "kernel", INCLUDE: "include"}
-    found = []
-    for source in sources(build, cell):
-        files = reachable(source.path, source.include, everything)
-        include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_torch else ()))
-        flags: list[str | Path] = [f"-I{path}" for path in include]
-        if any(b"TORCH_EXTENSION_NAME" in data for data in files.values()):
-            flags.append(f"-DTORCH_EXTENSION_NAME={kernel_id}")
-        if source.needs_torch:
-            flags += target_define(cell.stable_abi)
-        flags += source.flags
-        command = (*_compiler(build, cell, tools, source), *flags)
-        key = object_key([*command, source.path], {**files, **ours}, _identity(tools), places)
-        heavy = source.needs_torch and cell.stable_abi is None
-        found.append(Unit(source.path, command, key, heavy))
-    return found
-
-
 def ninja_file(
     parts: Sequence[Unit],
     missing: Sequence[Unit],
     objects: Path,
     library: Path,
+    link: Sequence[str | Path],
     tools: Toolchain,
     limits: Limits,
 ) -> str:
@@ -169,32 +115,10 @@ def ninja_file(
         lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, name)
         lines += ["  pool = heavy"] if unit.heavy else []
         lines += [f"build {_escape(_object(objects, unit))}: {rule} {_escape(unit.source)}"]
-    lines += _rule("link", [*_link(tools), "-o", library.name], library.name, library.name)
+    lines += _rule("link", [*link, "-o", library.name], library.name, library.name)
     inputs = [tools.system_stubs / "compat.o", *dict.fromkeys(_object(objects, unit) for unit in parts)]
     lines += [f"build {_escape(library)}: link {' '.join(map(_escape, inputs))}", ""]
     return "\n".join(lines)
-
-
-def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) -> list[str | Path]:
-    """The compiler and the flags that every unit of its kind is compiled with."""
-    abi = 0 if cell.variant.framework.cxx11_abi is False else 1
-    gpu = ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
-    common = ["-std=c++17", "-O3", "-DNDEBUG", f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *gpu]
-    host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
-    host += _prefix_maps(build, tools, source)
-    if source.path.suffix != ".cu":
-        baseline = ["-include", str(INCLUDE / "baseline.h")]
-        return [tools.compiler.path, *common, *host, *baseline, "-Wall"]
-    assert tools.cuda is not None  # `sources` refuses CUDA files of other backends
-    nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common]
-    nvcc += [f"-I{tools.cuda.include}", *_gencode(cell.capabilities), "-Xcompiler", ",".join(host)]
-    # Without it nvcc derives symbol names from the process id, and no two builds are equal.
-    return [*nvcc, "--objdir-as-tempdir"]
-
-
-def _identity(tools: Toolchain) -> tuple[str, ...]:
-    """Which compiler this is, and on which system's headers: the stubs' name is a digest of its libraries."""
-    return tools.compiler.version, tools.compiler.target, tools.system_stubs.name
 
 
 def _object(objects: Path, unit: Unit) -> Path:
@@ -206,45 +130,12 @@ def _is_error(line: str) -> bool:
     return not line.startswith("'") and ("error" in line or "undefined reference" in line)
 
 
-def sources(build: BuildFile, cell: Cell) -> list[Source]:
-    """The cell's translation units: the binding and the components of its backend.
+def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
+    """Only what the target offers is visible: no default libraries, every symbol resolved against stubs.
 
-    Raises:
-        BuildConfigError: nothing to compile, or a file that the backend cannot compile.
+    Exact builds may use torch's C++ interface, of which there is no list: there the linker lets undefined
+    symbols pass, and the audit accepts those of torch's namespaces alone.
     """
-    backend = cell.variant.backend.name
-    framework = Component("torch", backend, build.framework.src, ("torch",), build.framework.include)
-    units = []
-    for component in (framework, *(c for c in build.components if c.backend == backend)):
-        flags = build.framework.cxx_flags if component is framework else component.cxx_flags
-        include = tuple(build.folder / path for path in (*component.include, "."))
-        for name in component.src:
-            suffix = Path(name).suffix
-            if suffix in _HEADER_SUFFIXES:
-                continue
-            if suffix not in _CXX_SUFFIXES and not (suffix == ".cu" and backend == "cuda"):
-                raise BuildConfigError(
-                    f"{build.folder / name}: a {backend} variant cannot compile {suffix!r} files"
-                )
-            extra = component.cuda_flags if suffix == ".cu" else flags
-            units.append(Source(build.folder / name, include, extra, "torch" in component.depends))
-    if not units:
-        raise BuildConfigError(f"{build.folder}: build.toml names no source for {backend}; add [kernel.NAME]")
-    return units
-
-
-def _gencode(capabilities: Sequence[str]) -> list[str]:
-    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices."""
-    flags = []
-    for capability in capabilities:
-        number = capability.removesuffix("+PTX").replace(".", "")
-        codes = f"sm_{number},compute_{number}" if capability.endswith("+PTX") else f"sm_{number}"
-        flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
-    return flags
-
-
-def _link(tools: Toolchain) -> list[str | Path]:
-    """Only what the target offers is visible: no default libraries, every symbol resolved against stubs."""
     stubs = [
         tools.system_stubs / name for name in ("libstdc++.so.6", "libm.so.6", "libc.so.6", "libgcc_s.so.1")
     ]
@@ -253,20 +144,12 @@ def _link(tools: Toolchain) -> list[str | Path]:
     command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
-    command += ["-Wl,-z,defs,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
-    command += [tools.torch_stubs / "libtorch_cpu.so", tools.torch_stubs / "libtorch_cuda.so"]
+    exact = cell.variant.framework.name == "torch"
+    command += [f"-Wl,-z,{'undefs' if exact else 'defs'},-z,noexecstack,-z,relro,-z,now,--build-id=sha1,-s"]
+    command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]
     return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
-
-
-def _prefix_maps(build: BuildFile, tools: Toolchain, source: Source) -> list[str]:
-    places = {build.folder: build.general.name, INCLUDE: "include"}
-    if source.needs_torch:
-        places[tools.sdk.root] = "sdk"
-    if tools.cuda is not None:
-        places[tools.cuda.root] = "cuda"
-    return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]
 
 
 def _environment(tools: Toolchain) -> dict[str, str]:
@@ -275,7 +158,7 @@ def _environment(tools: Toolchain) -> dict[str, str]:
 
 
 def _shell(words: Sequence[str | Path]) -> str:
-    """Words for ninja's shell; `$flags`, `$in` and `$out` stay ninja's own."""
+    """Words for ninja's shell; `$in` and `$out` stay ninja's own."""
     return " ".join(
         str(word) if str(word).startswith("$") else "'" + _dollar(str(word)) + "'" for word in words
     )

@@ -9,13 +9,14 @@ import pytest
 
 from build_matrix.build import toolchain
 from build_matrix.build_toml import read_build_file
-from build_matrix.compile import Compiled, Unit, compile_cell, ninja_file, units
+from build_matrix.compile import Compiled, compile_cell, ninja_file
 from build_matrix.jobs import GIB, Limits, available_memory, limits
 from build_matrix.matrix import plan, read_matrix, select
 from build_matrix.objects import object_key, reachable
 from build_matrix.provenance import kernel_id
 from build_matrix.toolchain.cache import ToolchainCache
 from build_matrix.toolchain.host import find_compiler
+from build_matrix.units import Unit, units
 
 TINY = Path(__file__).with_name("tiny-relu")
 STABLE, EXACT, CUDA = (

@@ -74,7 +74,7 @@ def test_publish_of_a_package_with_one_variant_less_writes_what_changed_and_remo
     index = parse_index((package / "index.json").read_bytes(), origin="index.json")
     assert second["written"] == 2  # the index and the card
     assert second["removed"] == len(index.variants[EXACT].all_files)
-    assert len(commits(access, repo)) == 1 + len(set([first["commit"], second["commit"]]))
+    assert len(commits(access, repo)) == 1 + len({first["commit"], second["commit"]})
     api = HfApi(endpoint=access["HF_ENDPOINT"], token=access["HF_TOKEN"])
     there = api.list_repo_files(repo, repo_type="kernel", revision="v1")
     assert not any(EXACT in path for path in there)

@@ -1,0 +1,179 @@
+"""The translation units of one cell: what is compiled, with which command line, under which key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_loader.errors import BuildConfigError
+
+from .build_toml import BuildFile, Component
+from .capabilities import component_capabilities, of_version
+from .matrix import Cell
+from .objects import object_key, reachable
+from .provenance import source_files
+from .toolchain.cuda import CudaToolkit
+from .toolchain.host import HostCompiler
+from .toolchain.stubs import target_define
+
+INCLUDE = Path(__file__).with_name("include")
+_CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
+_HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Everything one cell is compiled with. `cuda` is None for a CPU cell.
+
+    `includes` gives, for each name that a source may depend on, its include folders; `framework` are the
+    libraries that the binding is linked against.
+    """
+
+    compiler: HostCompiler
+    includes: Mapping[str, tuple[Path, ...]]
+    system_stubs: Path
+    framework: tuple[Path, ...]
+    cuda: CudaToolkit | None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Which compiler this is, on which system's headers: the stubs' name is a digest of its libraries."""
+        return self.compiler.version, self.compiler.target, self.system_stubs.name
+
+
+@dataclass(frozen=True)
+class Source:
+    """One translation unit: its file, include folders and flags beyond the cell's own, what it depends on.
+
+    `capabilities` are the CUDA compute capabilities it is compiled for.
+    """
+
+    path: Path
+    include: tuple[Path, ...]
+    flags: tuple[str, ...]
+    depends: tuple[str, ...]
+    capabilities: tuple[str, ...]
+
+    @property
+    def needs_torch(self) -> bool:
+        return "torch" in self.depends
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A translation unit with its whole command line; `key` names its object. `heavy`: over a GB to compile."""
+
+    source: Path
+    command: tuple[str | Path, ...]
+    key: str
+    heavy: bool
+
+
+def sources(build: BuildFile, cell: Cell) -> list[Source]:
+    """The cell's sources: the binding and the components of its backend.
+
+    Raises:
+        BuildConfigError: nothing to compile, or a file that the backend cannot compile.
+    """
+    backend = cell.variant.backend.name
+    kind = build.framework.kind
+    binding = Component(kind, backend, build.framework.src, (kind,), build.framework.include)
+    components = [c for c in build.components if c.backend == backend]
+    if cell.cuda is not None:
+        components = of_version(components, cell.cuda.version)
+    found = []
+    for component in (binding, *components):
+        flags = build.framework.cxx_flags if component is binding else component.cxx_flags
+        include = tuple(build.folder / path for path in (*component.include, "csrc", "."))
+        depends = (*component.depends, "tvm-ffi") if kind == "tvm-ffi" else component.depends
+        archs = () if cell.cuda is None else component_capabilities(component, cell.cuda)
+        for name in component.src:
+            suffix = Path(name).suffix
+            if suffix in _HEADER_SUFFIXES:
+                continue
+            if suffix not in _CXX_SUFFIXES and not (suffix == ".cu" and backend == "cuda"):
+                where = build.folder / name
+                raise BuildConfigError(f"{where}: a {backend} variant cannot compile {suffix!r} files")
+            extra = component.cuda_flags if suffix == ".cu" else flags
+            found.append(Source(build.folder / name, include, extra, depends, archs))
+    if not found:
+        raise BuildConfigError(f"{build.folder}: build.toml names no source for {backend}; add [kernel.NAME]")
+    return found
+
+
+def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> list[Unit]:
+    """The cell's translation units with their command lines and keys.
+
+    Only a unit that mentions the extension's name is given the id, and only one that needs torch its headers:
+    the others have the same object in every variant that agrees on the rest.
+    """
+    everything = list(source_files(build.folder))
+    ours = {path: path.read_bytes() for path in sorted(INCLUDE.glob("*.h"))}
+    places = {build.folder: "kernel", INCLUDE: "include"}
+    name = ("TVM_FFI" if cell.variant.framework.name == "tvm-ffi" else "TORCH") + "_EXTENSION_NAME"
+    found = []
+    for source in sources(build, cell):
+        files = reachable(source.path, source.include, everything)
+        include = [*source.include, INCLUDE]
+        include += [path for library in source.depends for path in tools.includes.get(library, ())]
+        flags: list[str | Path] = [f"-I{path}" for path in include]
+        if any(name.encode() in data for data in files.values()):
+            flags.append(f"-D{name}={kernel_id}")
+        if source.needs_torch:
+            flags += target_define(cell.stable_abi)
+        flags += source.flags
+        command = (*_compiler(build, cell, tools, source), *flags)
+        key = object_key([*command, source.path], {**files, **ours}, tools.identity, places)
+        found.append(Unit(source.path, command, key, source.needs_torch and cell.stable_abi is None))
+    return found
+
+
+def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) -> list[str | Path]:
+    """The compiler and the flags that every unit of its kind is compiled with."""
+    abi = 0 if cell.variant.framework.cxx11_abi is False else 1
+    common = [f"-std={_standard(cell)}", "-O3", "-DNDEBUG", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+    common += ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
+    if source.needs_torch and cell.variant.framework.name == "torch":
+        # Kernels that bring their own module definition include Python.h; theirs too must fit every CPython.
+        common.append("-DPy_LIMITED_API=0x030a0000")
+    host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
+    host += _prefix_maps(build, tools, source)
+    baseline = ["-include", str(INCLUDE / "baseline.h")]
+    if source.path.suffix != ".cu":
+        return [tools.compiler.path, *common, *host, *baseline, "-Wall"]
+    assert tools.cuda is not None  # `sources` refuses CUDA files of other backends
+    nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common, *baseline]
+    nvcc += ["-DENABLE_FP8"] if cell.torch_release is not None else []
+    nvcc += [f"-I{tools.cuda.include}", *_gencode(source.capabilities), "--expt-relaxed-constexpr"]
+    # Without the last nvcc derives symbol names from the process id, and no two builds are equal.
+    return [*nvcc, "-Xcompiler", ",".join(host), "--objdir-as-tempdir"]
+
+
+def _standard(cell: Cell) -> str:
+    """C++20 with the headers of torch 2.12 and later, as the Hub's builder does; C++17 otherwise."""
+    if cell.torch_release is None:
+        return "c++17"
+    major, minor, *_ = cell.torch_release.split(".")
+    return "c++20" if (int(major), int(minor)) >= (2, 12) else "c++17"
+
+
+def _gencode(capabilities: Sequence[str]) -> list[str]:
+    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices."""
+    flags = []
+    for capability in capabilities:
+        number = capability.removesuffix("+PTX").replace(".", "")
+        codes = f"sm_{number},compute_{number}" if capability.endswith("+PTX") else f"sm_{number}"
+        flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
+    return flags
+
+
+def _prefix_maps(build: BuildFile, tools: Toolchain, source: Source) -> list[str]:
+    """No path of this machine in the object: each folder that the source can see gets a name."""
+    places = {build.folder: build.general.name, INCLUDE: "include"}
+    for name in dict.fromkeys(source.depends):
+        folders = tools.includes.get(name, ())
+        places |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}
+    if tools.cuda is not None:
+        places[tools.cuda.root] = "cuda"
+    return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]
