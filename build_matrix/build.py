@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_loader.errors import AuditError, KernelHubError
+from hub_loader.errors import AuditError, CacheError, KernelHubError
 from hub_loader.variant import Variant
 
 from .audit import leaked_paths, read_library, violations
@@ -80,6 +80,11 @@ def build_cell(
         folder = write_variant(build, cell, name, library, out, origin)
     except KernelHubError as error:
         return Outcome(cell, time.monotonic() - begin, compiled, error=error)
+    except OSError as error:  # a full disk, a folder that may not be written
+        wrong = CacheError(
+            f"{cell}: {error}; free space, or name other folders with KHUB_TOOLCHAINS and --out"
+        )
+        return Outcome(cell, time.monotonic() - begin, compiled, error=wrong)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Outcome(cell, time.monotonic() - begin, compiled, folder, size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .build import Outcome, audit_file
 from .build_toml import read_build_file
 from .console import Console, objects
 from .executors import EXECUTORS, build_cells, executor_named
-from .matrix import plan, read_matrix, select
+from .matrix import Cell, plan, read_matrix, select
 from .publish import publish
 from .toolchain.cache import ToolchainCache
 
@@ -43,8 +44,15 @@ def add_build(parser: argparse.ArgumentParser) -> None:
 
 def add_matrix(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub matrix`."""
-    parser.epilog = "example:\n  khub matrix kernels_src/paged-attention --select 'torch-stable-*'"
-    _add_source(parser)
+    parser.epilog = (
+        "examples:\n"
+        "  khub matrix kernels_src/paged-attention --select 'torch-stable-*'\n"
+        '  khub matrix kernels_src/* --github >> "$GITHUB_OUTPUT"'
+    )
+    _add_source(parser, nargs="+")
+    parser.add_argument(
+        "--github", action="store_true", help="print matrix={…}, the output that a GitHub Actions job reads"
+    )
     parser.set_defaults(run=_matrix)
 
 
@@ -71,8 +79,10 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_publish)
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="the kernel's folder, the one that holds build.toml")
+def _add_source(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "path", type=Path, nargs=nargs, help="the kernel's folder, the one that holds build.toml"
+    )
     parser.add_argument(
         "--select",
         action="append",
@@ -125,22 +135,52 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _matrix(args: argparse.Namespace) -> int:
-    cells, refused = plan(read_build_file(args.path.resolve()), read_matrix())
-    chosen = select(cells, args.select)
+    matrix = read_matrix()
+    plans = {path: plan(read_build_file(path.resolve()), matrix) for path in args.path}
+    every = [cell for cells, _ in plans.values() for cell in cells]
+    wanted = set(map(str, select(every, args.select)))
+    chosen = {path: [cell for cell in cells if str(cell) in wanted] for path, (cells, _) in plans.items()}
+    if args.github:
+        print(f"matrix={json.dumps(github_matrix(chosen))}")
+        return 0
     if args.json:
         rows = [
-            {"variant": str(c), "headers": c.torch_release, "capabilities": list(c.capabilities)}
-            for c in chosen
+            {
+                "kernel": str(path),
+                "variant": str(c),
+                "headers": c.torch_release,
+                "capabilities": list(c.capabilities),
+            }
+            for path, cells in chosen.items()
+            for c in cells
         ]
-        left_out = [{"name": u.name, "reason": u.reason} for u in refused]
+        left_out = [
+            {"kernel": str(path), "name": u.name, "reason": u.reason}
+            for path, (_, refused) in plans.items()
+            for u in refused
+        ]
         print(json.dumps({"cells": rows, "left_out": left_out}, indent=2))
         return 0
-    for cell in chosen:
-        archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-        print(f"{cell!s:<44}  torch headers {cell.torch_release}{archs}")
-    for unbuildable in refused:
-        print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
+    for path, (_, refused) in plans.items():
+        if len(plans) > 1:
+            print(path)
+        for cell in chosen[path]:
+            archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
+            print(f"{cell!s:<44}  torch headers {cell.torch_release}{archs}")
+        for unbuildable in refused:
+            print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
     return 0
+
+
+def github_matrix(chosen: Mapping[Path, Sequence[Cell]]) -> dict[str, list[dict[str, str]]]:
+    """One GitHub Actions job for each cell: the kernel's folder and name, and what to give `--select`."""
+    return {
+        "include": [
+            {"kernel": path.as_posix(), "name": path.resolve().name, "select": str(cell)}
+            for path, cells in chosen.items()
+            for cell in cells
+        ]
+    }
 
 
 def _audit(args: argparse.Namespace) -> int:

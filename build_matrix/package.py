@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hub_loader.errors import InvalidKernelError
+from hub_loader.errors import IntegrityError, InvalidKernelError
 from hub_loader.manifest import (
     INDEX_NAME,
     METADATA_NAME,
@@ -188,6 +188,19 @@ def install_variant(files: Mapping[str, bytes], name: str, out: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def check_files(files: Mapping[str, bytes], origin: str) -> Metadata:
+    """Hold a variant's files against the digests in its own metadata, which is returned.
+
+    Raises:
+        IntegrityError: a file that differs, is missing or is not listed. `origin` names the variant.
+    """
+    metadata = parse_metadata(files.get(METADATA_NAME, b""), origin=f"{origin}/{METADATA_NAME}")
+    found = {path: sha256_hex(data) for path, data in files.items() if path != METADATA_NAME}
+    if found != metadata.digest:
+        raise IntegrityError(f"{origin}: the files are not those that its metadata lists; build it again")
+    return metadata
 
 
 def write_index(out: Path) -> Index:

@@ -22,14 +22,13 @@ from pathlib import Path
 import ray
 
 from hub_loader.errors import CompileError, IntegrityError, KernelHubError, ToolchainError
-from hub_loader.manifest import METADATA_NAME, parse_metadata, sha256_hex
 
 from .build import Outcome, build_cell
 from .build_toml import read_build_file
 from .executors import Job
 from .jobs import HEAVY_UNIT, Limits
 from .matrix import Cell, Matrix
-from .package import install_variant
+from .package import check_files, install_variant
 from .provenance import Provenance, kernel_id, source_files
 from .toolchain.cache import ToolchainCache
 
@@ -154,10 +153,7 @@ def check(files: Mapping[str, bytes], expected_id: str, cell: Cell) -> None:
     Raises:
         IntegrityError: a file that differs, is missing or is not listed; or another id.
     """
-    metadata = parse_metadata(files.get(METADATA_NAME, b""), origin=f"{cell} from the cluster")
-    found = {path: sha256_hex(data) for path, data in files.items() if path != METADATA_NAME}
-    if found != metadata.digest:
-        raise IntegrityError(f"{cell}: the files from the cluster are not those their metadata lists; retry")
+    metadata = check_files(files, f"{cell} from the cluster")
     if metadata.id != expected_id:
         raise IntegrityError(
             f"{cell}: the cluster built {metadata.id}, these sources are {expected_id}: "

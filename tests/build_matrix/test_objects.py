@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from build_matrix.build import toolchain
+from build_matrix.build import build_cell, toolchain
 from build_matrix.build_toml import read_build_file
 from build_matrix.compile import Compiled, compile_cell, ninja_file
 from build_matrix.jobs import GIB, Limits, available_memory, limits
 from build_matrix.matrix import plan, read_matrix, select
 from build_matrix.objects import object_key, reachable
-from build_matrix.provenance import kernel_id
+from build_matrix.provenance import Provenance, kernel_id
 from build_matrix.toolchain.cache import ToolchainCache
 from build_matrix.toolchain.host import find_compiler
 from build_matrix.units import Unit, units
+from hub_loader.errors import CacheError
 
 TINY = Path(__file__).with_name("tiny-relu")
 STABLE, EXACT, CUDA = (
@@ -135,16 +136,34 @@ def test_compile_takes_what_another_variant_and_another_checkout_left(kernel: Pa
     assert kept == {"libraries", "objects"}  # nothing unfinished stays
 
 
-def test_compile_in_another_store_gives_the_same_objects_and_libraries(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [STABLE, pytest.param(CUDA, marks=pytest.mark.slow)])
+def test_compile_in_another_store_gives_the_same_objects_and_libraries(tmp_path: Path, variant: str) -> None:
     def files(store: Path) -> dict[str, bytes]:
-        compiled(TINY, STABLE, store)
-        return {
-            path.relative_to(store).as_posix(): path.read_bytes()
-            for path in store.rglob("*")
-            if path.suffix in (".o", ".so")
-        }
+        compiled(TINY, variant, store)
+        found = {path.relative_to(store).as_posix(): path for path in store.rglob("*")}
+        return {name: path.read_bytes() for name, path in found.items() if path.suffix in (".o", ".so")}
 
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    one = files(tmp_path / "one")
+    assert len(one) == 3
+    assert one == files(tmp_path / "two")
+
+
+def test_build_cell_that_cannot_write_says_where_and_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    for part in ToolchainCache().root.iterdir():
+        if part.name not in ("objects", "libraries") and not part.name.startswith("."):
+            (store / part.name).symlink_to(part)
+    (store / "libraries").write_text("in the way")
+    before = sorted(store.iterdir())
+    build, matrix = read_build_file(TINY), read_matrix()
+    (cell,) = select(plan(build, matrix)[0], [STABLE])
+    origin = Provenance(None, False)
+    outcome = build_cell(build, cell, matrix, tmp_path / "out", ToolchainCache(store), origin)
+    assert isinstance(outcome.error, CacheError)
+    assert "libraries" in str(outcome.error)
+    assert sorted(store.iterdir()) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_ninja_file_puts_heavy_units_into_a_pool(kernel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,257 @@
+"""Building a kernel's CPU variants with khub, against installing torch and building with torch.utils.cpp_extension.
+
+Both compile the same sources of kernels_src/paged-attention with the same optimisation flags, in the same run:
+
+- khub: `khub build --select CELL` for each cell; first with an empty toolchain cache (headers fetched by ranges, link
+  stubs made), then compiling again with the toolchains there, then with nothing changed.
+- cpp_extension: a fresh venv, torch fetched and installed, `cpp_extension.load` into an empty folder, then again
+  with nothing changed.
+
+khub also audits, packages and hashes; cpp_extension also imports torch and loads the result. Compiles alternate between
+the two, so that a neighbour's load meets both. Bytes are those of the files fetched, without an index's own pages.
+Results go to benchmarks/results/build.json: medians with minimum and maximum.
+
+    python benchmarks/build.py [--repeat N] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNEL = ROOT / "kernels_src" / "paged-attention"
+RESULTS = ROOT / "benchmarks" / "results" / "build.json"
+CELLS = ("torch-stable-abi210-cpu-x86_64-linux", "torch213-cxx11-cpu-x86_64-linux")
+TORCH = "2.13.0"
+
+# `khub`, and on the last line of stderr how many bytes of wheels were read.
+KHUB = """
+import atexit, sys
+sys.path.insert(0, sys.argv.pop(1))
+from build_matrix.toolchain import ranged
+fetched = 0
+def counting(read):
+    def counted(self, start, stop):
+        global fetched
+        data = read(self, start, stop)
+        fetched += len(data)
+        return data
+    return counted
+for source in (ranged.HttpSource, ranged.FileSource):
+    source.read_range = counting(source.read_range)
+atexit.register(lambda: print(fetched, file=sys.stderr))
+from hub_loader.cli import main
+sys.exit(main())
+"""
+LOAD = """
+import sys
+from torch.utils import cpp_extension
+kernel, include, folder = sys.argv[1:]
+flags = ["-O3", "-std=c++17", "-DNDEBUG", "-DCPU_KERNEL", "-ffp-contract=fast", "-fvisibility=hidden"]
+cpp_extension.load(
+    name="paged_attention_jit",
+    sources=[f"{kernel}/torch-ext/torch_binding.cpp", f"{kernel}/csrc/cpu/attend.cpp", f"{kernel}/csrc/cpu/cache.cpp"],
+    extra_cflags=[*flags, "-DTORCH_TARGET_VERSION=0x020a000000000000"],
+    extra_include_paths=[include, kernel],
+    build_directory=folder,
+    is_python_module=False,
+)
+import torch
+torch.ops.paged_attention_jit.attend
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=5, help="compiles and repeats of each (5)")
+    parser.add_argument("--quick", action="store_true", help="one of each")
+    args = parser.parse_args()
+    repeat = 1 if args.quick else args.repeat
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory(prefix="khub-bench-") as folder:
+        work = Path(folder)
+        cells = {cell: Khub(work, cell) for cell in CELLS}
+        results: dict[str, Any] = {cell: khub.first() for cell, khub in cells.items()}
+        peer = CppExtension(work)
+        results["cpp_extension"] = peer.install()
+        compiles: dict[str, list[float]] = {name: [] for name in results}
+        repeats: dict[str, list[float]] = {name: [] for name in results}
+        for _ in range(repeat):
+            for name, builder in {**cells, "cpp_extension": peer}.items():
+                builder.forget()
+                compiles[name].append(builder.build())
+                repeats[name].append(builder.build())
+        for name, result in results.items():
+            result["compile_s"] = spread(compiles[name])
+            result["unchanged_s"] = spread(repeats[name])
+    report = {
+        "machine": machine() | {"load_before": load, "load_after": os.getloadavg()},
+        "versions": versions(),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "kernel": KERNEL.name,
+        "results": results,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(results))
+    print(
+        f"load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after on {os.cpu_count()} cores; {RESULTS}"
+    )
+    return 0
+
+
+class Khub:
+    """`khub build` of one cell, with a toolchain cache of its own."""
+
+    def __init__(self, work: Path, cell: str) -> None:
+        self.cell = cell
+        self.cache = work / f"toolchains-{cell}"
+        self.out = work / f"package-{cell}"
+        self.fetched = 0
+
+    def first(self) -> dict[str, Any]:
+        """Build with nothing there: seconds to fetch and build, bytes fetched, bytes kept."""
+        seconds = self.build()
+        return {"first_s": seconds, "fetched_bytes": self.fetched, "kept_bytes": size(self.cache)}
+
+    def forget(self) -> None:
+        """Drop what was compiled, keep the toolchains."""
+        for name in ("objects", "libraries"):
+            shutil.rmtree(self.cache / name)
+        shutil.rmtree(self.out)
+
+    def build(self) -> float:
+        command = [
+            sys.executable,
+            "-c",
+            KHUB,
+            ROOT,
+            "build",
+            KERNEL,
+            "--select",
+            self.cell,
+            "--out",
+            self.out,
+        ]
+        seconds, errors = timed(command, KHUB_TOOLCHAINS=str(self.cache))
+        self.fetched = int(errors.splitlines()[-1])
+        return seconds
+
+
+class CppExtension:
+    """torch in a venv of its own, and torch.utils.cpp_extension."""
+
+    def __init__(self, work: Path) -> None:
+        self.venv = work / "venv"
+        self.wheels = work / "wheels"
+        self.folder = work / "jit"
+
+    def install(self) -> dict[str, Any]:
+        """Fetch and install torch and what cpp_extension needs, then build once."""
+        needs = [f"torch=={TORCH}", "setuptools", "ninja"]
+        pip = [self.venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        fetch, _ = timed([sys.executable, "-m", "venv", self.venv])
+        fetch += timed([*pip, "download", "--dest", self.wheels, *needs])[0]
+        install, _ = timed([*pip, "install", "--no-index", "--find-links", self.wheels, *needs])
+        self.folder.mkdir()
+        return {
+            "first_s": fetch + install + self.build(),
+            "fetch_s": fetch,
+            "install_s": install,
+            "fetched_bytes": size(self.wheels),
+            "kept_bytes": size(self.venv),
+        }
+
+    def forget(self) -> None:
+        """Drop what was compiled, keep the installation."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def build(self) -> float:
+        path = f"{self.venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        include = ROOT / "build_matrix" / "include"
+        command = [self.venv / "bin" / "python", "-c", LOAD, KERNEL, include, self.folder]
+        return timed(command, PATH=path)[0]
+
+
+def timed(command: list[Any], **environment: str) -> tuple[float, str]:
+    """Run a command to its end; returns (seconds, its stderr)."""
+    start = time.perf_counter()
+    words = list(map(str, command))
+    done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{words[0]} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return seconds, done.stderr
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "runs": len(seconds),
+    }
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo").read_text()
+    model = next((line.split(":")[1].strip() for line in info.splitlines() if "model name" in line), "?")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "kernel": platform.release(),
+    }
+
+
+def versions() -> dict[str, str]:
+    gcc = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True)
+    return {
+        "python": platform.python_version(),
+        "kernel-hub": version("kernel-hub"),
+        "ninja": version("ninja"),
+        "g++": gcc.stdout.strip(),
+        "torch": TORCH,
+    }
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [f"{'':<38} {'first':>9} {'fetched':>10} {'kept':>10} {'compile':>9} {'unchanged':>10}"]
+    for name, result in results.items():
+        fetched, kept = (f"{result[key] / 1e6:.0f} MB" for key in ("fetched_bytes", "kept_bytes"))
+        compiled, unchanged = (f"{result[key]['median']:.1f} s" for key in ("compile_s", "unchanged_s"))
+        lines.append(
+            f"{name:<38} {result['first_s']:>7.1f} s {fetched:>10} {kept:>10} {compiled:>9} {unchanged:>10}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
