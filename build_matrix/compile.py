@@ -108,6 +108,7 @@ def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, o
             tools.compiler.path,
             *common,
             f"-I{tools.cuda.include}",
+            *baseline,
         ]
         nvcc += ["--expt-relaxed-constexpr", "--threads", threads, "-Xcompiler", ",".join(host)]
         # Without it nvcc derives symbol names from the process id, and no two builds are equal.
@@ -203,7 +204,9 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
         tools.system_stubs / name for name in ("libstdc++.so.6", "libm.so.6", "libc.so.6", "libgcc_s.so.1")
     ]
     loader = sorted(tools.system_stubs.glob("ld-linux*.so.*[0-9]"))
-    nonshared = tools.compiler.file("libc_nonshared.a")
+    # Last resort, in this order: what the oldest libstdc++ lacks, such as std::to_chars of floating point,
+    # is taken from the compiler's own archive; what it has is never copied, for the stubs come first.
+    archives = [tools.compiler.file(name) for name in ("libstdc++.a", "libc_nonshared.a")]
     command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in", "-o", "$out"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
@@ -212,7 +215,7 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
     command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]
-    return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
+    return [*command, *stubs, *loader, *(path for path in archives if path is not None), "-lgcc"]
 
 
 def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from hub_loader import get_local_kernel
 
 PACKAGE = Path(__file__).parents[1] / "dist" / "my-kernel"
