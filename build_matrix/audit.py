@@ -45,6 +45,7 @@ _WEAK_RUNTIME = (
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 _FATBIN_MAGIC = 0xBA55ED50
 _FATBIN_PTX, _FATBIN_ELF = 1, 2
+_FATBIN_ARCH_ONLY, _FATBIN_FAMILY = 1 << 20, 1 << 21  # code for "9.0a", "10.0f"
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,13 @@ def _read(elf: ELFFile) -> Library:
 
 
 def _capabilities(elf: ELFFile) -> tuple[str, ...]:
-    """Compute capabilities in `.nv_fatbin`: a device binary gives "9.0", PTX adds "+PTX"."""
+    """Compute capabilities in `.nv_fatbin`: a device binary gives "9.0" or "9.0a", PTX adds "+PTX"."""
     section = elf.get_section_by_name(".nv_fatbin")
     if section is None:
         return ()
     data = section.data()
-    binaries: set[int] = set()
-    ptx: set[int] = set()
+    binaries: set[str] = set()
+    ptx: set[str] = set()
     at = 0
     while at + 16 <= len(data):
         magic, _, header, size = struct.unpack_from("<IHHQ", data, at)
@@ -190,11 +191,13 @@ def _capabilities(elf: ELFFile) -> tuple[str, ...]:
             at += 8  # fat binaries are aligned; padding lies between them
             continue
         entry, end = at + header, at + header + size
-        while entry + 32 <= end:
+        while entry + 48 <= end:
             kind, _, entry_header, payload = struct.unpack_from("<HHIQ", data, entry)
-            (arch,) = struct.unpack_from("<I", data, entry + 28)
-            {_FATBIN_PTX: ptx, _FATBIN_ELF: binaries}.get(kind, set()).add(arch)
+            arch, _, flags = struct.unpack_from("<IQQ", data, entry + 28)
+            suffix = "a" if flags & _FATBIN_ARCH_ONLY else "f" if flags & _FATBIN_FAMILY else ""
+            found = {_FATBIN_PTX: ptx, _FATBIN_ELF: binaries}.get(kind, set())
+            found.add(f"{arch // 10}.{arch % 10}{suffix}")
             entry += entry_header + payload
         at = end
-    names = [f"{a // 10}.{a % 10}" + ("+PTX" if a in ptx else "") for a in binaries | ptx]
+    names = [f"{arch}+PTX" if arch in ptx else arch for arch in binaries | ptx]
     return tuple(sorted(names, key=capability_key))

@@ -146,6 +146,27 @@ def test_build_that_needs_more_than_the_target_offers_fails_to_link(
     assert f"undefined reference to `{symbol}" in done.stderr or symbol in done.stderr
 
 
+def test_build_that_needs_more_of_libstdcxx_than_the_oldest_takes_it_from_the_archive(
+    kernel: Path, tmp_path: Path
+) -> None:
+    path = kernel / "csrc" / "relu.cpp"
+    text = path.read_text()
+    uses = "char text[32]; auto [end, code] = std::to_chars(text, text + 32, 0.25 * count);"
+    (head, _, tail) = text.partition("{\n")
+    path.write_text(
+        f"#include <charconv>\n{head}{{\n  {uses}\n  if (code != std::errc{{}}) return text;\n{tail}"
+    )
+    khub("build", kernel, "--select", STABLE, "--out", tmp_path / "package")
+    index = parse_index((tmp_path / "package" / "index.json").read_bytes(), origin="index.json")
+    folder = tmp_path / "package" / "build" / STABLE
+    library = read_library(folder / f"{index.variants[STABLE].id}.abi3.so")
+    assert max(v for name, v in library.versions if v.startswith("GLIBCXX")) <= "GLIBCXX_3.4.24"
+    load = [sys.executable, "-B", "-c", LOAD, folder, index.variants[STABLE].id]
+    done = subprocess.run(load, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "relu: out has 3 elements, input has 1000" in done.stdout  # the streams' facets are still shared
+
+
 def test_build_with_an_unknown_key_exits_with_its_own_code_and_one_line(kernel: Path) -> None:
     path = kernel / "build.toml"
     path.write_text(path.read_text().replace("license", "licence"))

@@ -48,7 +48,7 @@ def test_read_build_file_of_a_whole_kernel_gives_every_part() -> None:
             'backend = "cpu"\ncuda-capabilities = ["8.0"]',
             "unknown key 'cuda-capabilities'",
         ),
-        ("edition = 5", "edition = 4", "edition 4 is not supported"),
+        ("edition = 5", "edition = 6", "edition 6 is unknown: 5 is the newest"),
         ("version = 1\n", "", "the key 'version' is missing"),
         ("version = 1\n", 'version = "1"\n', "'version' must be of type int, not str"),
         ('name = "tiny-relu"', 'name = "Tiny_Relu"', "invalid kernel name 'Tiny_Relu'"),

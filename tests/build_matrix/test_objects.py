@@ -170,7 +170,9 @@ def test_ninja_file_puts_heavy_units_into_a_pool(kernel: Path, tmp_path: Path) -
     parts = list(cell_units(kernel, EXACT).values())
     build, matrix = read_build_file(kernel), read_matrix()
     tools = toolchain(ToolchainCache(), find_compiler(), matrix, select(plan(build, matrix)[0], [EXACT])[0])
-    text = ninja_file(parts, parts, tmp_path / "objects", tmp_path / "x.so", tools, Limits(jobs=8, heavy=3))
+    text = ninja_file(
+        parts, parts, tmp_path / "objects", tmp_path / "x.so", ["g++"], tools, Limits(jobs=8, heavy=3)
+    )
     assert "pool heavy\n  depth = 3\n" in text
     rules = [rule for rule in text.split("rule ")[1:] if "  pool = heavy" in rule]
     assert len(rules) == 1
