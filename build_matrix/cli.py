@@ -166,7 +166,8 @@ def _matrix(args: argparse.Namespace) -> int:
             print(path)
         for cell in chosen[path]:
             archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-            print(f"{cell!s:<44}  torch headers {cell.torch_release}{archs}")
+            release = "" if cell.torch_release is None else f"  torch headers {cell.torch_release}"
+            print(f"{cell!s:<44}{release}{archs}".rstrip())
         for unbuildable in refused:
             print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
     return 0

@@ -140,9 +140,10 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
         tools.system_stubs / name for name in ("libstdc++.so.6", "libm.so.6", "libc.so.6", "libgcc_s.so.1")
     ]
     loader = sorted(tools.system_stubs.glob("ld-linux*.so.*[0-9]"))
-    # Last resort, in this order: what the oldest libstdc++ lacks, such as std::to_chars of floating point,
-    # is taken from the compiler's own archive; what it has is never copied, for the stubs come first.
-    archives = [tools.compiler.file(name) for name in ("libstdc++.a", "libc_nonshared.a")]
+    # What the oldest libstdc++ lacks, such as std::to_chars of floating point, comes from the compiler's own
+    # archive. The stubs stand before it, so that nothing they have is copied, and after it for its own needs.
+    newer = tools.compiler.file("libstdc++.a")
+    nonshared = tools.compiler.file("libc_nonshared.a")
     command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
@@ -151,7 +152,9 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
     command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]
-    return [*command, *stubs, *loader, *(path for path in archives if path is not None), "-lgcc"]
+    if newer is not None:
+        command += [*stubs, newer]
+    return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
 
 
 def _environment(tools: Toolchain) -> dict[str, str]:

@@ -164,17 +164,20 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
     """
     if build.framework.kind == "torch-noarch":
         return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
-    check_components(build)
     check_capabilities(build, matrix.cuda.values())
+    check_components(build)
     cells: list[Cell] = []
     refused: list[Unbuildable] = []
     for name in build.general.backends:
         if name not in COMPILED_BACKENDS:
             refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
             continue
-        for framework, backend, torch_release in _targets(build, matrix, name):
-            if backend.name == name:
-                _add(cells, refused, build, matrix, framework, backend, torch_release)
+        targets = [target for target in _targets(build, matrix, name) if target[1].name == name]
+        for framework, backend, torch_release in targets:
+            _add(cells, refused, build, matrix, framework, backend, torch_release)
+        if not targets:
+            reason = f"no exact {name} build is in the matrix; [torch] 'stable-abi' gives one for every torch"
+            refused.append(Unbuildable(name, reason))
     return cells, refused
 
 

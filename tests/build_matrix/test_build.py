@@ -159,8 +159,6 @@ def test_build_that_needs_more_of_libstdcxx_than_the_oldest_takes_it_from_the_ar
     khub("build", kernel, "--select", STABLE, "--out", tmp_path / "package")
     index = parse_index((tmp_path / "package" / "index.json").read_bytes(), origin="index.json")
     folder = tmp_path / "package" / "build" / STABLE
-    library = read_library(folder / f"{index.variants[STABLE].id}.abi3.so")
-    assert max(v for name, v in library.versions if v.startswith("GLIBCXX")) <= "GLIBCXX_3.4.24"
     load = [sys.executable, "-B", "-c", LOAD, folder, index.variants[STABLE].id]
     done = subprocess.run(load, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

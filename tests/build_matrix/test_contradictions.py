@@ -145,3 +145,11 @@ def test_capabilities_hold_for_each_component_and_older_cuda_leaves_components_o
     assert component_capabilities(component, CUDA_13) == ("8.0", "9.0+PTX")
     assert cuda_capabilities([newer], CUDA_13) == ((), ["every component asks for a newer CUDA than 13.0"])
     assert union(["9.0a", "9.0", "10.0f", "9.0+PTX"]) == ("9.0+PTX", "9.0a", "10.0f")
+
+
+def test_plan_of_a_backend_that_the_matrix_has_no_build_for_says_why(kernel: Path) -> None:
+    edit(kernel, 'stable-abi = "2.10"', "")
+    cells, refused = plan(read_build_file(kernel), replace(MATRIX, torch=()))
+    assert cells == []
+    assert [one.name for one in refused] == ["cpu", "cuda"]
+    assert "[torch] 'stable-abi' gives one" in refused[0].reason
