@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_loader.errors import AuditError, KernelHubError
-from hub_loader.variant import Variant
+from hub_loader.errors import KernelHubError
 
-from .audit import leaked_paths, read_library, violations
+from .audit import Promise
 from .build_toml import BuildFile
 from .compile import Toolchain, compile_cell
+from .gates import Verdict, require, static_verdicts
+from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix
 from .package import write_index, write_variant
-from .provenance import kernel_id, provenance
+from .provenance import Provenance, kernel_id, provenance
 from .toolchain.cache import ToolchainCache
 from .toolchain.cuda import cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
@@ -31,6 +33,7 @@ class Outcome:
     seconds: float
     reused: bool = False
     folder: Path | None = None
+    verdicts: tuple[Verdict, ...] = ()
     error: KernelHubError | None = None
 
 
@@ -41,8 +44,10 @@ def build_cells(
     out: Path,
     cache: ToolchainCache,
     started: Callable[[Cell], None] = lambda cell: None,
+    loader: Loader | None = None,
 ) -> Iterator[Outcome]:
-    """Build `cells` into the package folder `out`, one outcome each; a failed cell stops no other.
+    """Build `cells` into the package folder `out`, one outcome each; a failed cell stops no other. With a
+    `loader`, each is also loaded in the torch versions its name promises before it is packaged.
 
     `index.json` is rewritten after the last cell when at least one succeeded.
     """
@@ -57,13 +62,13 @@ def build_cells(
             work = cache.root / "objects" / f"{name}-{cell}"
             reused = (work / f"{name}.abi3.so").is_file()
             library = compile_cell(build, cell, name, toolchain(cache, compiler, matrix, cell), work)
-            audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
+            verdicts = gate(build, cell, name, library, matrix, cache, loader)
             folder = write_variant(build, cell, name, library, out, origin)
         except KernelHubError as error:
             yield Outcome(cell, time.monotonic() - begin, error=error)
             continue
         succeeded = True
-        yield Outcome(cell, time.monotonic() - begin, reused, folder)
+        yield Outcome(cell, time.monotonic() - begin, reused, folder, tuple(verdicts))
     if succeeded:
         write_index(out)
 
@@ -80,20 +85,24 @@ def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cel
     )
 
 
-def audit(library: Path, cell: Cell, name: str, matrix: Matrix, private: Sequence[Path]) -> None:
-    """Refuse a library that breaks a promise of its variant's name, or tells where it was built.
-
-    Raises:
-        AuditError: with every violation.
-    """
-    found = audit_file(library, cell.variant, name, matrix, cell.capabilities)
-    found += leaked_paths(library.read_bytes(), private)
-    if found:
-        raise AuditError(f"{library.name} ({cell}): " + "; ".join(found))
-
-
-def audit_file(
-    library: Path, variant: Variant, name: str, matrix: Matrix, capabilities: Sequence[str]
-) -> list[str]:
-    """The violations of one built library against its variant's name and the archs its metadata claims."""
-    return violations(read_library(library), variant, name, matrix.baseline, capabilities)
+def gate(
+    build: BuildFile,
+    cell: Cell,
+    name: str,
+    library: Path,
+    matrix: Matrix,
+    cache: ToolchainCache,
+    loader: Loader | None,
+) -> list[Verdict]:
+    """Every gate's verdict on a library just built; the load gates where `loader` is given."""
+    promise = Promise(cell.variant, name, matrix.baseline, cell.capabilities)
+    private = (build.folder, cache.root, Path.home())
+    verdicts = static_verdicts(library, promise, private)
+    require(f"{library.name} ({cell})", verdicts)
+    if loader is not None:
+        check = build.folder / CHECK_FILE
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_variant(build, cell, name, library, Path(scratch), Provenance(None, False))
+            verdicts += loader.verdicts(folder, cell.variant, check if check.is_file() else None)
+        require(f"{library.name} ({cell})", verdicts)
+    return verdicts

@@ -38,7 +38,8 @@ def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocati
         "--target",
         "unused",
     ]
-    foreign = ["--only-binary=:all:", "--python-version", python, "--platform", platform]
+    foreign = ["--only-binary=:all:", "--python-version", python]
+    foreign += [option for tag in _compatible(platform) for option in ("--platform", tag)]
     report = json.loads(_pip(["install", *options, *foreign, requirement], requirement))
     item = report["install"][0]
     info = item["download_info"]
@@ -47,6 +48,13 @@ def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocati
         version=item["metadata"]["version"],
         sha256=info.get("archive_info", {}).get("hashes", {}).get("sha256"),
     )
+
+
+def _compatible(platform: str) -> list[str]:
+    """A platform tag and the older ones that wheels for it may carry; pip takes each literally."""
+    arch = platform.removeprefix("manylinux_2_28_")
+    older = ("manylinux_2_17", "manylinux2014", "manylinux1", "linux") if arch != platform else ()
+    return [platform, *(f"{tag}_{arch}" for tag in older)]
 
 
 def install_into(folder: Path, requirements: Sequence[str]) -> None:
