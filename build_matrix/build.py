@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hub_loader.errors import KernelHubError
 
 from .audit import Promise
 from .build_toml import BuildFile
-from .compile import Toolchain, compile_cell
+from .compile import Toolchain, command_lines, compile_cell
 from .gates import Verdict, require, static_verdicts
 from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix
@@ -61,9 +61,12 @@ def build_cells(
             name = kernel_id(build, cell)
             work = cache.root / "objects" / f"{name}-{cell}"
             reused = (work / f"{name}.abi3.so").is_file()
-            library = compile_cell(build, cell, name, toolchain(cache, compiler, matrix, cell), work)
+            tools = toolchain(cache, compiler, matrix, cell)
+            library = compile_cell(build, cell, name, tools, work)
             verdicts = gate(build, cell, name, library, matrix, cache, loader)
-            folder = write_variant(build, cell, name, library, out, origin)
+            folder = write_variant(
+                build, cell, name, library, out, made_of(origin, build, tools, cache, work)
+            )
         except KernelHubError as error:
             yield Outcome(cell, time.monotonic() - begin, error=error)
             continue
@@ -83,6 +86,21 @@ def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cel
         torch_stubs=torch_stubs(cache, compiler, sdk, cell.stable_abi),
         cuda=None if cell.cuda is None else cuda_toolkit(cache, cell.cuda),
     )
+
+
+def made_of(
+    origin: Provenance, build: BuildFile, tools: Toolchain, cache: ToolchainCache, work: Path
+) -> Provenance:
+    """`origin` with the toolchain and the command lines that built what lies in `work`."""
+    parts = [
+        tools.sdk.root,
+        tools.system_stubs,
+        tools.torch_stubs,
+        *([tools.cuda.root] if tools.cuda else []),
+    ]
+    toolchain = dict(cache.digest(part) for part in parts)
+    toolchain[tools.compiler.path.name] = f"{tools.compiler.version} {tools.compiler.target}"
+    return replace(origin, toolchain=toolchain, commands=command_lines(build, tools, work))
 
 
 def gate(

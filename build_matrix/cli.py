@@ -14,11 +14,12 @@ from hub_loader.variant import parse_variant
 
 from .audit import Promise
 from .build import Outcome, build_cells
-from .build_toml import read_build_file
+from .build_toml import BuildFile, read_build_file
 from .gates import Verdict, static_verdicts, unique_ids
 from .load import CHECK_FILE, Loader
-from .matrix import Cell, plan, read_matrix, select
+from .matrix import Cell, Matrix, plan, read_matrix, select
 from .publish import publish
+from .reproduce import reproduce
 from .toolchain.cache import ToolchainCache
 from .toolchain.host import find_compiler
 
@@ -33,13 +34,20 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  khub build kernels_src/paged-attention\n"
-        "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n\n"
+        "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n"
+        "  khub build kernels_src/paged-attention --load\n"
+        "  khub build kernels_src/paged-attention --check\n\n"
         "The first build fetches torch's headers (12 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
         "KHUB_TOOLCHAINS (default: ~/.cache/kernel-hub/toolchains). Neither torch nor a GPU is needed."
     )
     _add_source(parser)
     parser.add_argument("--out", type=Path, help="package folder to write (default: dist/<kernel name>)")
     parser.add_argument("--load", action="store_true", help=_LOAD_HELP)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="build each variant twice, in two folders, and compare the packages byte for byte; writes nothing",
+    )
     parser.set_defaults(run=_build)
 
 
@@ -105,6 +113,8 @@ def _build(args: argparse.Namespace) -> int:
     chosen = select(cells, args.select)
     out = args.out or Path("dist") / build.general.name
     say = sys.stderr if args.json else sys.stdout
+    if args.check:
+        return _check(build, chosen, matrix, args.json)
     for unbuildable in refused:
         print(f"  left out  {unbuildable.name}: {unbuildable.reason}", file=say)
 
@@ -129,6 +139,20 @@ def _build(args: argparse.Namespace) -> int:
     for error in failed:
         print(f"khub: {error}", file=sys.stderr)
     return failed[0].exit_code if failed else 0
+
+
+def _check(build: BuildFile, cells: list[Cell], matrix: Matrix, as_json: bool) -> int:
+    rows = []
+    for comparison in reproduce(build, cells, matrix, ToolchainCache()):
+        rows.append(
+            {"variant": str(comparison.cell), "equal": comparison.equal, "differing": comparison.differing}
+        )
+        if not as_json:
+            verdict = f"{comparison.equal} files, twice the same bytes"
+            print(f"{comparison.cell!s:<44}  {'; '.join(comparison.differing) or verdict}", flush=True)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    return AuditError.exit_code if any(row["differing"] for row in rows) else 0
 
 
 def _outcome_line(outcome: Outcome) -> str:

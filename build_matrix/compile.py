@@ -8,6 +8,7 @@ environment is emptied: equal sources give equal bytes.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from .toolchain.torch_sdk import TorchSdk
 
 INCLUDE = Path(__file__).with_name("include")
 EXPORTS = "exports.map"
+# Flags that differ between machines and change nothing in what is built.
+_MACHINE_FLAGS = re.compile(r"[ ,]-ffile-prefix-map=[^ ,]+| --threads \d+")
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
@@ -73,6 +76,21 @@ def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain,
         )
         raise CompileError(f"{build.general.name} {cell}: {first.strip()} (whole log: {log})")
     return library
+
+
+def command_lines(build: BuildFile, tools: Toolchain, folder: Path) -> tuple[str, ...]:
+    """The commands that made the library in `folder`, with names instead of this machine's paths and cores."""
+    command = [sys.executable, "-m", "ninja", "-C", str(folder), "-t", "commands"]
+    text = subprocess.run(
+        command, env=_environment(tools), capture_output=True, text=True, check=True
+    ).stdout.replace("'", "")
+    names = _places(build, tools) | {tools.system_stubs: "stubs", tools.torch_stubs: "torch-stubs"}
+    nonshared = tools.compiler.file("libc_nonshared.a")
+    for path in (tools.compiler.path, *([nonshared] if nonshared else [])):
+        names[path] = path.name
+    for path in sorted(names, key=lambda path: len(path.parts), reverse=True):
+        text = text.replace(str(path), names[path])
+    return tuple(_MACHINE_FLAGS.sub("", line) for line in text.splitlines())
 
 
 def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, output: str) -> str:
@@ -173,11 +191,16 @@ def _link(tools: Toolchain) -> list[str | Path]:
     return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
 
 
-def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
+def _places(build: BuildFile, tools: Toolchain) -> dict[Path, str]:
+    """Where things lie on this machine, and what they are called in what is built."""
     places = {build.folder: build.general.name, tools.sdk.root: "sdk", INCLUDE: "include"}
     if tools.cuda is not None:
         places[tools.cuda.root] = "cuda"
-    return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]
+    return places
+
+
+def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
+    return [f"-ffile-prefix-map={path}={name}" for path, name in _places(build, tools).items()]
 
 
 def _environment(tools: Toolchain) -> dict[str, str]:

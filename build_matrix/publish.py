@@ -8,6 +8,8 @@ from pathlib import Path
 from hub_loader.errors import AuthenticationError, DownloadError, InvalidKernelError
 from hub_loader.manifest import INDEX_NAME, parse_index
 
+from .statement import STATEMENT_NAME
+
 
 @dataclass(frozen=True)
 class Published:
@@ -42,7 +44,7 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
 
     api = HfApi(library_name="kernel-hub")
     branch = f"v{index.version}"
-    files = {INDEX_NAME: package / INDEX_NAME}
+    files = {name: package / name for name in (INDEX_NAME, STATEMENT_NAME)}
     for name, variant in index.variants.items():
         files |= {f"build/{name}/{path}": package / "build" / name / path for path in variant.all_files}
     try:

@@ -214,18 +214,8 @@ def _write_stub(compiler: HostCompiler, path: Path, symbols: Iterable[Symbol]) -
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / "versions.map"
         script.write_text("".join(f"{version} {{ }};\n" for version in sorted(versions)))
-        command = [
-            compiler.path,
-            "-x",
-            "c",
-            "-",
-            "-shared",
-            "-nodefaultlibs",
-            "-lstdc++",
-            "-fPIC",
-            "-o",
-            path,
-        ]
+        command: list[str | Path] = [compiler.path, "-x", "c", "-", "-shared", "-nodefaultlibs", "-lstdc++"]
+        command += ["-fPIC", "-o", path]
         command += [f"-Wl,-soname,{path.name}", *([f"-Wl,--version-script={script}"] if versions else [])]
         done = subprocess.run(command, input="\n".join(source), capture_output=True, text=True)
     if done.returncode:
