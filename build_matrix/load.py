@@ -77,7 +77,7 @@ class Loader:
             )
         except subprocess.TimeoutExpired:
             return False, f"it was not loaded after {_TIMEOUT_SECONDS} s"
-        return _answer(done)
+        return answer(done)
 
 
 def promised(variant: Variant, torches: Sequence[LoadTorch], arch: str) -> tuple[list[LoadTorch], str]:
@@ -101,7 +101,8 @@ def _fits(variant: Variant, torch: LoadTorch) -> bool:
     return backend.name != "cuda" or (cuda is not None and cuda[0] == torch.cuda[0] and cuda <= torch.cuda)
 
 
-def _answer(done: subprocess.CompletedProcess[str]) -> tuple[bool, str]:
+def answer(done: subprocess.CompletedProcess[str]) -> tuple[bool, str]:
+    """Whether a finished load child proved the variant, and a sentence: what was proven, or what went wrong."""
     if done.returncode < 0:
         return False, f"loading it ended the process with {signal.Signals(-done.returncode).name}"
     try:

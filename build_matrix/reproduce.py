@@ -16,6 +16,8 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from hub_loader.errors import CompileError
+
 from .build import made_of, toolchain
 from .build_toml import BuildFile, read_build_file
 from .compile import compile_cell
@@ -47,11 +49,19 @@ def reproduce(
         KernelHubError: a cell does not build at all.
     """
     for cell in cells:
-        with tempfile.TemporaryDirectory(prefix="khub-check-") as scratch:
+        scratch = Path(tempfile.mkdtemp(prefix="khub-check-"))
+        try:
             left, right = (
-                _build(build, cell, matrix, cache, Path(scratch) / place, mtime) for place, mtime in _PLACES
+                _build(build, cell, matrix, cache, scratch / place, mtime) for place, mtime in _PLACES
             )
-            yield compare(cell, left, right)
+            comparison = compare(cell, left, right)
+        except CompileError:
+            raise  # it names the log, which stays
+        except BaseException:
+            shutil.rmtree(scratch)
+            raise
+        shutil.rmtree(scratch)
+        yield comparison
 
 
 def compare(cell: Cell, left: Path, right: Path) -> Comparison:

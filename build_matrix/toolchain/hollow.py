@@ -120,14 +120,7 @@ def hollow_torch(
         if not (folder / "torch" / "__init__.py").is_file():
             raise ToolchainError(f"{wheel.url} holds no torch: use another index")
         lib = folder / "torch" / "lib"
-        links = {
-            path.name: read_links(path) for path in (*lib.glob("*.so*"), *(folder / "torch").glob("*.so"))
-        }
-        for name in {name for link in links.values() for name in link.needed} - links.keys():
-            if (system := compiler.file(name)) is not None:
-                links[name] = read_links(system)
-        for name, symbols in missing_libraries(links, declared).items():
-            _write_stub(compiler, lib / name, symbols)
+        write_stubs(compiler, lib, [*lib.glob("*.so*"), *(folder / "torch").glob("*.so")], declared)
 
     def fetch_dependencies(folder: Path) -> None:
         install_into(folder, _DEPENDENCIES)
@@ -144,6 +137,21 @@ def _is_wanted(name: str) -> bool:
     if _SHIM_HEADERS.fullmatch(name):
         return True
     return name.split("/")[0] in _PACKAGES and not _LEFT_OUT.fullmatch(name)
+
+
+def write_stubs(
+    compiler: HostCompiler, folder: Path, libraries: Iterable[Path], declared: Iterable[str]
+) -> None:
+    """Write into `folder` every library that `libraries` need and that neither they nor the system offer.
+
+    libtorch_cuda.so also gets the functions `declared` in torch's headers.
+    """
+    links = {path.name: read_links(path) for path in libraries}
+    for name in {name for link in links.values() for name in link.needed} - links.keys():
+        if (system := compiler.file(name)) is not None:
+            links[name] = read_links(system)
+    for name, symbols in missing_libraries(links, declared).items():
+        _write_stub(compiler, folder / name, symbols)
 
 
 def missing_libraries(links: Mapping[str, Links], extra: Iterable[str] = ()) -> dict[str, list[Symbol]]:
