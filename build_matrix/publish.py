@@ -44,7 +44,9 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
 
     api = HfApi(library_name="kernel-hub")
     branch = f"v{index.version}"
-    files = {name: package / name for name in (INDEX_NAME, STATEMENT_NAME)}
+    files = {INDEX_NAME: package / INDEX_NAME}
+    if (package / STATEMENT_NAME).is_file():  # packages of other builders have none
+        files[STATEMENT_NAME] = package / STATEMENT_NAME
     for name, variant in index.variants.items():
         files |= {f"build/{name}/{path}": package / "build" / name / path for path in variant.all_files}
     try:
