@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,11 @@ _TVM_FFI_EXPORT = re.compile(r"__tvm_ffi_\w+")
 # Mangled names of functions, objects, type data and thread-local accessors in torch's namespaces.
 _TORCH_CXX = re.compile(r"_Z(T[VTISHW]|GV)?N[rVK]*[RO]?(2at|3c10|5torch|6caffe2)\w+")
 _STABLE_C_SHIM = re.compile(r"(aoti_)?torch_\w+")
-# What a module definition needs of CPython's stable ABI.
-_PYTHON_SYMBOLS = ("PyModuleDef_Init", "PyModule_Create2")
+_PYTHON_SYMBOLS = frozenset(
+    line
+    for line in Path(__file__).with_name("python_stable_abi.txt").read_text().splitlines()
+    if not line.startswith("#")
+)
 _WEAK_RUNTIME = (
     "__gmon_start__",
     "_ITM_deregisterTMCloneTable",
@@ -78,35 +81,82 @@ def read_library(path: Path) -> Library:
         raise AuditError(f"{path} is not a shared library: {error}") from None
 
 
-def violations(
-    library: Library, variant: Variant, kernel_id: str, baseline: Baseline, capabilities: Sequence[str]
-) -> list[str]:
-    """Every promise of `variant` that `library` breaks, as sentences; empty when it keeps them all."""
-    found: list[str] = []
-    if variant.platform is not None and library.machine != _MACHINES.get(variant.platform.arch):
-        found.append(f"it is for {library.machine}, not {variant.platform.arch}")
-    for name in library.needed:
-        if not _is_allowed(name, variant):
-            found.append(f"it needs {name}, which a user of {variant} may not have")
-    for name, version in library.versions:
-        if _SYSTEM_LIBRARIES.fullmatch(name) and allowed_version(version, baseline) is None:
-            found.append(f"it needs {version} of {name}, newer than manylinux_2_28 offers")
-    if library.runpath is not None:
-        found.append(f"it carries the search path {library.runpath!r}")
-    for symbol in library.undefined:
-        if not _is_offered(symbol, variant):
-            found.append(f"it needs the symbol {symbol}, which a user of {variant} may not have")
-    if variant.framework.name == "tvm-ffi":
-        if not library.exported or not all(_TVM_FFI_EXPORT.fullmatch(name) for name in library.exported):
-            found.append(
-                f"it exports {', '.join(library.exported) or 'nothing'}, not tvm-ffi functions alone"
-            )
-    elif library.exported != (f"PyInit_{kernel_id}",):
-        found.append(f"it exports {', '.join(library.exported) or 'nothing'}, not PyInit_{kernel_id} alone")
-    if library.capabilities != tuple(sorted(capabilities, key=capability_key)):
-        claimed, real = ", ".join(capabilities) or "none", ", ".join(library.capabilities) or "none"
-        found.append(f"it holds code for compute capabilities {real}, its metadata says {claimed}")
-    return found
+@dataclass(frozen=True)
+class Promise:
+    """What a library is held against: its variant's name, its id, the archs that its metadata claims."""
+
+    variant: Variant
+    kernel_id: str
+    baseline: Baseline
+    capabilities: Sequence[str]
+
+
+def violations(library: Library, promise: Promise) -> list[str]:
+    """Every promise that `library` breaks, as sentences; empty when it keeps them all."""
+    return [sentence for check in CHECKS.values() for sentence in check(library, promise)]
+
+
+def _machine(library: Library, promise: Promise) -> list[str]:
+    platform = promise.variant.platform
+    if platform is None or library.machine == _MACHINES.get(platform.arch):
+        return []
+    return [f"it is for {library.machine}, not {platform.arch}"]
+
+
+def _needed(library: Library, promise: Promise) -> list[str]:
+    return [
+        f"it needs {name}, which a user of {promise.variant} may not have"
+        for name in library.needed
+        if not _is_allowed(name, promise.variant)
+    ]
+
+
+def _versions(library: Library, promise: Promise) -> list[str]:
+    return [
+        f"it needs {version} of {name}, newer than manylinux_2_28 offers"
+        for name, version in library.versions
+        if _SYSTEM_LIBRARIES.fullmatch(name) and allowed_version(version, promise.baseline) is None
+    ]
+
+
+def _search_path(library: Library, promise: Promise) -> list[str]:
+    return [] if library.runpath is None else [f"it carries the search path {library.runpath!r}"]
+
+
+def _symbols(library: Library, promise: Promise) -> list[str]:
+    return [
+        f"it needs the symbol {symbol}, which a user of {promise.variant} may not have"
+        for symbol in library.undefined
+        if not _is_offered(symbol, promise.variant)
+    ]
+
+
+def _exports(library: Library, promise: Promise) -> list[str]:
+    entry = f"PyInit_{promise.kernel_id}"
+    exported = ", ".join(library.exported) or "nothing"
+    if promise.variant.framework.name == "tvm-ffi":
+        if library.exported and all(_TVM_FFI_EXPORT.fullmatch(name) for name in library.exported):
+            return []
+        return [f"it exports {exported}, not tvm-ffi functions alone"]
+    return [] if library.exported == (entry,) else [f"it exports {exported}, not {entry} alone"]
+
+
+def _archs(library: Library, promise: Promise) -> list[str]:
+    if library.capabilities == tuple(sorted(promise.capabilities, key=capability_key)):
+        return []
+    claimed, real = ", ".join(promise.capabilities) or "none", ", ".join(library.capabilities) or "none"
+    return [f"it holds code for compute capabilities {real}, its metadata says {claimed}"]
+
+
+CHECKS: Mapping[str, Callable[[Library, Promise], list[str]]] = {
+    "machine": _machine,
+    "libraries": _needed,
+    "symbol versions": _versions,
+    "search path": _search_path,
+    "stable ABI": _symbols,
+    "exports": _exports,
+    "archs": _archs,
+}
 
 
 def leaked_paths(data: bytes, paths: Iterable[Path]) -> list[str]:

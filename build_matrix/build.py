@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sysconfig
+import tempfile
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hub_loader.errors import AuditError, CacheError, KernelHubError
-from hub_loader.variant import Variant
+from hub_loader.errors import CacheError, KernelHubError
 
-from .audit import leaked_paths, read_library, violations
+from .audit import Promise
 from .build_toml import BuildFile
 from .compile import Compiled, compile_cell
+from .gates import Verdict, require, static_verdicts
 from .jobs import Limits
+from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix
 from .package import write_variant
 from .provenance import Provenance, kernel_id
@@ -41,6 +43,7 @@ class Outcome:
     compiled: Compiled | None = None
     folder: Path | None = None
     size: int = 0
+    verdicts: tuple[Verdict, ...] = ()
     error: KernelHubError | None = None
 
     @property
@@ -62,13 +65,16 @@ def build_cell(
     cache: ToolchainCache,
     origin: Provenance,
     limits: Limits | None = None,
+    loader: Loader | None = None,
 ) -> Outcome:
     """Build `cell` into the package folder `out`; what can go wrong is in the outcome, not raised.
 
-    `limits` bounds how many compilers run at once; the whole machine is used without it.
+    `limits` bounds how many compilers run at once; the whole machine is used without it. With a `loader` the
+    variant is also loaded in the torch versions its name promises before it is packaged.
     """
     begin = time.monotonic()
     compiled = None
+    verdicts: list[Verdict] = []
     try:
         name = kernel_id(build, cell)
         library = None
@@ -76,7 +82,8 @@ def build_cell(
             tools = toolchain(cache, find_compiler(), matrix, cell, needed_libraries(build, cell))
             compiled = compile_cell(build, cell, name, tools, cache.root, limits)
             library = compiled.library
-            audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
+            origin = made_of(origin, tools, cache, compiled.commands)
+            verdicts = gate(build, cell, name, library, matrix, cache, loader)
         folder = write_variant(build, cell, name, library, out, origin)
     except KernelHubError as error:
         return Outcome(cell, time.monotonic() - begin, compiled, error=error)
@@ -86,7 +93,7 @@ def build_cell(
         )
         return Outcome(cell, time.monotonic() - begin, compiled, error=wrong)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Outcome(cell, time.monotonic() - begin, compiled, folder, size)
+    return Outcome(cell, time.monotonic() - begin, compiled, folder, size, tuple(verdicts))
 
 
 def toolchain(
@@ -125,20 +132,39 @@ def needed_libraries(build: BuildFile, cell: Cell) -> set[str]:
     return {name for c in build.components if c.backend == backend for name in c.depends} - {"torch"}
 
 
-def audit(library: Path, cell: Cell, name: str, matrix: Matrix, private: Sequence[Path]) -> None:
-    """Refuse a library that breaks a promise of its variant's name, or tells where it was built.
+def made_of(
+    origin: Provenance, tools: Toolchain, cache: ToolchainCache, commands: tuple[str, ...]
+) -> Provenance:
+    """`origin` with the toolchain and the command lines that built a library."""
+    used = [
+        tools.system_stubs,
+        *tools.framework,
+        *(path for paths in tools.includes.values() for path in paths),
+    ]
+    used += [tools.cuda.root] if tools.cuda is not None else []
+    toolchain = dict(cache.digest(path) for path in used if path.is_relative_to(cache.root))
+    toolchain[tools.compiler.path.name] = f"{tools.compiler.version} {tools.compiler.target}"
+    return replace(origin, toolchain=toolchain, commands=commands)
 
-    Raises:
-        AuditError: with every violation.
-    """
-    found = audit_file(library, cell.variant, name, matrix, cell.capabilities)
-    found += leaked_paths(library.read_bytes(), private)
-    if found:
-        raise AuditError(f"{library.name} ({cell}): " + "; ".join(found))
 
-
-def audit_file(
-    library: Path, variant: Variant, name: str, matrix: Matrix, capabilities: Sequence[str]
-) -> list[str]:
-    """The violations of one built library against its variant's name and the archs its metadata claims."""
-    return violations(read_library(library), variant, name, matrix.baseline, capabilities)
+def gate(
+    build: BuildFile,
+    cell: Cell,
+    name: str,
+    library: Path,
+    matrix: Matrix,
+    cache: ToolchainCache,
+    loader: Loader | None,
+) -> list[Verdict]:
+    """Every gate's verdict on a library just built; the load gates where `loader` is given."""
+    promise = Promise(cell.variant, name, matrix.baseline, cell.capabilities)
+    private = (build.folder, cache.root, Path.home())
+    verdicts = static_verdicts(library, promise, private)
+    require(f"{library.name} ({cell})", verdicts)
+    if loader is not None:
+        check = build.folder / CHECK_FILE
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_variant(build, cell, name, library, Path(scratch), Provenance(None, False))
+            verdicts += loader.verdicts(folder, cell.variant, check if check.is_file() else None)
+        require(f"{library.name} ({cell})", verdicts)
+    return verdicts

@@ -13,13 +13,23 @@ from hub_loader.errors import AuditError, UsageError
 from hub_loader.manifest import METADATA_NAME, parse_metadata
 from hub_loader.variant import parse_variant
 
-from .build import Outcome, audit_file
-from .build_toml import read_build_file
+from .audit import Promise
+from .build import Outcome
+from .build_toml import BuildFile, read_build_file
 from .console import Console, objects
 from .executors import EXECUTORS, build_cells, executor_named
-from .matrix import Cell, plan, read_matrix, select
+from .gates import Verdict, static_verdicts, unique_ids
+from .load import CHECK_FILE, Loader
+from .matrix import Cell, Matrix, plan, read_matrix, select
 from .publish import publish
+from .reproduce import reproduce
 from .toolchain.cache import ToolchainCache
+from .toolchain.host import find_compiler
+
+_LOAD_HELP = (
+    "also load each variant in the oldest and the newest torch its name promises, and run the kernel's "
+    "tests/load_check.py there (fetches about 140 MB per torch, once)"
+)
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +37,9 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  khub build kernels_src/paged-attention\n"
-        "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n\n"
+        "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n"
+        "  khub build kernels_src/paged-attention --load\n"
+        "  khub build kernels_src/paged-attention --check\n\n"
         "The first build fetches torch's headers (12 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
         "KHUB_TOOLCHAINS (default: ~/.cache/kernel-hub/toolchains). Neither torch nor a GPU is needed."
     )
@@ -38,6 +50,12 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         choices=EXECUTORS,
         default="local",
         help="where cells are built: here, or as tasks of the Ray cluster that RAY_ADDRESS names (default: local)",
+    )
+    parser.add_argument("--load", action="store_true", help=_LOAD_HELP)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="build each variant twice, in two folders, and compare the packages byte for byte; writes nothing",
     )
     parser.set_defaults(run=_build)
 
@@ -58,8 +76,21 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
 
 def add_audit(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub audit`."""
-    parser.epilog = "example:\n  khub audit dist/paged-attention"
+    parser.epilog = (
+        "examples:\n"
+        "  khub audit dist/paged-attention\n"
+        "  khub audit dist/paged-attention --load --source kernels_src/paged-attention\n\n"
+        "What a variant promises by its name is read off its library: symbol versions, libraries, exports, archs.\n"
+        "--load also proves it: a process with that torch loads the variant as a user would. CUDA variants are\n"
+        "loaded with every symbol resolved; their operators need a GPU and are not run."
+    )
     parser.add_argument("package", type=Path, help="a folder that `khub build` wrote")
+    parser.add_argument("--load", action="store_true", help=_LOAD_HELP)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help="the kernel's folder, for its tests/load_check.py; without it --load imports only",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.set_defaults(run=_audit)
 
@@ -100,13 +131,21 @@ def _build(args: argparse.Namespace) -> int:
     chosen = select(cells, args.select)
     out = args.out or Path("dist") / build.general.name
     say = sys.stderr if args.json else sys.stdout
+    if args.check:
+        return _check(build, chosen, matrix, args.json)
     for unbuildable in refused:
         print(f"  left out  {unbuildable.name}: {unbuildable.reason}", file=say)
     console = Console(say)
+    if args.load and args.executor != "local":
+        raise UsageError(
+            "--load runs on this machine: build with --executor local, or run khub audit --load after"
+        )
     executor = executor_named(args.executor)
+    cache = ToolchainCache()
+    loader = Loader(cache, find_compiler(), matrix) if args.load else None
     outcomes = []
     for outcome in build_cells(
-        build, chosen, matrix, out.resolve(), ToolchainCache(), console.started, executor
+        build, chosen, matrix, out.resolve(), cache, console.started, executor, loader
     ):
         outcomes.append(outcome)
         console.finished(outcome)
@@ -121,6 +160,20 @@ def _build(args: argparse.Namespace) -> int:
     return failed[0].exit_code if failed else 0
 
 
+def _check(build: BuildFile, cells: list[Cell], matrix: Matrix, as_json: bool) -> int:
+    rows = []
+    for comparison in reproduce(build, cells, matrix, ToolchainCache()):
+        rows.append(
+            {"variant": str(comparison.cell), "equal": comparison.equal, "differing": comparison.differing}
+        )
+        if not as_json:
+            verdict = f"{comparison.equal} files, twice the same bytes"
+            print(f"{comparison.cell!s:<44}  {'; '.join(comparison.differing) or verdict}", flush=True)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    return AuditError.exit_code if any(row["differing"] for row in rows) else 0
+
+
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "variant": str(outcome.cell),
@@ -128,6 +181,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "reused": outcome.reused,
         "objects": objects(outcome.compiled),
         "size": outcome.size,
+        "gates": [_verdict_json(verdict) for verdict in outcome.verdicts],
         "folder": None if outcome.folder is None else str(outcome.folder),
         "log": None if outcome.log is None else str(outcome.log),
         "error": None if outcome.error is None else str(outcome.error),
@@ -191,21 +245,39 @@ def _audit(args: argparse.Namespace) -> int:
             f"{args.package} holds no build/<variant> folder: name a folder that `khub build` wrote"
         )
     matrix = read_matrix()
-    found: dict[str, list[str]] = {}
+    loader = Loader(ToolchainCache(), find_compiler(), matrix) if args.load else None
+    check = None if args.source is None else args.source / CHECK_FILE
+    if check is not None and not check.is_file():
+        raise UsageError(f"{check} does not exist: write it, or leave --source out to import only")
+    found: dict[str, list[Verdict]] = {}
+    ids = []
     for folder in folders:
         metadata = parse_metadata((folder / METADATA_NAME).read_bytes(), origin=str(folder / METADATA_NAME))
-        variant = parse_variant(folder.name)
-        found[folder.name] = [
-            violation
-            for library in sorted(folder.rglob("*.so"))
-            for violation in audit_file(library, variant, metadata.id, matrix, metadata.backend.archs)
-        ]
+        ids.append((folder.name, metadata.id))
+        promise = Promise(parse_variant(folder.name), metadata.id, matrix.baseline, metadata.backend.archs)
+        verdicts = [v for path in sorted(folder.rglob("*.so")) for v in static_verdicts(path, promise)]
+        if loader is not None:
+            verdicts += loader.verdicts(folder, promise.variant, check)
+        found[folder.name] = verdicts
+    for name, verdict in zip(found, unique_ids(ids), strict=True):
+        found[name].append(verdict)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(
+            json.dumps({n: [_verdict_json(v) for v in verdicts] for n, verdicts in found.items()}, indent=2)
+        )
     else:
-        for name, violations in found.items():
-            print(f"{name:<44}  {'; '.join(violations) or 'keeps its promises'}")
-    return AuditError.exit_code if any(found.values()) else 0
+        for name, verdicts in found.items():
+            broken = [str(verdict) for verdict in verdicts if verdict.passed is False]
+            print(f"{name:<44}  {'; '.join(broken) or 'keeps its promises'}")
+            for verdict in verdicts:
+                if verdict.gate.startswith("load") and verdict.passed is not False:
+                    print(f"  {verdict}")
+    failed = any(verdict.passed is False for verdicts in found.values() for verdict in verdicts)
+    return AuditError.exit_code if failed else 0
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {"gate": verdict.gate, "passed": verdict.passed, "sentence": verdict.sentence}
 
 
 def _publish(args: argparse.Namespace) -> int:

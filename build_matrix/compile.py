@@ -8,6 +8,7 @@ emptied: equal sources give equal bytes.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,22 +22,28 @@ from .build_toml import BuildFile
 from .jobs import Limits, machine_limits
 from .matrix import Cell
 from .objects import object_key
-from .units import Toolchain, Unit, units
+from .units import INCLUDE, Toolchain, Unit, units
 
 EXPORTS = "exports.map"
 LOG = "build.log"
+# Flags that differ between machines and change nothing in what is built.
+_MACHINE_FLAGS = re.compile(r"[ ,]-ffile-prefix-map=[^ ,]+")
 # How tvm-ffi recognises the functions of a library.
 TVM_FFI_EXPORT = "__tvm_ffi_"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A built library, the log beside it, and how many of its objects were compiled now and were there."""
+    """A built library, the log beside it, and how many of its objects were compiled now and were there.
+
+    `commands` are those that made it, with names instead of this machine's paths.
+    """
 
     library: Path
     log: Path
     compiled: int
     reused: int
+    commands: tuple[str, ...]
 
 
 def library_name(kernel_id: str, cell: Cell) -> str:
@@ -67,8 +74,9 @@ def compile_cell(
     folder = store / "libraries" / key
     objects = store / "objects"
     library, log = folder / library_name(kernel_id, cell), folder / LOG
+    commands = command_lines(build, parts, link, tools)
     if library.is_file():
-        return Compiled(library, log, 0, len(parts))
+        return Compiled(library, log, 0, len(parts), commands)
     folder.mkdir(parents=True, exist_ok=True)
     objects.mkdir(exist_ok=True)
     missing = list({unit.key: unit for unit in parts if not _object(objects, unit).is_file()}.values())
@@ -86,7 +94,26 @@ def compile_cell(
         lines = done.stdout.decode(errors="replace").splitlines()
         first = next((line for line in lines if _is_error(line)), "see the log")
         raise CompileError(f"{build.general.name} {cell}: {first.strip()} (whole log: {log})", log)
-    return Compiled(library, log, len(missing), len(parts) - len(missing))
+    return Compiled(library, log, len(missing), len(parts) - len(missing), commands)
+
+
+def command_lines(
+    build: BuildFile, parts: Sequence[Unit], link: Sequence[str | Path], tools: Toolchain
+) -> tuple[str, ...]:
+    """The commands that make the library, with names instead of this machine's paths."""
+    names = {build.folder: build.general.name, INCLUDE: "include", tools.system_stubs: "stubs"}
+    for name, folders in tools.includes.items():
+        names |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}
+    names |= {path.parent: "framework" for path in tools.framework}
+    if tools.cuda is not None:
+        names[tools.cuda.root] = "cuda"
+    system = [tools.compiler.file(name) for name in ("libc_nonshared.a", "libstdc++.a")]
+    names |= {path: path.name for path in (tools.compiler.path, *system) if path is not None}
+    lines = [" ".join(map(str, (*unit.command, "-c", unit.source))) for unit in parts]
+    lines.append(" ".join(map(str, link)))
+    for path in sorted(names, key=lambda path: len(path.parts), reverse=True):
+        lines = [line.replace(str(path), names[path]) for line in lines]
+    return tuple(_MACHINE_FLAGS.sub("", line) for line in lines)
 
 
 def ninja_file(

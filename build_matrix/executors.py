@@ -11,6 +11,7 @@ from hub_loader.errors import MissingExtraError
 
 from .build import Outcome, build_cell
 from .build_toml import BuildFile
+from .load import Loader
 from .matrix import Cell, Matrix
 from .package import write_index
 from .provenance import Provenance, provenance
@@ -29,6 +30,7 @@ class Job:
     out: Path
     cache: ToolchainCache
     origin: Provenance
+    loader: Loader | None = None
 
 
 class Executor(Protocol):
@@ -45,7 +47,7 @@ class LocalExecutor:
     def run(self, job: Job, started: Callable[[Cell], None]) -> Iterator[Outcome]:
         for cell in job.cells:
             started(cell)
-            yield build_cell(job.build, cell, job.matrix, job.out, job.cache, job.origin)
+            yield build_cell(job.build, cell, job.matrix, job.out, job.cache, job.origin, loader=job.loader)
 
 
 def executor_named(name: str) -> Executor:
@@ -73,12 +75,13 @@ def build_cells(
     cache: ToolchainCache,
     started: Callable[[Cell], None] = lambda cell: None,
     executor: Executor | None = None,
+    loader: Loader | None = None,
 ) -> Iterator[Outcome]:
     """Build `cells` into the package folder `out`, one outcome each; a failed cell stops no other.
 
     `index.json` is rewritten after the last cell when at least one succeeded.
     """
-    job = Job(build, cells, matrix, out, cache, provenance(build.folder))
+    job = Job(build, cells, matrix, out, cache, provenance(build.folder), loader)
     succeeded = False
     for outcome in (executor or LocalExecutor()).run(job, started):
         succeeded |= outcome.error is None

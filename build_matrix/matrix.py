@@ -87,6 +87,21 @@ class HeaderLibrary:
 
 
 @dataclass(frozen=True)
+class LoadTorch:
+    """A torch wheel to load variants into: its CUDA, and the range of Pythons it exists for, all (major, minor)."""
+
+    release: str
+    cuda: tuple[int, int]
+    oldest_python: tuple[int, int]
+    newest_python: tuple[int, int]
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        major, minor, *_ = self.release.split(".")
+        return int(major), int(minor)
+
+
+@dataclass(frozen=True)
 class Matrix:
     """`matrix.toml`, parsed."""
 
@@ -98,6 +113,7 @@ class Matrix:
     cuda: Mapping[tuple[int, int], CudaRelease]
     platform: Platform
     baseline: Baseline
+    load: tuple[LoadTorch, ...]
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,10 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
         cuda=cuda,
         platform=Platform(platform["arch"], platform["os"]),
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
+        load=tuple(
+            LoadTorch(t["release"], _pair(t["cuda"]), _pair(t["python"][0]), _pair(t["python"][1]))
+            for t in data["load"]
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """Lay a built library out as the Hub's package: variant folder, metadata, index.
 
     OUT/build/<variant>/__init__.py, _ops.py, <id>.abi3.so, <name>/__init__.py, metadata.json
+    OUT/provenance.intoto.json
     OUT/index.json
 
 A variant is staged beside its place and renamed, the index written last: a reader of OUT sees the old
@@ -14,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from hub_loader.errors import IntegrityError, InvalidKernelError
 from hub_loader.manifest import (
@@ -34,6 +36,7 @@ from .build_toml import BuildFile
 from .matrix import Cell
 from .noarch import build_backend
 from .provenance import Provenance
+from .statement import STATEMENT_NAME, statement
 
 _OPS = '''"""The operators of this build, under their unique namespace."""
 
@@ -204,13 +207,14 @@ def check_files(files: Mapping[str, bytes], origin: str) -> Metadata:
 
 
 def write_index(out: Path) -> Index:
-    """Write `out/index.json` from the variant folders in `out/build`.
+    """Write `out/index.json`, and what it is made of beside it, from the variant folders in `out/build`.
 
     Raises:
         InvalidKernelError: the folders are not of one kernel and version.
     """
     variants: dict[str, IndexedVariant] = {}
     identities: set[tuple[str, int]] = set()
+    origins: dict[str, Mapping[str, Any]] = {}
     for folder in sorted((out / "build").iterdir()):
         if folder.name.startswith("."):
             continue
@@ -218,6 +222,7 @@ def write_index(out: Path) -> Index:
         data = (folder / METADATA_NAME).read_bytes()
         metadata = parse_metadata(data, origin=str(folder / METADATA_NAME))
         identities.add((metadata.name, metadata.version))
+        origins[folder.name] = metadata.provenance or {}
         entry = FileEntry(sha256_hex(data), len(data))
         variants[folder.name] = IndexedVariant(metadata.id, metadata.backend, entry, file_entries(folder))
     if len(identities) != 1:
@@ -227,6 +232,7 @@ def write_index(out: Path) -> Index:
         )
     name, version = identities.pop()
     index = Index(name, version, variants)
+    _write(out / STATEMENT_NAME, statement(index, origins))
     _write(out / INDEX_NAME, index.to_json())
     return index
 

@@ -1,11 +1,11 @@
-"""Where a build comes from: the kernel's digest of sources, its commit, the builder's version."""
+"""Where a build comes from: digest of sources, commit, builder, toolchain, command lines."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ _BUILDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Provenance:
-    """The commit that last changed the kernel's folder, and whether it has changed since; None outside git."""
+    """What a variant was made of.
+
+    `commit` last changed the kernel's folder, `dirty` says whether it has changed since; None outside git.
+    `toolchain` maps each part to its version or to the SHA-256 of its files; `commands` are the command lines
+    with names instead of this machine's paths.
+    """
 
     commit: str | None
     dirty: bool
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the Hub's `metadata.json` spells it."""
+        """As the Hub's `metadata.json` spells it; "toolchain" and "commands" are ours, other readers skip them."""
         data: dict[str, Any] = {"kernel-builder": {"version": version("kernel-hub")}}
         if self.commit is not None:
             data["kernel"] = {"commit": self.commit, "dirty": self.dirty}
-        return data
+        return data | {"toolchain": dict(self.toolchain), "commands": list(self.commands)}
 
 
 def provenance(folder: Path) -> Provenance:

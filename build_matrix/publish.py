@@ -15,6 +15,7 @@ from hub_loader.errors import AuthenticationError, DownloadError, InvalidKernelE
 from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
 
 from .card import CARD_NAME, card
+from .statement import STATEMENT_NAME
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,14 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
 
 
 def read_package(package: Path, index: Index) -> dict[str, bytes]:
-    """Every file that `index` lists, and the index, by path in the repository.
+    """Every file that `index` lists, the index and the statement, by path in the repository.
 
     Raises:
         InvalidKernelError: a file is missing or is not the one that was built.
     """
     files = {INDEX_NAME: (package / INDEX_NAME).read_bytes()}
+    if (package / STATEMENT_NAME).is_file():  # packages of other builders have none
+        files[STATEMENT_NAME] = (package / STATEMENT_NAME).read_bytes()
     for name, variant in index.variants.items():
         for inside, entry in variant.all_files.items():
             path = package / "build" / name / inside

@@ -54,6 +54,25 @@ class ToolchainCache:
             shutil.rmtree(staging, ignore_errors=True)
         return final
 
+    def digest(self, inside: Path) -> tuple[str, str]:
+        """Name and SHA-256 of the part that `inside` lies in, over the paths and bytes of all its files.
+
+        Parts never change, so the digest is worked out once and kept beside the part.
+        """
+        part = self.root / inside.relative_to(self.root).parts[0]
+        kept = self.root / f"{part.name}.sha256"
+        if not kept.is_file():
+            total = hashlib.sha256()
+            for path in sorted(path for path in part.rglob("*") if path.is_file()):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                total.update(f"{path.relative_to(part).as_posix()} {content}\n".encode())
+            with tempfile.NamedTemporaryFile("w", prefix=".tmp-", dir=self.root, delete=False) as file:
+                file.write(total.hexdigest())
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).replace(kept)
+        return part.name.rpartition("-")[0], kept.read_text()
+
     def path(self, name: str, key: str) -> Path:
         """Where the part lies or will lie."""
         return self.root / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -62,4 +81,7 @@ class ToolchainCache:
         """Remove what a killed process left behind a day or more ago."""
         for path in self.root.glob(".tmp-*"):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

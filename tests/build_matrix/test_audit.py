@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from build_matrix.audit import Library, leaked_paths, read_library, violations
+from build_matrix.audit import Library, Promise, leaked_paths, read_library, violations
 from build_matrix.matrix import read_matrix
 from build_matrix.toolchain.stubs import allowed_version
 from hub_loader.errors import AuditError
-from hub_loader.variant import parse_variant
+from hub_loader.variant import Variant, parse_variant
 
 BASELINE = read_matrix().baseline
 CPU = parse_variant("torch-stable-abi210-cpu-x86_64-linux")
@@ -28,8 +28,12 @@ GOOD = Library(
 )
 
 
+def promise(variant: Variant, *capabilities: str) -> Promise:
+    return Promise(variant, "_k_cpu_1", BASELINE, capabilities)
+
+
 def test_violations_of_a_library_that_keeps_its_promises_is_empty() -> None:
-    assert violations(GOOD, CPU, "_k_cpu_1", BASELINE, ()) == []
+    assert violations(GOOD, promise(CPU)) == []
 
 
 @pytest.mark.parametrize(
@@ -50,17 +54,17 @@ def test_violations_of_a_library_that_keeps_its_promises_is_empty() -> None:
     ],
 )
 def test_violations_of_a_broken_promise_names_it(change: dict[str, object], says: str) -> None:
-    found = violations(replace(GOOD, **change), CPU, "_k_cpu_1", BASELINE, ())  # type: ignore[arg-type]
+    found = violations(replace(GOOD, **change), promise(CPU))  # type: ignore[arg-type]
     assert len(found) == 1
     assert says in found[0]
 
 
 def test_violations_of_a_cuda_variant_allows_only_its_own_cuda() -> None:
     library = replace(GOOD, needed=("libcudart.so.13", "libtorch_cuda.so"), capabilities=("8.0", "9.0"))
-    assert violations(library, CUDA, "_k_cpu_1", BASELINE, ("8.0", "9.0")) == []
+    assert violations(library, promise(CUDA, "8.0", "9.0")) == []
     older = replace(library, needed=("libcudart.so.12",))
-    assert "libcudart.so.12" in violations(older, CUDA, "_k_cpu_1", BASELINE, ("8.0", "9.0"))[0]
-    assert "8.0, 9.0, its metadata says 8.0" in violations(library, CUDA, "_k_cpu_1", BASELINE, ("8.0",))[0]
+    assert "libcudart.so.12" in violations(older, promise(CUDA, "8.0", "9.0"))[0]
+    assert "8.0, 9.0, its metadata says 8.0" in violations(library, promise(CUDA, "8.0"))[0]
 
 
 def test_read_library_of_an_ordinary_link_shows_what_the_compiler_of_today_does(tmp_path: Path) -> None:

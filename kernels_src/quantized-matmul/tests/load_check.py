@@ -1,0 +1,14 @@
+"""Run by the load gates in every torch that a variant promises: one operator against its reference."""
+
+import torch
+
+
+def check(kernel):
+    torch.manual_seed(0)
+    x = torch.randn(3, 64)
+    for packed in (
+        kernel.quantize(torch.randn(5, 64), "int8"),
+        kernel.quantize(torch.randn(5, 64), "int4", 32),
+    ):
+        exact = x.double() @ kernel.dequantize(packed).double().T
+        torch.testing.assert_close(kernel.matmul(x, packed).double(), exact, rtol=1e-5, atol=1e-5)
