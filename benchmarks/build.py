@@ -9,8 +9,8 @@ Both compile the same sources of kernels_src/paged-attention with the same optim
 
 khub also audits, packages and hashes; cpp_extension also imports torch and loads the result. Compiles alternate between
 the two, so that a neighbour's load meets both. Bytes are those of the files fetched, without an index's own pages.
-Results go to benchmarks/results/build.json: medians with minimum and maximum, of wall time and of processor time, which a
-busy machine distorts less.
+Results go to benchmarks/results/build.json: medians with minimum and maximum, of wall time and of processor time, which
+a busy machine distorts less.
 
     python benchmarks/build.py [--repeat N] [--quick]
 """
