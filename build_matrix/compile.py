@@ -31,6 +31,8 @@ INCLUDE = Path(__file__).with_name("include")
 EXPORTS = "exports.map"
 LOG = "build.log"
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
+# Flags that make the compiler read files which no source names.
+_READING_FLAGS = ("-I", "-i", "@", "--include", "--imacros", "-Wp,", "-Xpreprocessor")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
 
@@ -130,6 +132,8 @@ def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> lis
     found = []
     for source in sources(build, cell):
         files = reachable(source.path, source.include, everything)
+        if any(flag.startswith(_READING_FLAGS) for flag in source.flags):
+            files |= {path: path.read_bytes() for path in everything}
         include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_torch else ()))
         flags: list[str | Path] = [f"-I{path}" for path in include]
         if any(b"TORCH_EXTENSION_NAME" in data for data in files.values()):
@@ -163,13 +167,12 @@ def ninja_file(
         if unit.source.suffix == ".cu":
             # Not in the unit's own command: the number of threads changes no byte of the object.
             command += ["--threads", str(max(1, limits.jobs // gpu))]
-        name = f"{number}-{unit.source.stem}"
-        made = f"{name}.o"
+        made = _object(objects, unit).name
         rule = f"compile{number}"
-        lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, name)
+        lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, f"compile {unit.source.name}")
         lines += ["  pool = heavy"] if unit.heavy else []
         lines += [f"build {_escape(_object(objects, unit))}: {rule} {_escape(unit.source)}"]
-    lines += _rule("link", [*_link(tools), "-o", library.name], library.name, library.name)
+    lines += _rule("link", [*_link(tools), "-o", library.name], library.name, f"link {library.name}")
     inputs = [tools.system_stubs / "compat.o", *dict.fromkeys(_object(objects, unit) for unit in parts)]
     lines += [f"build {_escape(library)}: link {' '.join(map(_escape, inputs))}", ""]
     return "\n".join(lines)
