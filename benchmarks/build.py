@@ -9,7 +9,8 @@ Both compile the same sources of kernels_src/paged-attention with the same optim
 
 khub also audits, packages and hashes; cpp_extension also imports torch and loads the result. Compiles alternate between
 the two, so that a neighbour's load meets both. Bytes are those of the files fetched, without an index's own pages.
-Results go to benchmarks/results/build.json: medians with minimum and maximum.
+Results go to benchmarks/results/build.json: medians with minimum and maximum, of wall time and of processor time, which
+a busy machine distorts less.
 
     python benchmarks/build.py [--repeat N] [--quick]
 """
@@ -20,12 +21,14 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,16 +91,17 @@ def main() -> int:
         results: dict[str, Any] = {cell: khub.first() for cell, khub in cells.items()}
         peer = CppExtension(work)
         results["cpp_extension"] = peer.install()
-        compiles: dict[str, list[float]] = {name: [] for name in results}
-        repeats: dict[str, list[float]] = {name: [] for name in results}
+        compiles: dict[str, list[Run]] = {name: [] for name in results}
+        repeats: dict[str, list[Run]] = {name: [] for name in results}
         for _ in range(repeat):
             for name, builder in {**cells, "cpp_extension": peer}.items():
                 builder.forget()
                 compiles[name].append(builder.build())
                 repeats[name].append(builder.build())
         for name, result in results.items():
-            result["compile_s"] = spread(compiles[name])
-            result["unchanged_s"] = spread(repeats[name])
+            for key, runs in (("compile", compiles[name]), ("unchanged", repeats[name])):
+                result[f"{key}_s"] = spread([run.wall for run in runs])
+                result[f"{key}_cpu_s"] = spread([run.cpu for run in runs])
     report = {
         "machine": machine() | {"load_before": load, "load_after": os.getloadavg()},
         "versions": versions(),
@@ -115,6 +119,15 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Run:
+    """One command: wall and processor seconds (its children's included), and what it printed to stderr."""
+
+    wall: float
+    cpu: float
+    errors: str = ""
+
+
 class Khub:
     """`khub build` of one cell, with a toolchain cache of its own."""
 
@@ -126,8 +139,13 @@ class Khub:
 
     def first(self) -> dict[str, Any]:
         """Build with nothing there: seconds to fetch and build, bytes fetched, bytes kept."""
-        seconds = self.build()
-        return {"first_s": seconds, "fetched_bytes": self.fetched, "kept_bytes": size(self.cache)}
+        run = self.build()
+        return {
+            "first_s": run.wall,
+            "first_cpu_s": run.cpu,
+            "fetched_bytes": self.fetched,
+            "kept_bytes": size(self.cache),
+        }
 
     def forget(self) -> None:
         """Drop what was compiled, keep the toolchains."""
@@ -148,9 +166,9 @@ class Khub:
             "--out",
             self.out,
         ]
-        seconds, errors = timed(command, KHUB_TOOLCHAINS=str(self.cache))
-        self.fetched = int(errors.splitlines()[-1])
-        return seconds
+        run = timed(command, KHUB_TOOLCHAINS=str(self.cache))
+        self.fetched = int(run.errors.splitlines()[-1])
+        return run
 
 
 class CppExtension:
@@ -165,14 +183,16 @@ class CppExtension:
         """Fetch and install torch and what cpp_extension needs, then build once."""
         needs = [f"torch=={TORCH}", "setuptools", "ninja"]
         pip = [self.venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        fetch, _ = timed([sys.executable, "-m", "venv", self.venv])
-        fetch += timed([*pip, "download", "--dest", self.wheels, *needs])[0]
-        install, _ = timed([*pip, "install", "--no-index", "--find-links", self.wheels, *needs])
+        venv = timed([sys.executable, "-m", "venv", self.venv])
+        fetch = timed([*pip, "download", "--dest", self.wheels, *needs])
+        install = timed([*pip, "install", "--no-index", "--find-links", self.wheels, *needs])
         self.folder.mkdir()
+        runs = (venv, fetch, install, self.build())
         return {
-            "first_s": fetch + install + self.build(),
-            "fetch_s": fetch,
-            "install_s": install,
+            "first_s": sum(run.wall for run in runs),
+            "first_cpu_s": sum(run.cpu for run in runs),
+            "fetch_s": fetch.wall,
+            "install_s": install.wall,
             "fetched_bytes": size(self.wheels),
             "kept_bytes": size(self.venv),
         }
@@ -182,22 +202,28 @@ class CppExtension:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
-    def build(self) -> float:
+    def build(self) -> Run:
         path = f"{self.venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
         include = ROOT / "build_matrix" / "include"
         command = [self.venv / "bin" / "python", "-c", LOAD, KERNEL, include, self.folder]
-        return timed(command, PATH=path)[0]
+        return timed(command, PATH=path)
 
 
-def timed(command: list[Any], **environment: str) -> tuple[float, str]:
-    """Run a command to its end; returns (seconds, its stderr)."""
-    start = time.perf_counter()
+def timed(command: list[Any], **environment: str) -> Run:
+    """Run a command to its end."""
+    before, start = cpu_seconds(), time.perf_counter()
     words = list(map(str, command))
     done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    wall = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{words[0]} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return seconds, done.stderr
+    return Run(wall, cpu_seconds() - before, done.stderr)
+
+
+def cpu_seconds() -> float:
+    """Processor time of every child that has ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def size(folder: Path) -> int:
@@ -243,13 +269,15 @@ def git(*arguments: str) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = [f"{'':<38} {'first':>9} {'fetched':>10} {'kept':>10} {'compile':>9} {'unchanged':>10}"]
+    """Wall seconds, and processor seconds in parentheses."""
+    headings = ("first", "fetched", "kept", "compile", "unchanged")
+    lines = [f"{'':<38}" + "".join(f"{heading:>18}" for heading in headings)]
     for name, result in results.items():
-        fetched, kept = (f"{result[key] / 1e6:.0f} MB" for key in ("fetched_bytes", "kept_bytes"))
-        compiled, unchanged = (f"{result[key]['median']:.1f} s" for key in ("compile_s", "unchanged_s"))
-        lines.append(
-            f"{name:<38} {result['first_s']:>7.1f} s {fetched:>10} {kept:>10} {compiled:>9} {unchanged:>10}"
-        )
+        cells = [f"{result['first_s']:.1f} s ({result['first_cpu_s']:.1f})"]
+        cells += [f"{result[key] / 1e6:.0f} MB" for key in ("fetched_bytes", "kept_bytes")]
+        for key in ("compile", "unchanged"):
+            cells.append(f"{result[f'{key}_s']['median']:.1f} s ({result[f'{key}_cpu_s']['median']:.1f})")
+        lines.append(f"{name:<38}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -136,13 +136,12 @@ def ninja_file(
         if unit.source.suffix == ".cu":
             # Not in the unit's own command: the number of threads changes no byte of the object.
             command += ["--threads", str(max(1, limits.jobs // gpu))]
-        name = f"{number}-{unit.source.stem}"
-        made = f"{name}.o"
+        made = _object(objects, unit).name
         rule = f"compile{number}"
-        lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, name)
+        lines += _rule(rule, [*command, "-c", "$in", "-o", made], made, f"compile {unit.source.name}")
         lines += ["  pool = heavy"] if unit.heavy else []
         lines += [f"build {_escape(_object(objects, unit))}: {rule} {_escape(unit.source)}"]
-    lines += _rule("link", [*link, "-o", library.name], library.name, library.name)
+    lines += _rule("link", [*link, "-o", library.name], library.name, f"link {library.name}")
     inputs = [tools.system_stubs / "compat.o", *dict.fromkeys(_object(objects, unit) for unit in parts)]
     lines += [f"build {_escape(library)}: link {' '.join(map(_escape, inputs))}", ""]
     return "\n".join(lines)

@@ -65,6 +65,7 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
     for path in (
         *sorted((_BUILDER / "include").glob("*.h")),
         _BUILDER / "compile.py",
+        _BUILDER / "units.py",
         _BUILDER / "package.py",
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())

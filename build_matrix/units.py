@@ -19,6 +19,8 @@ from .toolchain.stubs import target_define
 
 INCLUDE = Path(__file__).with_name("include")
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
+# Flags that make the compiler read files which no source names.
+_READING_FLAGS = ("-I", "-i", "@", "--include", "--imacros", "-Wp,", "-Xpreprocessor")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
 
@@ -115,6 +117,8 @@ def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> lis
     found = []
     for source in sources(build, cell):
         files = reachable(source.path, source.include, everything)
+        if any(flag.startswith(_READING_FLAGS) for flag in source.flags):
+            files |= {path: path.read_bytes() for path in everything}
         include = [*source.include, INCLUDE]
         include += [path for library in source.depends for path in tools.includes.get(library, ())]
         flags: list[str | Path] = [f"-I{path}" for path in include]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_audit import GOOD
 
-from build_matrix.audit import read_library, violations
+from build_matrix.audit import Promise, read_library, violations
 from build_matrix.build_toml import read_build_file
 from build_matrix.matrix import plan, read_matrix
 from hub_loader.manifest import parse_index
@@ -96,7 +96,7 @@ def test_audit_accepts_of_each_framework_its_own_symbols_alone(
 ) -> None:
     exported = ("__tvm_ffi_f",) if variant == TVM_FFI else GOOD.exported
     library = replace(GOOD, needed=(), undefined=(symbol,), exported=exported)
-    found = violations(library, parse_variant(variant), "_k_cpu_1", MATRIX.baseline, ())
+    found = violations(library, Promise(parse_variant(variant), "_k_cpu_1", MATRIX.baseline, ()))
     assert found == (
         [] if accepted else [f"it needs the symbol {symbol}, which a user of {variant} may not have"]
     )
@@ -104,7 +104,7 @@ def test_audit_accepts_of_each_framework_its_own_symbols_alone(
 
 def test_audit_of_a_tvm_ffi_library_refuses_torch_and_other_exports() -> None:
     library = replace(GOOD, needed=("libtorch_cpu.so",), undefined=(), exported=("__tvm_ffi_f", "g"))
-    found = violations(library, parse_variant(TVM_FFI), "_k_cpu_1", MATRIX.baseline, ())
+    found = violations(library, Promise(parse_variant(TVM_FFI), "_k_cpu_1", MATRIX.baseline, ()))
     assert [sentence.split(",")[0] for sentence in found] == [
         "it needs libtorch_cpu.so",
         "it exports __tvm_ffi_f",

@@ -116,6 +116,19 @@ def test_a_changed_header_changes_only_the_objects_that_include_it(kernel: Path)
     assert cuda_before["relu.cu"].key == cuda_after["relu.cu"].key
 
 
+def test_a_flag_that_reads_files_makes_every_file_of_the_kernel_count(kernel: Path) -> None:
+    (kernel / "csrc" / "config.h").write_text("// one\n")
+    before = cell_units(kernel, STABLE)["relu.cpp"].key
+    (kernel / "csrc" / "config.h").write_text("// two\n")
+    assert cell_units(kernel, STABLE)["relu.cpp"].key == before
+    build = kernel / "build.toml"
+    flags = 'depends = []\ncxx-flags = ["-include", "config.h"]'
+    build.write_text(build.read_text().replace("depends = []", flags, 1))
+    with_flag = cell_units(kernel, STABLE)["relu.cpp"].key
+    (kernel / "csrc" / "config.h").write_text("// three\n")
+    assert cell_units(kernel, STABLE)["relu.cpp"].key != with_flag
+
+
 def test_a_unit_without_torch_is_the_same_object_in_every_variant_of_its_backend(kernel: Path) -> None:
     stable, exact = cell_units(kernel, STABLE), cell_units(kernel, EXACT)
     assert stable["relu.cpp"].key == exact["relu.cpp"].key
