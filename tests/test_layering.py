@@ -18,8 +18,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "registry": ({"hub_loader", "starlette", "sqlalchemy", "uvicorn"}, set()),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
 }
+TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
-    path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py")) if path.name != "train.py"
+    path
+    for folder in ALLOWED
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path.name != "train.py" and TEMPLATE not in path.parents
 ]
 
 
