@@ -20,8 +20,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 }
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {"build_matrix/ray_executor.py": {"ray"}}
+TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
-    path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py")) if path.name != "train.py"
+    path
+    for folder in ALLOWED
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path.name != "train.py" and TEMPLATE not in path.parents
 ]
 
 

@@ -65,7 +65,7 @@ def test_publish_of_a_package_with_one_variant_less_writes_what_changed_and_remo
     khub("build", TINY, "--select", STABLE, "--out", fewer)
     second = json.loads(khub("publish", fewer, repo, "--json", **access).stdout)
     index = parse_index((package / "index.json").read_bytes(), origin="index.json")
-    assert second["written"] == 2  # the index and the card
+    assert second["written"] == 3  # the index, its statement and the card
     assert second["removed"] == len(index.variants[EXACT].all_files)
     assert second["commit"] != first["commit"]
     api = HfApi(endpoint=access["HF_ENDPOINT"], token=access["HF_TOKEN"])

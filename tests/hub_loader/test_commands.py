@@ -109,10 +109,3 @@ def test_help_then_shows_an_example(command: str, capsys: pytest.CaptureFixture[
         main([command, "--help"])
     assert caught.value.code == 0
     assert f"khub {command}" in capsys.readouterr().out.partition("example")[2]
-
-
-def test_errors_then_each_class_has_an_exit_code_of_its_own() -> None:
-    classes = [value for value in vars(errors).values() if isinstance(value, type)]
-    codes = [error.exit_code for error in classes]
-    assert len(classes) > 10
-    assert len(set(codes)) == len(codes)
