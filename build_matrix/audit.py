@@ -21,13 +21,18 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from hub_loader.errors import AuditError
 from hub_loader.variant import Variant
 
-from .matrix import Baseline, capability_key
+from .capabilities import capability_key
+from .matrix import Baseline
 from .toolchain.stubs import allowed_version
 
 _SYSTEM_LIBRARIES = re.compile(r"lib(c|m|pthread|dl|rt|gcc_s|stdc\+\+)\.so\.\d+|ld-linux-[\w-]+\.so\.\d")
 _TORCH_LIBRARIES = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
 _TORCH_CUDA_LIBRARIES = ("libtorch_cuda.so", "libc10_cuda.so")
 _CUDA_LIBRARIES = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc)\.so\.(\d+)")
+_TVM_FFI_LIBRARIES = ("libtvm_ffi.so",)
+_TVM_FFI_EXPORT = re.compile(r"__tvm_ffi_\w+")
+# Mangled names of functions, objects, type data and thread-local accessors in torch's namespaces.
+_TORCH_CXX = re.compile(r"_Z(T[VTISHW]|GV)?N[rVK]*[RO]?(2at|3c10|5torch|6caffe2)\w+")
 _STABLE_C_SHIM = re.compile(r"(aoti_)?torch_\w+")
 # What a module definition needs of CPython's stable ABI.
 _PYTHON_SYMBOLS = ("PyModuleDef_Init", "PyModule_Create2")
@@ -88,10 +93,14 @@ def violations(
     if library.runpath is not None:
         found.append(f"it carries the search path {library.runpath!r}")
     for symbol in library.undefined:
-        known = _STABLE_C_SHIM.fullmatch(symbol) or symbol in (*_PYTHON_SYMBOLS, *_WEAK_RUNTIME)
-        if not known and not (variant.backend.name == "cuda" and symbol.startswith(("cuda", "__cuda"))):
-            found.append(f"it needs the symbol {symbol}, which is in no stable ABI")
-    if library.exported != (f"PyInit_{kernel_id}",):
+        if not _is_offered(symbol, variant):
+            found.append(f"it needs the symbol {symbol}, which a user of {variant} may not have")
+    if variant.framework.name == "tvm-ffi":
+        if not library.exported or not all(_TVM_FFI_EXPORT.fullmatch(name) for name in library.exported):
+            found.append(
+                f"it exports {', '.join(library.exported) or 'nothing'}, not tvm-ffi functions alone"
+            )
+    elif library.exported != (f"PyInit_{kernel_id}",):
         found.append(f"it exports {', '.join(library.exported) or 'nothing'}, not PyInit_{kernel_id} alone")
     if library.capabilities != tuple(sorted(capabilities, key=capability_key)):
         claimed, real = ", ".join(capabilities) or "none", ", ".join(library.capabilities) or "none"
@@ -106,14 +115,29 @@ def leaked_paths(data: bytes, paths: Iterable[Path]) -> list[str]:
     ]
 
 
+def _is_offered(symbol: str, variant: Variant) -> bool:
+    """Whether a symbol without a version is in what the variant's name says the user has."""
+    if symbol in _WEAK_RUNTIME:
+        return True
+    if variant.backend.name == "cuda" and symbol.startswith(("cuda", "__cuda")):
+        return True
+    if variant.framework.name == "tvm-ffi":
+        return symbol.startswith("TVMFFI")
+    if variant.framework.name == "torch" and _TORCH_CXX.fullmatch(symbol):
+        return True
+    return symbol in _PYTHON_SYMBOLS or _STABLE_C_SHIM.fullmatch(symbol) is not None
+
+
 def _is_allowed(name: str, variant: Variant) -> bool:
-    if _SYSTEM_LIBRARIES.fullmatch(name) or name in _TORCH_LIBRARIES:
+    framework = _TVM_FFI_LIBRARIES if variant.framework.name == "tvm-ffi" else _TORCH_LIBRARIES
+    if _SYSTEM_LIBRARIES.fullmatch(name) or name in framework:
         return True
     cuda = variant.backend.version if variant.backend.name == "cuda" else None
     if cuda is None:
         return False
     match = _CUDA_LIBRARIES.fullmatch(name)
-    return name in _TORCH_CUDA_LIBRARIES or (match is not None and int(match[2]) == cuda[0])
+    from_torch = variant.framework.name != "tvm-ffi" and name in _TORCH_CUDA_LIBRARIES
+    return from_torch or (match is not None and int(match[2]) == cuda[0])
 
 
 def _read(elf: ELFFile) -> Library:

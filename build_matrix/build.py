@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from hub_loader.variant import Variant
 
 from .audit import leaked_paths, read_library, violations
 from .build_toml import BuildFile
-from .compile import Toolchain, compile_cell
+from .compile import Toolchain, compile_cell, library_name
 from .matrix import Cell, Matrix
 from .package import write_index, write_variant
 from .provenance import kernel_id, provenance
 from .toolchain.cache import ToolchainCache
-from .toolchain.cuda import cuda_toolkit
+from .toolchain.cuda import cuda_headers, cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
-from .toolchain.stubs import system_stubs, torch_stubs
+from .toolchain.stubs import system_stubs, torch_libraries, torch_stubs
 from .toolchain.torch_sdk import torch_sdk
+from .toolchain.tvm_ffi import tvm_ffi_sdk
+from .toolchain.wheel_files import wheel_files
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,12 @@ def build_cells(
         try:
             name = kernel_id(build, cell)
             work = cache.root / "objects" / f"{name}-{cell}"
-            reused = (work / f"{name}.abi3.so").is_file()
-            library = compile_cell(build, cell, name, toolchain(cache, compiler, matrix, cell), work)
-            audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
+            reused, library = False, None
+            if not cell.variant.is_noarch:
+                reused = (work / library_name(name, cell)).is_file()
+                tools = toolchain(cache, compiler, matrix, cell, needed_libraries(build, cell))
+                library = compile_cell(build, cell, name, tools, work)
+                audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
             folder = write_variant(build, cell, name, library, out, origin)
         except KernelHubError as error:
             yield Outcome(cell, time.monotonic() - begin, error=error)
@@ -68,16 +74,40 @@ def build_cells(
         write_index(out)
 
 
-def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cell: Cell) -> Toolchain:
-    """Everything `cell` is compiled with, fetched or derived on first use."""
-    sdk = torch_sdk(cache, cell.torch_release, matrix.platform.arch)
-    return Toolchain(
-        compiler=compiler,
-        sdk=sdk,
-        system_stubs=system_stubs(cache, compiler, matrix.baseline),
-        torch_stubs=torch_stubs(cache, compiler, sdk, cell.stable_abi),
-        cuda=None if cell.cuda is None else cuda_toolkit(cache, cell.cuda),
-    )
+def toolchain(
+    cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cell: Cell, libraries: Collection[str] = ()
+) -> Toolchain:
+    """Everything `cell` is compiled with, fetched or derived on first use.
+
+    `libraries` are the names that the cell's components depend on, torch aside.
+    """
+    arch = matrix.platform.arch
+    cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda)
+    includes: dict[str, tuple[Path, ...]] = {}
+    framework: tuple[Path, ...]
+    if cell.torch_release is None:
+        tvm_ffi = tvm_ffi_sdk(cache, compiler, matrix.tvm_ffi, arch)
+        includes["tvm-ffi"], framework = tvm_ffi.include_dirs, (tvm_ffi.library,)
+    else:
+        sdk = torch_sdk(cache, cell.torch_release, arch)
+        includes["torch"] = sdk.include_dirs
+        stubs = torch_stubs(cache, compiler, sdk, cell.stable_abi)
+        names = torch_libraries(cuda=cell.cuda is not None, stable=cell.stable_abi is not None)
+        framework = tuple(stubs / name for name in names)
+        if cell.stable_abi is None:
+            includes["torch"] += (Path(sysconfig.get_path("include")),)
+            if cell.cuda is not None:
+                includes["torch"] += cuda_headers(cache, cell.cuda, arch)
+    for name in sorted(libraries):
+        library = matrix.libraries[name]
+        includes[name] = (wheel_files(cache, library.package, arch, [library.include]) / library.include,)
+    return Toolchain(compiler, includes, system_stubs(cache, compiler, matrix.baseline), framework, cuda)
+
+
+def needed_libraries(build: BuildFile, cell: Cell) -> set[str]:
+    """What the cell's components depend on beside torch."""
+    backend = cell.variant.backend.name
+    return {name for c in build.components if c.backend == backend for name in c.depends} - {"torch"}
 
 
 def audit(library: Path, cell: Cell, name: str, matrix: Matrix, private: Sequence[Path]) -> None:

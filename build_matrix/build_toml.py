@@ -1,20 +1,24 @@
-"""Read `build.toml`: the Hub's own source format, edition 5, into frozen dataclasses.
+"""Read `build.toml`: the Hub's own source format into frozen dataclasses.
 
 Every key is known here or refused by name, so a misspelt option never silently does nothing. The schema
-is that of the Hub's kernel-builder, edition 5; `path` members are relative to the kernel's folder.
+is that of the Hub's kernel-builder, edition 5; files of older editions are brought to it first
+(`editions.py`). Paths are relative to the kernel's folder.
 """
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hub_loader.errors import BuildConfigError, InvalidKernelError
 from hub_loader.manifest import check_kernel_name, python_name
+
+from .contradictions import check
+from .editions import EDITION, to_current
+from .toml_table import Table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,9 +26,16 @@ else:
     import tomli as tomllib
 
 BUILD_FILE = "build.toml"
-EDITION = 5
 BACKENDS = ("cann", "cpu", "cuda", "metal", "neuron", "rocm", "tpu", "xpu")
 _FRAMEWORKS = ("torch", "torch-noarch", "tvm-ffi")
+
+
+@dataclass(frozen=True)
+class Depends:
+    """What a kernel needs on the user's machine: Python requirements, and kernels as `metadata.json` names them."""
+
+    python: tuple[str, ...] = ()
+    kernels: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,16 @@ class General:
     kernel_depends: tuple[Any, ...] = ()
     cuda_minver: tuple[int, int] | None = None
     cuda_maxver: tuple[int, int] | None = None
-    cuda_python_depends: tuple[str, ...] = ()
+    backend_depends: Mapping[str, Depends] = field(default_factory=dict)
 
     @property
     def python_name(self) -> str:
         return python_name(self.name)
+
+    def depends_of(self, backend: str) -> Depends:
+        """What every variant of `backend` needs at run time: the kernel's own needs, then the backend's."""
+        own = self.backend_depends.get(backend, Depends())
+        return Depends(self.python_depends + own.python, self.kernel_depends + own.kernels)
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class Framework:
     maxver: tuple[int, int] | None = None
     stable_abi: Mapping[str, tuple[int, int]] | None = None
     cuda_capabilities: tuple[str, ...] = ()
+    rocm_archs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,8 @@ def read_build_file(folder: Path) -> BuildFile:
     """Read `folder/build.toml` and check that the files it names exist.
 
     Raises:
-        BuildConfigError: no such file, TOML syntax, another edition, an unknown or missing key, a missing source.
+        BuildConfigError: no such file, TOML syntax, an unknown edition or key, a missing key or source, or
+            parts that contradict each other.
     """
     path = folder / BUILD_FILE
     try:
@@ -112,71 +130,12 @@ def read_build_file(folder: Path) -> BuildFile:
         raise BuildConfigError(f"{path} does not exist: name a folder that holds a {BUILD_FILE}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BuildConfigError(f"{path}: {error}") from None
-    build = _build(_Table(data, str(path), ""), folder)
-    _check_sources(build, path)
+    build = _build(Table(to_current(data), str(path), ""), folder)
+    check(build, path)
     return build
 
 
-class _Table:
-    """A TOML table that knows where it is, hands out typed values, and refuses what nobody took."""
-
-    def __init__(self, data: Mapping[str, Any], path: str, where: str) -> None:
-        self._data = dict(data)
-        self._known: list[str] = []
-        self._path = path
-        self._where = where
-
-    def fail(self, message: str) -> BuildConfigError:
-        where = f"[{self._where}] " if self._where else ""
-        return BuildConfigError(f"{self._path}: {where}{message}")
-
-    def take(self, key: str, kind: type, default: Any = None, required: bool = False) -> Any:
-        self._known.append(key)
-        if key not in self._data:
-            if required:
-                misspelt = difflib.get_close_matches(key, self._data, n=1)
-                if misspelt:
-                    raise self.fail(f"unknown key {misspelt[0]!r}; did you mean {key!r}?")
-                raise self.fail(f"the key {key!r} is missing")
-            return default
-        value = self._data.pop(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.fail(f"{key!r} must be of type {kind.__name__}, not {type(value).__name__}")
-        return value
-
-    def strings(self, key: str, required: bool = False, default: Sequence[str] = ()) -> tuple[str, ...]:
-        values = self.take(key, list, list(default), required)
-        if not all(isinstance(value, str) for value in values):
-            raise self.fail(f"{key!r} must be a list of strings")
-        return tuple(values)
-
-    def version(self, key: str) -> tuple[int, int] | None:
-        value = self.take(key, str)
-        return None if value is None else self.parse_version(key, value)
-
-    def parse_version(self, key: str, value: str) -> tuple[int, int]:
-        parts = value.split(".")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
-            raise self.fail(f"{key!r} must look like '2.10', not {value!r}")
-        return int(parts[0]), int(parts[1])
-
-    def table(self, key: str) -> _Table | None:
-        value = self.take(key, dict)
-        if value is None:
-            return None
-        return _Table(value, self._path, f"{self._where}.{key}" if self._where else key)
-
-    def items(self) -> list[str]:
-        return list(self._data)
-
-    def finish(self) -> None:
-        for key in self._data:
-            close = difflib.get_close_matches(key, self._known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(self._known))}"
-            raise self.fail(f"unknown key {key!r}; {hint}")
-
-
-def _build(root: _Table, folder: Path) -> BuildFile:
+def _build(root: Table, folder: Path) -> BuildFile:
     general_table = root.table("general")
     if general_table is None:
         raise root.fail("the table [general] is missing")
@@ -197,10 +156,10 @@ def _build(root: _Table, folder: Path) -> BuildFile:
     return BuildFile(folder, general, framework, tuple(components))
 
 
-def _general(table: _Table) -> General:
+def _general(table: Table) -> General:
     edition = table.take("edition", int, required=True)
     if edition != EDITION:
-        raise table.fail(f"edition {edition} is not supported, only {EDITION}: migrate the file")
+        raise table.fail(f"edition {edition} is unknown: {EDITION} is the newest; older files name none")
     name = table.take("name", str, required=True)
     try:
         check_kernel_name(name)
@@ -212,18 +171,18 @@ def _general(table: _Table) -> General:
             raise table.fail(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     hub = table.table("hub")
     repo_id, branch = (hub.take("repo-id", str), hub.take("branch", str)) if hub else (None, None)
-    cuda = table.table("cuda")
-    minver = maxver = None
-    cuda_python: tuple[str, ...] = ()
-    if cuda:
-        minver, maxver = cuda.version("minver"), cuda.version("maxver")
-        cuda_python = cuda.strings("python-depends")
-        cuda.take("kernel-depends", list)
-        cuda.finish()
     if hub:
         hub.finish()
-    for other in ("neuron", "tpu", "xpu"):
-        table.take(other, dict)  # settings of backends that are not built here
+    minver = maxver = None
+    backend_depends = {}
+    for backend in ("cuda", "neuron", "tpu", "xpu"):
+        own = table.table(backend)
+        if own is None:
+            continue
+        if backend == "cuda":
+            minver, maxver = own.version("minver"), own.version("maxver")
+        backend_depends[backend] = Depends(own.strings("python-depends"), _kernel_depends(own))
+        own.finish()
     general = General(
         name=name,
         version=table.take("version", int, required=True),
@@ -234,21 +193,39 @@ def _general(table: _Table) -> General:
         repo_id=repo_id,
         branch=branch,
         python_depends=table.strings("python-depends"),
-        kernel_depends=tuple(table.take("kernel-depends", list, [])),
+        kernel_depends=_kernel_depends(table),
         cuda_minver=minver,
         cuda_maxver=maxver,
-        cuda_python_depends=cuda_python,
+        backend_depends=backend_depends,
     )
     table.finish()
     return general
 
 
-def _framework(kind: str, table: _Table) -> Framework:
+def _kernel_depends(table: Table) -> tuple[Any, ...]:
+    """Kernels by repository and version (a number) or revision, as `metadata.json` repeats them."""
+    entries = table.take("kernel-depends", list, [])
+    for entry in entries:
+        known = isinstance(entry, dict) and isinstance(entry.get("repo-id"), str)
+        pins = [(key, entry[key]) for key in ("version", "revision") if known and key in entry]
+        kinds = {"version": int, "revision": str}
+        if len(pins) != 1 or len(entry) != 2 or type(pins[0][1]) is not kinds[pins[0][0]]:
+            raise table.fail(
+                "'kernel-depends' entries look like { repo-id = \"org/name\", version = 1 } "
+                f'or {{ repo-id = …, revision = "…" }}, not {entry!r}'
+            )
+    return tuple(entries)
+
+
+def _framework(kind: str, table: Table) -> Framework:
     pyext = table.strings("pyext", default=("py", "pyi"))
     if kind == "torch-noarch":
-        capabilities = table.strings("cuda_capabilities")
-        table.strings("rocm_archs")
-        framework = Framework(kind, pyext=pyext, cuda_capabilities=capabilities)
+        framework = Framework(
+            kind,
+            pyext=pyext,
+            cuda_capabilities=table.strings("cuda_capabilities"),
+            rocm_archs=table.strings("rocm_archs"),
+        )
     else:
         framework = Framework(
             kind,
@@ -264,7 +241,7 @@ def _framework(kind: str, table: _Table) -> Framework:
     return framework
 
 
-def _stable_abi(table: _Table) -> Mapping[str, tuple[int, int]] | None:
+def _stable_abi(table: Table) -> Mapping[str, tuple[int, int]] | None:
     """One version for every backend, or a version for each."""
     value = table.take("stable-abi", object)
     if value is None:
@@ -279,7 +256,7 @@ def _stable_abi(table: _Table) -> Mapping[str, tuple[int, int]] | None:
     return {backend: table.parse_version("stable-abi", version) for backend, version in value.items()}
 
 
-def _component(name: str, table: _Table) -> Component:
+def _component(name: str, table: Table) -> Component:
     backend = table.take("backend", str, required=True)
     if backend not in BACKENDS:
         raise table.fail(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -299,14 +276,3 @@ def _component(name: str, table: _Table) -> Component:
         table.strings(key)
     table.finish()
     return component
-
-
-def _check_sources(build: BuildFile, path: Path) -> None:
-    named = [(src, "torch") for src in build.framework.src]
-    named += [(src, f"kernel.{c.name}") for c in build.components for src in c.src]
-    for src, where in named:
-        if not (build.folder / src).is_file():
-            raise BuildConfigError(f"{path}: [{where}] names {src!r}, which does not exist")
-    if not (build.python_sources / "__init__.py").is_file():
-        missing = (build.python_sources / "__init__.py").relative_to(build.folder)
-        raise BuildConfigError(f"{path}: the Python face {str(missing)!r} does not exist")

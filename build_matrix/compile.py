@@ -11,44 +11,54 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hub_loader.errors import BuildConfigError, CompileError
 
 from .build_toml import BuildFile, Component
+from .capabilities import component_capabilities, of_version
 from .matrix import Cell
 from .toolchain.cuda import CudaToolkit
 from .toolchain.host import HostCompiler
 from .toolchain.stubs import target_define
-from .toolchain.torch_sdk import TorchSdk
 
 INCLUDE = Path(__file__).with_name("include")
 EXPORTS = "exports.map"
+# How tvm-ffi recognises the functions of a library.
+TVM_FFI_EXPORT = "__tvm_ffi_"
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Everything one cell is compiled with. `cuda` is None for a CPU cell."""
+    """Everything one cell is compiled with. `cuda` is None for a CPU cell.
+
+    `includes` gives, for each name that a source may depend on, its include folders; `framework` are the
+    libraries that the binding is linked against.
+    """
 
     compiler: HostCompiler
-    sdk: TorchSdk
+    includes: Mapping[str, tuple[Path, ...]]
     system_stubs: Path
-    torch_stubs: Path
+    framework: tuple[Path, ...]
     cuda: CudaToolkit | None
 
 
 @dataclass(frozen=True)
 class Source:
-    """One translation unit: its file, include folders and flags beyond the cell's own."""
+    """One translation unit: its file, include folders and flags beyond the cell's own, what it depends on.
+
+    `capabilities` are the CUDA compute capabilities it is compiled for.
+    """
 
     path: Path
     include: tuple[Path, ...]
     flags: tuple[str, ...]
-    needs_torch: bool
+    depends: tuple[str, ...]
+    capabilities: tuple[str, ...]
 
 
 def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, folder: Path) -> Path:
@@ -59,8 +69,9 @@ def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain,
         BuildConfigError: a source of a kind that the cell's backend cannot compile.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{kernel_id}.abi3.so"
-    _write_if_changed(folder / EXPORTS, f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
+    library = folder / library_name(kernel_id, cell)
+    entries = f"{TVM_FFI_EXPORT}*" if cell.variant.framework.name == "tvm-ffi" else f"PyInit_{kernel_id}"
+    _write_if_changed(folder / EXPORTS, f"{{ global: {entries}; local: *; }};\n")
     _write_if_changed(folder / "build.ninja", ninja_file(build, cell, kernel_id, tools, library.name))
     command = [sys.executable, "-m", "ninja", "-C", str(folder)]
     done = subprocess.run(command, env=_environment(tools), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -75,9 +86,14 @@ def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain,
     return library
 
 
+def library_name(kernel_id: str, cell: Cell) -> str:
+    """The file that holds the cell's native code: a Python module, or a library that tvm-ffi opens."""
+    return f"{kernel_id}.so" if cell.variant.framework.name == "tvm-ffi" else f"{kernel_id}.abi3.so"
+
+
 def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, output: str) -> str:
     """The ninja file that compiles every source of the cell and links `output`."""
-    common = ["-std=c++17", "-O3", "-DNDEBUG", *_defines(cell, kernel_id)]
+    common = [f"-std={_standard(cell)}", "-O3", "-DNDEBUG", *_defines(cell, kernel_id)]
     host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
     host += _prefix_maps(build, tools)
     baseline = ["-include", str(INCLUDE / "baseline.h")]
@@ -85,6 +101,7 @@ def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, o
     lines = _rule("cxx", [*cxx, "$flags", "-c", "$in", "-o", "$out"])
     if tools.cuda is not None:
         threads = str(min(len(cell.capabilities), os.cpu_count() or 1))
+        common += ["-DENABLE_FP8"] if cell.torch_release is not None else []
         nvcc: list[str | Path] = [
             tools.cuda.nvcc,
             "-ccbin",
@@ -92,17 +109,19 @@ def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, o
             *common,
             f"-I{tools.cuda.include}",
         ]
-        nvcc += [*_gencode(cell.capabilities), "--threads", threads, "-Xcompiler", ",".join(host)]
+        nvcc += ["--expt-relaxed-constexpr", "--threads", threads, "-Xcompiler", ",".join(host)]
         # Without it nvcc derives symbol names from the process id, and no two builds are equal.
         nvcc += ["--objdir-as-tempdir", "$flags", "-c", "$in", "-o", "$out"]
         lines += _rule("nvcc", nvcc)
-    lines += _rule("link", _link(tools))
+    lines += _rule("link", _link(cell, tools))
     objects = [str(tools.system_stubs / "compat.o")]
     for number, source in enumerate(sources(build, cell)):
-        include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_torch else ()))
-        flags = _shell([*(f"-I{path}" for path in include), *source.flags])
-        objects.append(f"{number}-{source.path.stem}.o")
+        include = [*source.include, INCLUDE]
+        include += [path for name in source.depends for path in tools.includes.get(name, ())]
         rule = "nvcc" if source.path.suffix == ".cu" else "cxx"
+        archs = _gencode(source.capabilities) if rule == "nvcc" else []
+        flags = _shell([*archs, *(f"-I{path}" for path in include), *source.flags])
+        objects.append(f"{number}-{source.path.stem}.o")
         lines += [f"build {_escape(objects[-1])}: {rule} {_escape(str(source.path))}", f"  flags = {flags}"]
     lines += [f"build {_escape(output)}: link {' '.join(_escape(name) for name in objects)}", ""]
     return "\n".join(lines)
@@ -115,11 +134,17 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
         BuildConfigError: nothing to compile, or a file that the backend cannot compile.
     """
     backend = cell.variant.backend.name
-    framework = Component("torch", backend, build.framework.src, ("torch",), build.framework.include)
+    kind = build.framework.kind
+    binding = Component(kind, backend, build.framework.src, (kind,), build.framework.include)
+    components = [c for c in build.components if c.backend == backend]
+    if cell.cuda is not None:
+        components = of_version(components, cell.cuda.version)
     units = []
-    for component in (framework, *(c for c in build.components if c.backend == backend)):
-        flags = build.framework.cxx_flags if component is framework else component.cxx_flags
-        include = tuple(build.folder / path for path in (*component.include, "."))
+    for component in (binding, *components):
+        flags = build.framework.cxx_flags if component is binding else component.cxx_flags
+        include = tuple(build.folder / path for path in (*component.include, "csrc", "."))
+        depends = (*component.depends, "tvm-ffi") if kind == "tvm-ffi" else component.depends
+        archs = () if cell.cuda is None else component_capabilities(component, cell.cuda)
         for name in component.src:
             suffix = Path(name).suffix
             if suffix in _HEADER_SUFFIXES:
@@ -129,19 +154,31 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
                     f"{build.folder / name}: a {backend} variant cannot compile {suffix!r} files"
                 )
             extra = component.cuda_flags if suffix == ".cu" else flags
-            units.append(Source(build.folder / name, include, extra, "torch" in component.depends))
+            units.append(Source(build.folder / name, include, extra, depends, archs))
     if not units:
         raise BuildConfigError(f"{build.folder}: build.toml names no source for {backend}; add [kernel.NAME]")
     return units
 
 
+def _standard(cell: Cell) -> str:
+    """C++20 with the headers of torch 2.12 and later, as the Hub's builder does; C++17 otherwise."""
+    if cell.torch_release is None:
+        return "c++17"
+    major, minor, *_ = cell.torch_release.split(".")
+    return "c++20" if (int(major), int(minor)) >= (2, 12) else "c++17"
+
+
 def _defines(cell: Cell, kernel_id: str) -> list[str]:
     abi = 0 if cell.variant.framework.cxx11_abi is False else 1
     gpu = ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
+    # Kernels that bring their own module definition include Python.h; theirs too must fit every CPython.
+    limited = ["-DPy_LIMITED_API=0x030a0000"] if cell.variant.framework.name == "torch" else []
+    framework = "TVM_FFI" if cell.variant.framework.name == "tvm-ffi" else "TORCH"
     return [
-        f"-DTORCH_EXTENSION_NAME={kernel_id}",
+        f"-D{framework}_EXTENSION_NAME={kernel_id}",
         f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
         *target_define(cell.stable_abi),
+        *limited,
         *gpu,
     ]
 
@@ -156,8 +193,12 @@ def _gencode(capabilities: Sequence[str]) -> list[str]:
     return flags
 
 
-def _link(tools: Toolchain) -> list[str | Path]:
-    """Only what the target offers is visible: no default libraries, every symbol resolved against stubs."""
+def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
+    """Only what the target offers is visible: no default libraries, every symbol resolved against stubs.
+
+    Exact builds may use torch's C++ interface, of which there is no list: there the linker lets undefined
+    symbols pass, and the audit accepts those of torch's namespaces alone.
+    """
     stubs = [
         tools.system_stubs / name for name in ("libstdc++.so.6", "libm.so.6", "libc.so.6", "libgcc_s.so.1")
     ]
@@ -166,15 +207,18 @@ def _link(tools: Toolchain) -> list[str | Path]:
     command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in", "-o", "$out"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
-    command += ["-Wl,-z,defs,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
-    command += [tools.torch_stubs / "libtorch_cpu.so", tools.torch_stubs / "libtorch_cuda.so"]
+    exact = cell.variant.framework.name == "torch"
+    command += [f"-Wl,-z,{'undefs' if exact else 'defs'},-z,noexecstack,-z,relro,-z,now,--build-id=sha1,-s"]
+    command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]
     return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
 
 
 def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
-    places = {build.folder: build.general.name, tools.sdk.root: "sdk", INCLUDE: "include"}
+    places = {build.folder: build.general.name, INCLUDE: "include"}
+    for name, folders in tools.includes.items():
+        places |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}
     if tools.cuda is not None:
         places[tools.cuda.root] = "cuda"
     return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]

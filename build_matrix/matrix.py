@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from hub_loader.errors import UsageError
 from hub_loader.variant import Backend, Framework, Platform, Variant, parse_backend
 
 from .build_toml import BuildFile
+from .capabilities import check_capabilities, cuda_capabilities
+from .contradictions import COMPILED_BACKENDS, check_components
+from .noarch import noarch_variants
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,10 +41,16 @@ class Baseline:
 
 @dataclass(frozen=True)
 class CudaRelease:
-    """A CUDA compiler from PyPI: pinned requirements and the default compute capabilities."""
+    """A CUDA compiler from PyPI: pinned requirements, and its compute capabilities.
+
+    `headers` are requirements of which only the headers are wanted; `capabilities` are compiled unless a
+    kernel names its own, of which those not `supported` are left out.
+    """
 
     version: tuple[int, int]
     packages: tuple[str, ...]
+    headers: tuple[str, ...]
+    supported: tuple[str, ...]
     capabilities: tuple[str, ...]
 
 
@@ -60,12 +69,32 @@ class TorchRelease:
 
 
 @dataclass(frozen=True)
+class TvmFfiRelease:
+    """A series of tvm-ffi: requirements for its newest headers and for the library with its oldest symbols."""
+
+    version: tuple[int, int]
+    headers: str
+    symbols: str
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True)
+class HeaderLibrary:
+    """What a component's `depends` names: a requirement, and the folder inside it to include from."""
+
+    package: str
+    include: str
+
+
+@dataclass(frozen=True)
 class Matrix:
     """`matrix.toml`, parsed."""
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
     stable_backends: tuple[Backend, ...]
+    tvm_ffi: TvmFfiRelease
+    libraries: Mapping[str, HeaderLibrary]
     cuda: Mapping[tuple[int, int], CudaRelease]
     platform: Platform
     baseline: Baseline
@@ -75,14 +104,16 @@ class Matrix:
 class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
-    `stable_abi` is the oldest torch (major, minor) targeted, None for an exact build.
+    `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
+    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those.
     """
 
     variant: Variant
-    torch_release: str
+    torch_release: str | None
     stable_abi: tuple[int, int] | None
     cuda: CudaRelease | None
     capabilities: tuple[str, ...]
+    packages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return str(self.variant)
@@ -101,8 +132,9 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     cuda = {}
     for version, table in data["cuda"].items():
-        release = CudaRelease(_pair(version), tuple(table["packages"]), tuple(table["capabilities"]))
-        cuda[release.version] = release
+        lists = (tuple(table[key]) for key in ("packages", "headers", "supported", "capabilities"))
+        cuda[_pair(version)] = CudaRelease(_pair(version), *lists)
+    tvm_ffi: dict[str, Any] = data["tvm-ffi"]
     platform: dict[str, Any] = data["platform"]
     return Matrix(
         torch=tuple(
@@ -111,6 +143,13 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
         ),
         stable_headers=data["stable-abi"]["headers"],
         stable_backends=tuple(parse_backend(b) for b in data["stable-abi"]["backends"]),
+        tvm_ffi=TvmFfiRelease(
+            _pair(tvm_ffi["version"]),
+            tvm_ffi["headers"],
+            tvm_ffi["symbols"],
+            tuple(parse_backend(b) for b in tvm_ffi["backends"]),
+        ),
+        libraries={name: HeaderLibrary(**table) for name, table in data["libraries"].items()},
         cuda=cuda,
         platform=Platform(platform["arch"], platform["os"]),
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
@@ -118,28 +157,40 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
 
 
 def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable]]:
-    """The cells of one kernel, in a fixed order, and what it wants that cannot be built here."""
-    if build.framework.kind != "torch":
-        reason = f"[{build.framework.kind}] kernels are not built by this version; use [torch]"
-        return [], [Unbuildable(build.framework.kind, reason)]
+    """The cells of one kernel, in a fixed order, and what it wants that cannot be built here.
+
+    Raises:
+        BuildConfigError: the kernel contradicts itself, or asks for what no compiler here knows.
+    """
+    if build.framework.kind == "torch-noarch":
+        return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+    check_components(build)
+    check_capabilities(build, matrix.cuda.values())
     cells: list[Cell] = []
     refused: list[Unbuildable] = []
     for name in build.general.backends:
-        if name not in ("cpu", "cuda"):
+        if name not in COMPILED_BACKENDS:
             refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
             continue
-        target = (build.framework.stable_abi or {}).get(name)
-        if target is not None:
-            framework = Framework("torch-stable-abi", target)
-            for backend in matrix.stable_backends:
-                if backend.name == name:
-                    _add(cells, refused, build, matrix, framework, backend, matrix.stable_headers)
-        for torch in matrix.torch:
-            framework = Framework("torch", torch.minor, torch.cxx11_abi)
-            for backend in torch.backends:
-                if backend.name == name:
-                    _add(cells, refused, build, matrix, framework, backend, torch.release)
+        for framework, backend, torch_release in _targets(build, matrix, name):
+            if backend.name == name:
+                _add(cells, refused, build, matrix, framework, backend, torch_release)
     return cells, refused
+
+
+def _targets(build: BuildFile, matrix: Matrix, name: str) -> Iterator[tuple[Framework, Backend, str | None]]:
+    """What to bind to, where, and the torch release whose headers do it, for the backend called `name`."""
+    if build.framework.kind == "tvm-ffi":
+        for backend in matrix.tvm_ffi.backends:
+            yield Framework("tvm-ffi", matrix.tvm_ffi.version), backend, None
+        return
+    target = (build.framework.stable_abi or {}).get(name)
+    if target is not None:
+        for backend in matrix.stable_backends:
+            yield Framework("torch-stable-abi", target), backend, matrix.stable_headers
+    for torch in matrix.torch:
+        for backend in torch.backends:
+            yield Framework("torch", torch.minor, torch.cxx11_abi), backend, torch.release
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
@@ -176,16 +227,25 @@ def _add(
     matrix: Matrix,
     framework: Framework,
     backend: Backend,
-    torch_release: str,
+    torch_release: str | None,
 ) -> None:
     variant = Variant(framework, backend, matrix.platform)
-    torch_minor = _pair(".".join(torch_release.split(".")[:2]))
     low, high = build.framework.minver, build.framework.maxver
-    if framework.name == "torch" and ((low and torch_minor < low) or (high and torch_minor > high)):
+    version = framework.version if framework.name == "torch" else None
+    if version is not None and ((low and version < low) or (high and version > high)):
         refused.append(Unbuildable(str(variant), "outside build.toml's [torch] minver and maxver"))
         return
+    components = [c for c in build.components if c.backend == backend.name]
+    wanted = {name for component in components for name in component.depends} - {"torch"}
+    for name in sorted(wanted - matrix.libraries.keys()):
+        reason = f"no PyPI package holds the headers of {name}; there are: {', '.join(matrix.libraries)}"
+        refused.append(Unbuildable(str(variant), reason))
+        return
+    packages = tuple(matrix.libraries[name].package for name in sorted(wanted))
+    if framework.name == "tvm-ffi":
+        packages += (matrix.tvm_ffi.headers, matrix.tvm_ffi.symbols)
     if backend.name != "cuda":
-        cells.append(Cell(variant, torch_release, _stable(framework), None, ()))
+        cells.append(Cell(variant, torch_release, _stable(framework), None, (), packages))
         return
     assert backend.version is not None  # cuda backends are versioned by the grammar
     low, high = build.general.cuda_minver, build.general.cuda_maxver
@@ -193,17 +253,10 @@ def _add(
         refused.append(Unbuildable(str(variant), "outside build.toml's [general.cuda] minver and maxver"))
         return
     cuda = matrix.cuda[backend.version]
-    named = {a for c in build.components if c.backend == "cuda" for a in c.cuda_capabilities}
-    archs = tuple(sorted(named or cuda.capabilities, key=capability_key))
-    cells.append(Cell(variant, torch_release, _stable(framework), cuda, archs))
-
-
-def capability_key(capability: str) -> tuple[int, int, str]:
-    """Sort key of a compute capability such as "9.0a" or "12.0+PTX"."""
-    match = re.match(r"(\d+)\.(\d+)(.*)", capability)
-    if match is None:
-        raise UsageError(f"compute capability {capability!r} must look like '9.0', '9.0a' or '9.0+PTX'")
-    return int(match[1]), int(match[2]), match[3]
+    archs, problems = cuda_capabilities(components, cuda)
+    refused += [Unbuildable(str(variant), problem) for problem in problems]
+    if archs:
+        cells.append(Cell(variant, torch_release, _stable(framework), cuda, archs, packages))
 
 
 def _stable(framework: Framework) -> tuple[int, int] | None:

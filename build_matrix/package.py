@@ -31,6 +31,7 @@ from hub_loader.variant import parse_variant
 
 from .build_toml import BuildFile
 from .matrix import Cell
+from .noarch import build_backend
 from .provenance import Provenance
 
 _OPS = '''"""The operators of this build, under their unique namespace."""
@@ -46,6 +47,67 @@ def add_op_namespace_prefix(op_name: str) -> str:
     """The full name of an operator: "attend" gives "{id}::attend"."""
     return f"{id}::{{op_name}}"
 '''
+
+# Python-only kernels register their operators themselves, by the names that these give.
+_NOARCH_OPS = '''"""The operators of this build, under their unique namespace: registered by its own Python code."""
+
+import torch
+
+ops = torch.ops.{id}
+
+
+def add_op_namespace_prefix(op_name: str) -> str:
+    """The full name of an operator: "attend" gives "{id}::attend"."""
+    return f"{id}::{{op_name}}"
+'''
+
+# The names are those of the Hub's kernel-builder. A loader that has verified the
+# library opens what it verified.
+_TVM_FFI_OPS = '''"""The functions of this build, opened by tvm-ffi, and helpers to register them with JAX and torch."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import tvm_ffi
+
+has_jax = find_spec("jax") is not None and find_spec("jax_tvm_ffi") is not None
+has_torch = find_spec("torch") is not None
+
+_load_verified = getattr(__spec__.loader, "load_native", None)
+if _load_verified is not None:
+    ops = _load_verified("{id}.so", tvm_ffi.load_module)
+else:
+    ops = tvm_ffi.load_module(Path(__file__).parent / "{id}.so")
+
+
+def torch_add_op_namespace_prefix(op_name: str) -> str:
+    """The full name of a torch operator: "relu" gives "{id}::relu"."""
+    return f"{id}::{{op_name}}"
+
+
+def jax_add_ffi_target_name_prefix(name: str) -> str:
+    """The full name of a JAX FFI target: "relu" gives "{id}.relu"."""
+    return f"{id}.{{name}}"
+
+
+def jax_register_ffi_target(name: str, *args, **kwargs):
+    """Register a JAX FFI target under its full name; without JAX, do nothing."""
+    if not has_jax:
+        return None
+    from jax_tvm_ffi import register_ffi_target
+
+    return register_ffi_target(jax_add_ffi_target_name_prefix(name), *args, **kwargs)
+
+
+def jax_ffi_call(name: str, *args, **kwargs):
+    """`jax.ffi.ffi_call` of the target `name`; raises RuntimeError without JAX."""
+    if not has_jax:
+        raise RuntimeError("jax_ffi_call needs JAX: pip install jax jax-tvm-ffi")
+    from jax.ffi import ffi_call
+
+    return ffi_call(jax_add_ffi_target_name_prefix(name), *args, **kwargs)
+'''
+_OPS_OF = {"torch-noarch": _NOARCH_OPS, "tvm-ffi": _TVM_FFI_OPS}
 
 # Clients from before variant folders were packages themselves import `<variant>/<name>`.
 _COMPATIBILITY = '''"""The package under its plain name, for clients that look for it here."""
@@ -67,23 +129,29 @@ globals().update({{name: value for name, value in vars(_package).items() if not 
 
 
 def write_variant(
-    build: BuildFile, cell: Cell, kernel_id: str, library: Path, out: Path, origin: Provenance
+    build: BuildFile, cell: Cell, kernel_id: str, library: Path | None, out: Path, origin: Provenance
 ) -> Path:
-    """Put the cell's package folder into `out/build`; returns it. An equal one is left untouched."""
+    """Put the cell's package folder into `out/build`; returns it. An equal one is left untouched.
+
+    `library` is None for a Python-only kernel.
+    """
     folder = out / "build" / str(cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+    ops = _OPS_OF.get(cell.variant.framework.name, _OPS)
     try:
         for source in _python_files(build):
             _write(staging / source.relative_to(build.python_sources), source.read_bytes())
-        _write(staging / "_ops.py", _OPS.format(id=kernel_id).encode())
+        _write(staging / "_ops.py", ops.format(id=kernel_id).encode())
         _write(
             staging / build.general.python_name / "__init__.py", _COMPATIBILITY.format(id=kernel_id).encode()
         )
-        _write(staging / f"{kernel_id}.abi3.so", library.read_bytes())
+        if library is not None:
+            _write(staging / library.name, library.read_bytes())
         digest = {path: entry.sha256 for path, entry in file_entries(staging).items()}
         general = build.general
-        backend = cell.variant.backend.name
+        backend = build_backend(cell.variant)
+        depends = general.depends_of(backend)
         metadata = Metadata(
             id=kernel_id,
             name=general.name,
@@ -91,9 +159,8 @@ def write_variant(
             license=general.license,
             backend=BackendInfo(backend, cell.capabilities),
             digest=digest,
-            python_depends=general.python_depends
-            + (general.cuda_python_depends if backend == "cuda" else ()),
-            kernel_depends=general.kernel_depends,
+            python_depends=depends.python,
+            kernel_depends=depends.kernels,
             upstream=general.upstream,
             source=general.source,
             provenance=origin.to_json(),

@@ -12,9 +12,10 @@ from typing import Any
 
 from .build_toml import BUILD_FILE, BuildFile
 from .matrix import Cell
+from .noarch import build_backend
 
 # What lies in a kernel's folder without being part of the binary or the package.
-_NOT_SOURCE = {"build", "tests", "benchmarks", "docs", "__pycache__"}
+_NOT_SOURCE = {"build", "dist", "tests", "benchmarks", "docs", "__pycache__"}
 _BUILDER = Path(__file__).parent
 
 
@@ -60,14 +61,20 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
         _BUILDER / "package.py",
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"_{build.general.python_name}_{cell.variant.backend.name}_{digest.hexdigest()[:10]}"
+    return f"_{build.general.python_name}_{build_backend(cell.variant)}_{digest.hexdigest()[:10]}"
 
 
 def source_files(folder: Path) -> Iterator[Path]:
     """The files of a kernel's folder that its builds depend on, in a fixed order."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and not _NOT_SOURCE.intersection(inside.parts) and path.suffix != ".md":
+        hidden = any(part.startswith(".") for part in inside.parts)  # .git, .pytest_cache
+        if (
+            path.is_file()
+            and not hidden
+            and not _NOT_SOURCE.intersection(inside.parts)
+            and path.suffix != ".md"
+        ):
             yield path
     assert (folder / BUILD_FILE).is_file()
 

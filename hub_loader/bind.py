@@ -12,16 +12,20 @@ import importlib
 import linecache
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from .errors import InvalidKernelError, KernelHubError, MissingDependencyError
 from .manifest import Metadata
 from .verify import VerifiedPackage
+
+T = TypeVar("T")
 
 
 def bind(package: VerifiedPackage) -> ModuleType:
@@ -165,14 +169,25 @@ class _SourceLoader(ExecutionLoader):
         except (KeyError, ValueError):
             raise FileNotFoundError(f"{path} is not a file of {self._package.metadata.name}") from None
 
+    def load_native(self, name: str, load: Callable[[str], T]) -> T:
+        """`load(path)` for a native library of the package that is no Python module: the verified bytes.
+
+        The path ends in the library's name, by which frameworks choose how to open it, and is gone
+        afterwards.
+        """
+        target = _opened_path(self._package.folder / name, self._package.natives[name])
+        with tempfile.TemporaryDirectory(prefix="khub-") as folder:
+            link = Path(folder) / Path(name).name
+            link.symlink_to(target)
+            return load(str(link))
+
 
 class _NativeLoader(Loader):
     """Opens a native module through its verified descriptor, where the system names descriptors as files."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        by_descriptor = Path(f"/proc/self/fd/{descriptor}")
-        self._opened = str(by_descriptor if by_descriptor.exists() else path)
+        self._opened = str(_opened_path(path, descriptor))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         loader = ExtensionFileLoader(spec.name, self._opened)
@@ -181,6 +196,12 @@ class _NativeLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         ExtensionFileLoader(module.__name__, self._opened).exec_module(module)
         module.__file__ = str(self.path)
+
+
+def _opened_path(path: Path, descriptor: int) -> Path:
+    """Where the verified bytes can be opened once more."""
+    by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+    return by_descriptor if by_descriptor.exists() else path
 
 
 def _spec(fullname: str, loader: Loader, path: Path, *, is_package: bool = False) -> ModuleSpec:

@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str | None]] = {
     "explain": ("each variant of a kernel: chosen, or why not", None),
     "get": ("fetch the fitting variant into the cache and verify it", None),
     "cache": ("list or clear what is in the cache", None),
+    "init": ("write a new kernel project that builds and passes its test", "build"),
     "build": ("compile kernel source into a package, one variant for each selected cell", "build"),
     "matrix": ("list the cells of the build matrix", "build"),
     "audit": ("check built binaries against what their variant names promise", "build"),

@@ -11,6 +11,7 @@ from hub_loader.errors import ToolchainError
 from ..matrix import CudaRelease
 from .cache import ToolchainCache
 from .pip import install_into
+from .wheel_files import wheel_files
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ def cuda_toolkit(cache: ToolchainCache, release: CudaRelease) -> CudaToolkit:
     name = f"cuda-{_dotted(release.version)}"
     folder = cache.provide(name, " ".join(release.packages), fetch)
     return CudaToolkit(release.version, _root(folder, release))
+
+
+def cuda_headers(cache: ToolchainCache, release: CudaRelease, arch: str) -> tuple[Path, ...]:
+    """Include folders of the libraries that torch's CUDA headers include: 1 MB read out of wheels of hundreds.
+
+    Raises:
+        ToolchainError: the index lacks one, or cannot be read by ranges.
+    """
+    include = f"nvidia/cu{release.version[0]}/include"
+    return tuple(wheel_files(cache, package, arch, [include]) / include for package in release.headers)
 
 
 def _root(folder: Path, release: CudaRelease) -> Path:

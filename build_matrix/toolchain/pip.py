@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocati
         "--target",
         "unused",
     ]
-    foreign = ["--only-binary=:all:", "--python-version", python, "--platform", platform]
+    foreign = ["--only-binary=:all:", "--python-version", python]
+    foreign += [option for tag in _compatible(platform) for option in ("--platform", tag)]
     report = json.loads(_pip(["install", *options, *foreign, requirement], requirement))
     item = report["install"][0]
     info = item["download_info"]
@@ -47,6 +49,15 @@ def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocati
         version=item["metadata"]["version"],
         sha256=info.get("archive_info", {}).get("hashes", {}).get("sha256"),
     )
+
+
+def _compatible(platform: str) -> list[str]:
+    """A platform tag and the older ones that wheels for it may carry; pip takes each literally."""
+    match = re.fullmatch(r"manylinux_2_(\d+)_(.+)", platform)
+    if match is None:
+        return [platform]
+    newest, arch = int(match[1]), match[2]
+    return [*(f"manylinux_2_{minor}_{arch}" for minor in range(newest, 4, -1)), f"manylinux2014_{arch}"]
 
 
 def install_into(folder: Path, requirements: Sequence[str]) -> None:

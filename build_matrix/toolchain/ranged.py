@@ -11,7 +11,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -134,6 +134,18 @@ def read_members(
                     member = next(pending, None)
     except zipfile.BadZipFile as error:
         raise ToolchainError(f"the wheel is damaged: {error}; try again or use another index") from None
+
+
+def safe_path(name: str) -> PurePosixPath:
+    """A member's name as a path that stays inside the folder it is unpacked to.
+
+    Raises:
+        ToolchainError: it would not.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ToolchainError(f"the wheel holds the unsafe path {name!r}: use another index")
+    return path
 
 
 def _coalesce(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

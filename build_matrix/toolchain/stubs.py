@@ -28,7 +28,7 @@ from .cache import ToolchainCache
 from .host import HostCompiler
 from .torch_sdk import TorchSdk
 
-_FORMAT = 2
+_FORMAT = 3
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _SYSTEM = (
     "libc.so.6",
@@ -80,24 +80,36 @@ def system_stubs(cache: ToolchainCache, compiler: HostCompiler, baseline: Baseli
 def torch_stubs(
     cache: ToolchainCache, compiler: HostCompiler, sdk: TorchSdk, target: tuple[int, int] | None
 ) -> Path:
-    """A folder with libtorch_cpu.so and libtorch_cuda.so that define the stable C shim at `target`.
+    """A folder of torch's libraries (`torch_libraries`) that define the stable C shim at `target`.
+
+    Without a target they define nothing and only give the linker their names: of torch's C++ interface
+    there is no list.
 
     Raises:
         ToolchainError: the headers declare no shim functions.
     """
 
     def make(folder: Path) -> None:
-        cpu = shim_functions(compiler, sdk, target, cuda=False)
-        both = shim_functions(compiler, sdk, target, cuda=True)
-        if not cpu:
-            raise ToolchainError(f"the headers of torch {sdk.release} declare no stable ABI at {target}")
-        for name, functions in (("libtorch_cpu.so", cpu), ("libtorch_cuda.so", both - cpu)):
-            write_stub(
-                compiler, folder / name, [StubSymbol(function, None) for function in sorted(functions)]
-            )
+        symbols: dict[str, set[str]] = {}
+        if target is not None:
+            cpu = shim_functions(compiler, sdk, target, cuda=False)
+            if not cpu:
+                raise ToolchainError(f"the headers of torch {sdk.release} declare no stable ABI at {target}")
+            both = shim_functions(compiler, sdk, target, cuda=True)
+            symbols = {"libtorch_cpu.so": cpu, "libtorch_cuda.so": both - cpu}
+        for name in torch_libraries(cuda=True, stable=target is not None):
+            functions = sorted(symbols.get(name, ()))
+            write_stub(compiler, folder / name, [StubSymbol(function, None) for function in functions])
 
     key = f"{_FORMAT} {sdk.root.name} {target} {compiler.arch}"
     return cache.provide(f"torch-stubs-{sdk.release}", key, make)
+
+
+def torch_libraries(*, cuda: bool, stable: bool) -> tuple[str, ...]:
+    """The libraries of torch that a binding is linked against. The stable ABI lies in the large ones alone."""
+    cpu = ("libtorch_cpu.so",) if stable else ("libc10.so", "libtorch_cpu.so")
+    gpu = ("libtorch_cuda.so",) if stable else ("libc10_cuda.so", "libtorch_cuda.so")
+    return cpu + gpu if cuda else cpu
 
 
 def shim_functions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -12,7 +12,7 @@ from hub_loader.errors import ToolchainError
 
 from .cache import ToolchainCache
 from .pip import locate_wheel
-from .ranged import open_source, read_members
+from .ranged import open_source, read_members, safe_path
 
 _FORMAT = 1
 # Headers are the same for every Python; this one has wheels of every release the matrix covers.
@@ -52,7 +52,7 @@ def torch_sdk(cache: ToolchainCache, release: str, arch: str) -> TorchSdk:
                 bar.update(done - bar.n)
 
             for name, content in read_members(source, _is_wanted, progress):
-                path = folder / _inside(name)
+                path = folder / safe_path(name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
         if not (folder / "torch" / "include" / "torch" / "csrc" / "stable" / "library.h").is_file():
@@ -64,10 +64,3 @@ def torch_sdk(cache: ToolchainCache, release: str, arch: str) -> TorchSdk:
 
 def _is_wanted(name: str) -> bool:
     return name.startswith("torch/include/") or name == "torch/version.py"
-
-
-def _inside(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ToolchainError(f"the wheel holds the unsafe path {name!r}: use another index")
-    return path
