@@ -18,6 +18,7 @@ from .matrix import Cell, Matrix
 from .package import write_index, write_variant
 from .provenance import kernel_id, provenance
 from .toolchain.cache import ToolchainCache
+from .toolchain.cross import compiler_for
 from .toolchain.cuda import cuda_headers, cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
 from .toolchain.stubs import system_stubs, torch_libraries, torch_stubs
@@ -81,8 +82,9 @@ def toolchain(
 
     `libraries` are the names that the cell's components depend on, torch aside.
     """
-    arch = matrix.platform.arch
-    cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda)
+    arch = cell.platform.arch
+    compiler = compiler_for(cache, compiler, matrix, arch)
+    cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda, arch)
     includes: dict[str, tuple[Path, ...]] = {}
     framework: tuple[Path, ...]
     if cell.torch_release is None:

@@ -1,4 +1,4 @@
-"""The author's side of `khub`: matrix, build, audit, publish."""
+"""The author's side of `khub`: build, audit, publish; `matrix` is in `matrix_cli.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hub_loader.variant import parse_variant
 
 from .build import Outcome, audit_file, build_cells
 from .build_toml import read_build_file
-from .matrix import Cell, plan, read_matrix, select
+from .matrix import Cell, read_matrix
+from .matrix_cli import add_matrix as add_matrix  # an entry point, like those below
+from .matrix_cli import left_out
+from .plan import plan, select
 from .publish import publish
 from .toolchain.cache import ToolchainCache
 
@@ -31,13 +34,6 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     _add_source(parser)
     parser.add_argument("--out", type=Path, help="package folder to write (default: dist/<kernel name>)")
     parser.set_defaults(run=_build)
-
-
-def add_matrix(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `khub matrix`."""
-    parser.epilog = "example:\n  khub matrix kernels_src/paged-attention --select 'torch-stable-*'"
-    _add_source(parser)
-    parser.set_defaults(run=_matrix)
 
 
 def add_audit(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +78,8 @@ def _build(args: argparse.Namespace) -> int:
     chosen = select(cells, args.select)
     out = args.out or Path("dist") / build.general.name
     say = sys.stderr if args.json else sys.stdout
-    for unbuildable in refused:
-        print(f"  left out  {unbuildable.name}: {unbuildable.reason}", file=say)
+    for line in left_out(refused):
+        print(f"  left out  {line}", file=say)
 
     def started(cell: Cell) -> None:
         if sys.stdout.isatty() and not args.json:
@@ -117,25 +113,6 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "folder": None if outcome.folder is None else str(outcome.folder),
         "error": None if outcome.error is None else str(outcome.error),
     }
-
-
-def _matrix(args: argparse.Namespace) -> int:
-    cells, refused = plan(read_build_file(args.path.resolve()), read_matrix())
-    chosen = select(cells, args.select)
-    if args.json:
-        rows = [
-            {"variant": str(c), "headers": c.torch_release, "capabilities": list(c.capabilities)}
-            for c in chosen
-        ]
-        left_out = [{"name": u.name, "reason": u.reason} for u in refused]
-        print(json.dumps({"cells": rows, "left_out": left_out}, indent=2))
-        return 0
-    for cell in chosen:
-        archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-        print(f"{cell!s:<44}  torch headers {cell.torch_release}{archs}")
-    for unbuildable in refused:
-        print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
-    return 0
 
 
 def _audit(args: argparse.Namespace) -> int:

@@ -216,7 +216,8 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
 
 
 def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
-    places = {build.folder: build.general.name, INCLUDE: "include"}
+    # The compiler's own headers: those of a cross compiler lie in the cache, not under /usr.
+    places = {build.folder: build.general.name, INCLUDE: "include", tools.compiler.path.parents[1]: "gcc"}
     for name, folders in tools.includes.items():
         places |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}
     if tools.cuda is not None:

@@ -205,9 +205,7 @@ def _torch_release(table: Mapping[str, Any]) -> TorchRelease:
 
 def _cuda_release(version: str, table: Mapping[str, Any]) -> CudaRelease:
     debian = _debian(table["debian"]) if "debian" in table else None
-    headers, supported, capabilities = (
-        tuple(table[key]) for key in ("headers", "supported", "capabilities")
-    )
+    headers, supported, capabilities = (tuple(table[key]) for key in ("headers", "supported", "capabilities"))
     return CudaRelease(_pair(version), tuple(table["packages"]), debian, headers, supported, capabilities)
 
 

@@ -57,9 +57,7 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
         for candidate in _candidates(build, matrix, target):
             if candidate.backend.name != name:
                 continue
-            variant = Variant(
-                candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os)
-            )
+            variant = Variant(candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os))
             reason = _too_old(candidate, target) or _reason_against(build, matrix, variant)
             if reason is not None:
                 refused.append(Unbuildable(str(variant), reason))
@@ -172,7 +170,9 @@ def _cell(
     packages = tuple(matrix.libraries[name].package for name in _dependencies(build, variant.backend))
     if framework.name == "tvm-ffi":
         packages += (matrix.tvm_ffi.headers, matrix.tvm_ffi.symbols)
-    cuda, archs, problems = None, (), []
+    cuda = None
+    archs: tuple[str, ...] = ()
+    problems: list[str] = []
     if variant.backend.version is not None:
         cuda = matrix.cuda[variant.backend.version]
         archs, problems = cuda_capabilities([c for c in build.components if c.backend == "cuda"], cuda)
