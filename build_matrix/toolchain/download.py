@@ -73,7 +73,7 @@ def _continue(url: str, name: str, partial: Path) -> None:
 
 def _append(client: httpx.Client, url: str, partial: Path, bar: tqdm[None]) -> None:
     have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing is missing; the digest decides whether that is so
@@ -83,6 +83,6 @@ def _append(client: httpx.Client, url: str, partial: Path, bar: tqdm[None]) -> N
         bar.total = have + int(response.headers.get("Content-Length", 0)) or None
         bar.update(have - bar.n)
         with partial.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_raw():  # as it comes, so that all of it is kept if it breaks off
                 file.write(chunk)
                 bar.update(len(chunk))

@@ -45,6 +45,10 @@ class Lock:
         self._digests = digests
         self._path = path
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._digests)
+
     def check(self, name: str, sha256: str) -> None:
         expected = self._digests.get(name)
         if expected is None:

@@ -10,11 +10,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from build_matrix.audit import read_library
 from build_matrix.build import toolchain
 from build_matrix.build_toml import read_build_file
-from build_matrix.compile import compile_cell
+from build_matrix.compile import INCLUDE, compile_cell
 from build_matrix.matrix import read_matrix
 from build_matrix.plan import plan
 from build_matrix.provenance import kernel_id
@@ -151,6 +152,17 @@ def test_build_with_an_unknown_key_exits_with_its_own_code_and_one_line(kernel: 
     done = khub("build", kernel, code=20)
     assert done.stderr.count("\n") == 1
     assert "did you mean 'license'" in done.stderr
+
+
+def test_a_string_of_the_old_abi_uses_the_empty_string_of_the_shared_library(tmp_path: Path) -> None:
+    """A copy in the kernel would have another address, by which libstdc++ in torch tells what not to free."""
+    (tmp_path / "empty.cpp").write_text("#include <string>\nstd::string empty() { return std::string(); }\n")
+    flags = ["-O2", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-D_GLIBCXX_USE_CXX11_ABI=0"]
+    command = [find_compiler().path, *flags, "-include", INCLUDE / "baseline.h", "-c", "empty.cpp"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with (tmp_path / "empty.o").open("rb") as file:
+        symbols = {s.name: s["st_shndx"] for s in ELFFile(file).get_section_by_name(".symtab").iter_symbols()}
+    assert symbols["_ZNSs4_Rep20_S_empty_rep_storageE"] == "SHN_UNDEF"
 
 
 def test_find_compiler_without_one_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
