@@ -26,6 +26,9 @@ from .toolchain.torch_sdk import torch_sdk
 from .toolchain.tvm_ffi import tvm_ffi_sdk
 from .toolchain.wheel_files import wheel_files
 
+# The architecture whose wheel the stable ABI's headers are taken from: they are equal in all of them.
+STABLE_HEADERS = "x86_64"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -91,7 +94,7 @@ def toolchain(
         tvm_ffi = tvm_ffi_sdk(cache, compiler, matrix.tvm_ffi, arch)
         includes["tvm-ffi"], framework = tvm_ffi.include_dirs, (tvm_ffi.library,)
     else:
-        sdk = torch_sdk(cache, cell.torch_release, arch)
+        sdk = torch_sdk(cache, cell.torch_release, arch if cell.stable_abi is None else STABLE_HEADERS)
         includes["torch"] = sdk.include_dirs
         stubs = torch_stubs(cache, compiler, sdk, cell.stable_abi)
         names = torch_libraries(cuda=cell.cuda is not None, stable=cell.stable_abi is not None)
