@@ -21,6 +21,7 @@ from .matrix import Cell, Matrix
 from .package import write_variant
 from .provenance import Provenance, kernel_id
 from .toolchain.cache import ToolchainCache
+from .toolchain.cross import compiler_for
 from .toolchain.cuda import cuda_headers, cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
 from .toolchain.stubs import system_stubs, torch_libraries, torch_stubs
@@ -28,6 +29,9 @@ from .toolchain.torch_sdk import torch_sdk
 from .toolchain.tvm_ffi import tvm_ffi_sdk
 from .toolchain.wheel_files import wheel_files
 from .units import Toolchain
+
+# The architecture whose wheel the stable ABI's headers are taken from: they are equal in all of them.
+STABLE_HEADERS = "x86_64"
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,16 @@ def toolchain(
 
     `libraries` are the names that the cell's components depend on, torch aside.
     """
-    arch = matrix.platform.arch
-    cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda)
+    arch = cell.platform.arch
+    compiler = compiler_for(cache, compiler, matrix, arch)
+    cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda, arch)
     includes: dict[str, tuple[Path, ...]] = {}
     framework: tuple[Path, ...]
     if cell.torch_release is None:
         tvm_ffi = tvm_ffi_sdk(cache, compiler, matrix.tvm_ffi, arch)
         includes["tvm-ffi"], framework = tvm_ffi.include_dirs, (tvm_ffi.library,)
     else:
-        sdk = torch_sdk(cache, cell.torch_release, arch)
+        sdk = torch_sdk(cache, cell.torch_release, arch if cell.stable_abi is None else STABLE_HEADERS)
         includes["torch"] = sdk.include_dirs
         stubs = torch_stubs(cache, compiler, sdk, cell.stable_abi)
         names = torch_libraries(cuda=cell.cuda is not None, stable=cell.stable_abi is not None)

@@ -1,11 +1,10 @@
-"""The author's side of `khub`: matrix, build, audit, publish."""
+"""The author's side of `khub`: build, audit, publish; `matrix` is in `matrix_cli.py`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,10 @@ from .console import Console, objects
 from .executors import EXECUTORS, build_cells, executor_named
 from .gates import Verdict, static_verdicts, unique_ids
 from .load import CHECK_FILE, Loader
-from .matrix import Cell, Matrix, plan, read_matrix, select
+from .matrix import Cell, Matrix, read_matrix
+from .matrix_cli import add_matrix as add_matrix  # an entry point, like those below
+from .matrix_cli import left_out
+from .plan import plan, select
 from .publish import publish
 from .reproduce import reproduce
 from .toolchain.cache import ToolchainCache
@@ -58,20 +60,6 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         help="build each variant twice, in two folders, and compare the packages byte for byte; writes nothing",
     )
     parser.set_defaults(run=_build)
-
-
-def add_matrix(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `khub matrix`."""
-    parser.epilog = (
-        "examples:\n"
-        "  khub matrix kernels_src/paged-attention --select 'torch-stable-*'\n"
-        '  khub matrix kernels_src/* --github >> "$GITHUB_OUTPUT"'
-    )
-    _add_source(parser, nargs="+")
-    parser.add_argument(
-        "--github", action="store_true", help="print matrix={…}, the output that a GitHub Actions job reads"
-    )
-    parser.set_defaults(run=_matrix)
 
 
 def add_audit(parser: argparse.ArgumentParser) -> None:
@@ -133,8 +121,8 @@ def _build(args: argparse.Namespace) -> int:
     say = sys.stderr if args.json else sys.stdout
     if args.check:
         return _check(build, chosen, matrix, args.json)
-    for unbuildable in refused:
-        print(f"  left out  {unbuildable.name}: {unbuildable.reason}", file=say)
+    for line in left_out(refused):
+        print(f"  left out  {line}", file=say)
     console = Console(say)
     if args.load and args.executor != "local":
         raise UsageError(
@@ -185,56 +173,6 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "folder": None if outcome.folder is None else str(outcome.folder),
         "log": None if outcome.log is None else str(outcome.log),
         "error": None if outcome.error is None else str(outcome.error),
-    }
-
-
-def _matrix(args: argparse.Namespace) -> int:
-    matrix = read_matrix()
-    plans = {path: plan(read_build_file(path.resolve()), matrix) for path in args.path}
-    every = [cell for cells, _ in plans.values() for cell in cells]
-    wanted = set(map(str, select(every, args.select)))
-    chosen = {path: [cell for cell in cells if str(cell) in wanted] for path, (cells, _) in plans.items()}
-    if args.github:
-        print(f"matrix={json.dumps(github_matrix(chosen))}")
-        return 0
-    if args.json:
-        rows = [
-            {
-                "kernel": str(path),
-                "variant": str(c),
-                "headers": c.torch_release,
-                "capabilities": list(c.capabilities),
-            }
-            for path, cells in chosen.items()
-            for c in cells
-        ]
-        left_out = [
-            {"kernel": str(path), "name": u.name, "reason": u.reason}
-            for path, (_, refused) in plans.items()
-            for u in refused
-        ]
-        print(json.dumps({"cells": rows, "left_out": left_out}, indent=2))
-        return 0
-    for path, (_, refused) in plans.items():
-        if len(plans) > 1:
-            print(path)
-        for cell in chosen[path]:
-            archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-            release = "" if cell.torch_release is None else f"  torch headers {cell.torch_release}"
-            print(f"{cell!s:<44}{release}{archs}".rstrip())
-        for unbuildable in refused:
-            print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
-    return 0
-
-
-def github_matrix(chosen: Mapping[Path, Sequence[Cell]]) -> dict[str, list[dict[str, str]]]:
-    """One GitHub Actions job for each cell: the kernel's folder and name, and what to give `--select`."""
-    return {
-        "include": [
-            {"kernel": path.as_posix(), "name": path.resolve().name, "select": str(cell)}
-            for path, cells in chosen.items()
-            for cell in cells
-        ]
     }
 
 

@@ -67,7 +67,7 @@ class Loader:
         for path in (hollow.root, hollow.dependencies, hub):
             command += ["--path", path]
         if variant.backend.name == "cuda" and variant.backend.version is not None:
-            toolkit = cuda_toolkit(self.cache, self.matrix.cuda[variant.backend.version])
+            toolkit = cuda_toolkit(self.cache, self.matrix.cuda[variant.backend.version], self.compiler.arch)
             command += ["--preload", toolkit.lib / toolkit.runtime]
         elif check is not None:
             command += ["--check", check]

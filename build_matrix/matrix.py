@@ -1,25 +1,14 @@
-"""The matrix: which variants a kernel is built in, as data, and a reason for each that is not.
-
-`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure.
-"""
+"""`matrix.toml` as types: the torch releases, compilers and systems that builds are made with and for."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hub_loader.errors import UsageError
-from hub_loader.variant import Backend, Framework, Platform, Variant, parse_backend
-
-from .build_toml import BuildFile
-from .capabilities import check_capabilities, cuda_capabilities
-from .contradictions import COMPILED_BACKENDS, check_components
-from .noarch import noarch_variants
+from hub_loader.variant import Backend, Platform, Variant, Version, parse_backend
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,42 +29,78 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class CudaRelease:
-    """A CUDA compiler from PyPI: pinned requirements, and its compute capabilities.
+class DebianPackages:
+    """Packages of one Debian suite, each as "name=version"."""
 
-    `headers` are requirements of which only the headers are wanted; `capabilities` are compiled unless a
-    kernel names its own, of which those not `supported` are left out.
+    suite: str
+    component: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CudaRelease:
+    """A CUDA compiler: pinned requirements, and its compute capabilities.
+
+    `debian` holds the compiler where PyPI has headers alone. `headers` are requirements of which only the
+    headers are wanted; `capabilities` are compiled unless a kernel names its own, of which those not
+    `supported` are left out.
     """
 
-    version: tuple[int, int]
+    version: Version
     packages: tuple[str, ...]
+    debian: DebianPackages | None
     headers: tuple[str, ...]
     supported: tuple[str, ...]
     capabilities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class CrossRelease:
+    """A g++ of Debian for another architecture; `version` is the suffix of its commands' names."""
+
+    arch: str
+    version: str
+    debian: DebianPackages
+
+
+@dataclass(frozen=True)
+class TorchWheel:
+    """What torch's wheel for one architecture is; `cuda` is None for a CPU-only one."""
+
+    arch: str
+    cuda: Version | None
+    cxx11_abi: bool
+
+
+@dataclass(frozen=True)
 class TorchRelease:
-    """A torch release that exact builds are made for."""
+    """A torch release: the oldest and newest Python of its wheels, and a wheel for each architecture."""
 
     release: str
-    cxx11_abi: bool
-    backends: tuple[Backend, ...]
+    pythons: tuple[Version, Version]
+    wheels: tuple[TorchWheel, ...]
 
     @property
-    def minor(self) -> tuple[int, int]:
-        major, minor, *_ = self.release.split(".")
-        return int(major), int(minor)
+    def minor(self) -> Version:
+        return minor_of(self.release)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on an architecture, such as cu130-x86_64."""
+
+    backend: Backend
+    arch: str
 
 
 @dataclass(frozen=True)
 class TvmFfiRelease:
     """A series of tvm-ffi: requirements for its newest headers and for the library with its oldest symbols."""
 
-    version: tuple[int, int]
+    version: Version
     headers: str
     symbols: str
-    backends: tuple[Backend, ...]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
@@ -107,11 +132,12 @@ class Matrix:
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
-    stable_backends: tuple[Backend, ...]
+    stable_targets: tuple[Target, ...]
     tvm_ffi: TvmFfiRelease
     libraries: Mapping[str, HeaderLibrary]
-    cuda: Mapping[tuple[int, int], CudaRelease]
-    platform: Platform
+    cuda: Mapping[Version, CudaRelease]
+    cross: Mapping[str, CrossRelease]
+    os: str
     baseline: Baseline
     load: tuple[LoadTorch, ...]
 
@@ -121,18 +147,26 @@ class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
     `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
-    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those.
+    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those. A cell
+    `on_request` is built only when it is asked for by its torch's name.
     """
 
     variant: Variant
     torch_release: str | None
-    stable_abi: tuple[int, int] | None
+    stable_abi: Version | None
     cuda: CudaRelease | None
     capabilities: tuple[str, ...]
     packages: tuple[str, ...] = ()
+    on_request: bool = False
 
     def __str__(self) -> str:
         return str(self.variant)
+
+    @property
+    def platform(self) -> Platform:
+        """The platform compiled for; a cell that compiles has one."""
+        assert self.variant.platform is not None
+        return self.variant.platform
 
 
 @dataclass(frozen=True)
@@ -146,28 +180,25 @@ class Unbuildable:
 def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     """Read the matrix. It ships with the package, so a malformed one is a defect, not an input error."""
     data = tomllib.loads(path.read_text(encoding="utf-8"))
-    cuda = {}
-    for version, table in data["cuda"].items():
-        lists = (tuple(table[key]) for key in ("packages", "headers", "supported", "capabilities"))
-        cuda[_pair(version)] = CudaRelease(_pair(version), *lists)
     tvm_ffi: dict[str, Any] = data["tvm-ffi"]
     platform: dict[str, Any] = data["platform"]
     return Matrix(
-        torch=tuple(
-            TorchRelease(t["release"], t["cxx11-abi"], tuple(parse_backend(b) for b in t["backends"]))
-            for t in data["torch"]
-        ),
+        torch=tuple(_torch_release(table) for table in data["torch"]),
         stable_headers=data["stable-abi"]["headers"],
-        stable_backends=tuple(parse_backend(b) for b in data["stable-abi"]["backends"]),
+        stable_targets=tuple(_target(name) for name in data["stable-abi"]["targets"]),
         tvm_ffi=TvmFfiRelease(
             _pair(tvm_ffi["version"]),
             tvm_ffi["headers"],
             tvm_ffi["symbols"],
-            tuple(parse_backend(b) for b in tvm_ffi["backends"]),
+            tuple(_target(name) for name in tvm_ffi["targets"]),
         ),
         libraries={name: HeaderLibrary(**table) for name, table in data["libraries"].items()},
-        cuda=cuda,
-        platform=Platform(platform["arch"], platform["os"]),
+        cuda={_pair(version): _cuda_release(version, table) for version, table in data["cuda"].items()},
+        cross={
+            arch: CrossRelease(arch, table["version"], _debian(table["debian"]))
+            for arch, table in data["cross"].items()
+        },
+        os=platform["os"],
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
         load=tuple(
             LoadTorch(t["release"], _pair(t["cuda"]), _pair(t["python"][0]), _pair(t["python"][1]))
@@ -176,117 +207,38 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     )
 
 
-def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable]]:
-    """The cells of one kernel, in a fixed order, and what it wants that cannot be built here.
-
-    Raises:
-        BuildConfigError: the kernel contradicts itself, or asks for what no compiler here knows.
-    """
-    if build.framework.kind == "torch-noarch":
-        return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
-    check_capabilities(build, matrix.cuda.values())
-    check_components(build)
-    cells: list[Cell] = []
-    refused: list[Unbuildable] = []
-    for name in build.general.backends:
-        if name not in COMPILED_BACKENDS:
-            refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
-            continue
-        targets = [target for target in _targets(build, matrix, name) if target[1].name == name]
-        for framework, backend, torch_release in targets:
-            _add(cells, refused, build, matrix, framework, backend, torch_release)
-        if not targets:
-            reason = f"no exact {name} build is in the matrix; [torch] 'stable-abi' gives one for every torch"
-            refused.append(Unbuildable(name, reason))
-    return cells, refused
+def minor_of(release: str) -> Version:
+    """The minor series of a release: "2.15.0" gives (2, 15)."""
+    major, minor, *_ = release.split(".")
+    return int(major), int(minor)
 
 
-def _targets(build: BuildFile, matrix: Matrix, name: str) -> Iterator[tuple[Framework, Backend, str | None]]:
-    """What to bind to, where, and the torch release whose headers do it, for the backend called `name`."""
-    if build.framework.kind == "tvm-ffi":
-        for backend in matrix.tvm_ffi.backends:
-            yield Framework("tvm-ffi", matrix.tvm_ffi.version), backend, None
-        return
-    target = (build.framework.stable_abi or {}).get(name)
-    if target is not None:
-        for backend in matrix.stable_backends:
-            yield Framework("torch-stable-abi", target), backend, matrix.stable_headers
-    for torch in matrix.torch:
-        for backend in torch.backends:
-            yield Framework("torch", torch.minor, torch.cxx11_abi), backend, torch.release
+def _torch_release(table: Mapping[str, Any]) -> TorchRelease:
+    oldest, newest = table["python"].split("-")
+    wheels = []
+    for arch in ("x86_64", "aarch64"):
+        if wheel := table.get(arch):
+            cuda = _pair(wheel["cuda"]) if "cuda" in wheel else None
+            wheels.append(TorchWheel(arch, cuda, wheel["cxx11-abi"]))
+    return TorchRelease(table["release"], (_pair(oldest), _pair(newest)), tuple(wheels))
 
 
-def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """The cells whose names match any of the globs (`*`, `?`, `[…]`, `{a,b}`), in plan order; all without one.
-
-    Raises:
-        UsageError: a pattern matches nothing.
-    """
-    if not patterns:
-        return list(cells)
-    chosen = set()
-    for pattern in patterns:
-        matched = {str(c) for c in cells if any(fnmatch.fnmatchcase(str(c), p) for p in expand(pattern))}
-        if not matched:
-            names = ", ".join(str(cell) for cell in cells) or "none"
-            raise UsageError(f"--select {pattern!r} matches no cell; the cells are: {names}")
-        chosen |= matched
-    return [cell for cell in cells if str(cell) in chosen]
+def _cuda_release(version: str, table: Mapping[str, Any]) -> CudaRelease:
+    debian = _debian(table["debian"]) if "debian" in table else None
+    headers, supported, capabilities = (tuple(table[key]) for key in ("headers", "supported", "capabilities"))
+    return CudaRelease(_pair(version), tuple(table["packages"]), debian, headers, supported, capabilities)
 
 
-def expand(pattern: str) -> list[str]:
-    """Expand shell braces: `torch2{7,8}-*` gives `torch27-*` and `torch28-*`."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [full for part in match[1].split(",") for full in expand(head + part + tail)]
+def _debian(table: Mapping[str, Any]) -> DebianPackages:
+    return DebianPackages(table["suite"], table["component"], tuple(table["packages"]))
 
 
-def _add(
-    cells: list[Cell],
-    refused: list[Unbuildable],
-    build: BuildFile,
-    matrix: Matrix,
-    framework: Framework,
-    backend: Backend,
-    torch_release: str | None,
-) -> None:
-    variant = Variant(framework, backend, matrix.platform)
-    low, high = build.framework.minver, build.framework.maxver
-    version = framework.version if framework.name == "torch" else None
-    if version is not None and ((low and version < low) or (high and version > high)):
-        refused.append(Unbuildable(str(variant), "outside build.toml's [torch] minver and maxver"))
-        return
-    components = [c for c in build.components if c.backend == backend.name]
-    wanted = {name for component in components for name in component.depends} - {"torch"}
-    for name in sorted(wanted - matrix.libraries.keys()):
-        reason = f"no PyPI package holds the headers of {name}; there are: {', '.join(matrix.libraries)}"
-        refused.append(Unbuildable(str(variant), reason))
-        return
-    packages = tuple(matrix.libraries[name].package for name in sorted(wanted))
-    if framework.name == "tvm-ffi":
-        packages += (matrix.tvm_ffi.headers, matrix.tvm_ffi.symbols)
-    if backend.name != "cuda":
-        cells.append(Cell(variant, torch_release, _stable(framework), None, (), packages))
-        return
-    assert backend.version is not None  # cuda backends are versioned by the grammar
-    low, high = build.general.cuda_minver, build.general.cuda_maxver
-    if (low and backend.version < low) or (high and backend.version > high):
-        refused.append(Unbuildable(str(variant), "outside build.toml's [general.cuda] minver and maxver"))
-        return
-    cuda = matrix.cuda[backend.version]
-    archs, problems = cuda_capabilities(components, cuda)
-    refused += [Unbuildable(str(variant), problem) for problem in problems]
-    if archs:
-        cells.append(Cell(variant, torch_release, _stable(framework), cuda, archs, packages))
+def _target(name: str) -> Target:
+    backend, arch = name.split("-")
+    return Target(parse_backend(backend), arch)
 
 
-def _stable(framework: Framework) -> tuple[int, int] | None:
-    return framework.version if framework.name == "torch-stable-abi" else None
-
-
-def _pair(version: str) -> tuple[int, int]:
+def _pair(version: str) -> Version:
     major, minor = version.split(".")
     return int(major), int(minor)
 

@@ -174,7 +174,8 @@ def _gencode(capabilities: Sequence[str]) -> list[str]:
 
 def _prefix_maps(build: BuildFile, tools: Toolchain, source: Source) -> list[str]:
     """No path of this machine in the object: each folder that the source can see gets a name."""
-    places = {build.folder: build.general.name, INCLUDE: "include"}
+    # The compiler's own headers: those of a cross compiler lie in the cache, not under /usr.
+    places = {build.folder: build.general.name, INCLUDE: "include", tools.compiler.path.parents[1]: "gcc"}
     for name in dict.fromkeys(source.depends):
         folders = tools.includes.get(name, ())
         places |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}

@@ -102,7 +102,8 @@ def main() -> int:
 def run(state: Path, max_tokens: int) -> list[Row]:
     """All steps in order; returns the table's rows."""
     rows = []
-    select = "*" if Path("/proc/driver/nvidia/version").exists() else "*cpu*"
+    backends = "{cpu,cu130}" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+    select = f"torch{{-stable-abi*,213-*}}-{backends}-x86_64-*"
     for name in KERNELS:
         say(f"Compile {name} from source, audit it, package it")
         arguments = (

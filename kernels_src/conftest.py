@@ -85,7 +85,7 @@ def built_package(source: Path, kind: str, out: Path) -> Path:
     given = os.environ.get("KHUB_KERNEL_BUILD")
     if given:
         return Path(given) / source.name
-    select = "torch-stable-abi*-cpu-*" if kind == "cpu" else "torch-stable-abi*-cu*"
+    select = "torch-stable-abi*-cpu-x86_64-*" if kind == "cpu" else "torch-stable-abi*-cu130-x86_64-*"
     run([sys.executable, "-m", "hub_loader", "build", str(source), "--select", select, "--out", str(out)])
     return out
 

@@ -67,7 +67,8 @@ def world(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> World:
     dist = tmp_path_factory.mktemp("dist")
     world = World(hub.url, hub.token("org"), dist, {})
     for name in KERNELS:
-        arguments = ["build", ROOT / "kernels_src" / name, "--select", "*cpu*", "--out", dist / name]
+        select = "torch{-stable-abi*,213-*}-cpu-x86_64-*"
+        arguments = ["build", ROOT / "kernels_src" / name, "--select", select, "--out", dist / name]
         run([*KHUB, *arguments])
         environment = world.environment(tmp_path_factory.mktemp("publisher"), HF_TOKEN=world.token)
         done = run([*KHUB, "publish", dist / name, f"org/{name}", "--json"], environment)
@@ -209,7 +210,7 @@ def test_stock_kernels_client_loads_our_package_and_gets_the_reference_result(
 def test_build_of_the_cuda_variant_of_each_kernel_compiles_four_archs_without_a_gpu(
     tmp_path: Path, name: str
 ) -> None:
-    run([*KHUB, "build", ROOT / "kernels_src" / name, "--select", "*cu130*", "--out", tmp_path])
+    run([*KHUB, "build", ROOT / "kernels_src" / name, "--select", "*cu130-x86_64*", "--out", tmp_path])
     index = json.loads((tmp_path / "index.json").read_text())
     assert index["variants"]["torch-stable-abi210-cu130-x86_64-linux"]["backend"] == {
         "type": "cuda",

@@ -8,8 +8,12 @@
 #ifdef __cplusplus
 #include <cstddef>
 
+// The old ABI's strings share one empty representation, told apart by its address: a copy of it in a kernel
+// would be freed by torch. They have no newer members to avoid, so they stay in the shared library too.
+#if _GLIBCXX_USE_CXX11_ABI
 #undef _GLIBCXX_EXTERN_TEMPLATE
 #define _GLIBCXX_EXTERN_TEMPLATE 0
+#endif
 #include <string>
 
 #undef _GLIBCXX_EXTERN_TEMPLATE

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .pins import Pins, read_lock
+
 _STALE_SECONDS = 24 * 3600
 
 
@@ -26,10 +28,16 @@ def default_root() -> Path:
 
 
 class ToolchainCache:
-    """Parts by name and key; `provide` makes what is missing."""
+    """Parts by name and key; `provide` makes what is missing.
 
-    def __init__(self, root: Path | None = None) -> None:
+    What is fetched to make them is checked against `pins`, the committed lock unless told otherwise. Files
+    fetched whole are kept in `downloads` for a day, so that an interrupted download is continued.
+    """
+
+    def __init__(self, root: Path | None = None, pins: Pins | None = None) -> None:
         self.root = root or default_root()
+        self.pins = pins or read_lock()
+        self.downloads = self.root / "downloads"
 
     def provide(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of part `name`, made by `make(folder)` unless one with the same `key` exists.
@@ -78,8 +86,8 @@ class ToolchainCache:
         return self.root / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
     def _drop_stale(self) -> None:
-        """Remove what a killed process left behind a day or more ago."""
-        for path in self.root.glob(".tmp-*"):
+        """Remove what a killed process left behind, and what was downloaded, a day or more ago."""
+        for path in (*self.root.glob(".tmp-*"), *self.downloads.glob("*")):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)

@@ -43,7 +43,15 @@ def find_compiler() -> HostCompiler:
         raise ToolchainError(
             f"no C++ compiler {name!r}: install g++ (Debian: apt-get install g++) or set CXX"
         )
-    path = Path(found)
+    return ask_compiler(Path(found))
+
+
+def ask_compiler(path: Path) -> HostCompiler:
+    """Who the compiler at `path` is.
+
+    Raises:
+        ToolchainError: it is not gcc, too old, or does not run.
+    """
     version = _ask(path, "-dumpfullversion")
     if not version.split(".")[0].isdigit() or int(version.split(".")[0]) < _OLDEST_GCC:
         raise ToolchainError(

@@ -8,26 +8,49 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from hub_loader.errors import ToolchainError
 
 
+class NoSuchWheelError(ToolchainError):
+    """The index was reached and has no wheel that fits."""
+
+
 @dataclass(frozen=True)
 class WheelLocation:
-    """Where pip would take a wheel from, and the SHA-256 the index states for the whole file."""
+    """Where pip would take a wheel from, the SHA-256 the index states for the whole file, what it requires."""
 
     url: str
     version: str
     sha256: str | None
+    requires: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The wheel's file name."""
+        return unquote(PurePosixPath(urlsplit(self.url).path).name)
 
 
-def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocation:
-    """Where pip would get `requirement` for another interpreter, e.g. python="3.11", platform="manylinux_2_28_x86_64".
+# Of what is fetched through pip nothing depends on it; every package of the matrix has wheels for this one.
+ANY_PYTHON = "3.11"
+
+
+def locate_wheel(requirement: str, *, platform: str, python: str = ANY_PYTHON) -> WheelLocation:
+    """Where pip would get `requirement` for another interpreter, e.g. platform="manylinux_2_28_x86_64".
 
     Raises:
-        ToolchainError: the index has no such wheel, or cannot be reached.
+        NoSuchWheelError: the index has no such wheel.
+        ToolchainError: it cannot be reached.
     """
+    return locate_wheels([requirement], platform=platform, python=python)[0]
+
+
+def locate_wheels(
+    requirements: Sequence[str], *, platform: str, python: str = ANY_PYTHON
+) -> list[WheelLocation]:
+    """As `locate_wheel`, of several requirements, in no particular order."""
     # --target is what lets pip resolve for a foreign interpreter; --dry-run keeps it from being written.
     options = [
         "--dry-run",
@@ -41,14 +64,39 @@ def locate_wheel(requirement: str, *, python: str, platform: str) -> WheelLocati
     ]
     foreign = ["--only-binary=:all:", "--python-version", python]
     foreign += [option for tag in _compatible(platform) for option in ("--platform", tag)]
-    report = json.loads(_pip(["install", *options, *foreign, requirement], requirement))
-    item = report["install"][0]
-    info = item["download_info"]
-    return WheelLocation(
-        url=info["url"],
-        version=item["metadata"]["version"],
-        sha256=info.get("archive_info", {}).get("hashes", {}).get("sha256"),
-    )
+    report = json.loads(_pip(["install", *options, *foreign, *requirements], " ".join(requirements)))
+    return [
+        WheelLocation(
+            url=item["download_info"]["url"],
+            version=item["metadata"]["version"],
+            sha256=item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256"),
+            requires=tuple(item["metadata"].get("requires_dist", ())),
+        )
+        for item in report["install"]
+    ]
+
+
+def available_versions(package: str) -> list[str]:
+    """Every version of `package` that the index has wheels of for the running interpreter, newest first.
+
+    Raises:
+        ToolchainError: the index has none, or cannot be reached.
+    """
+    answer = _pip(["index", "versions", package], package)
+    listed = re.search(r"^Available versions: (.+)$", answer, re.MULTILINE)
+    if listed is None:
+        raise ToolchainError(f"pip lists no versions of {package}: update pip")
+    return listed[1].split(", ")
+
+
+def install_into(folder: Path, requirements: Sequence[str]) -> None:
+    """Unpack exactly `requirements`, for the running interpreter and without their dependencies, into `folder`.
+
+    Raises:
+        ToolchainError: the index lacks one, or cannot be reached.
+    """
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-compile", "--target", str(folder)]
+    _pip(["install", *options, *requirements], " ".join(requirements))
 
 
 def _compatible(platform: str) -> list[str]:
@@ -57,17 +105,8 @@ def _compatible(platform: str) -> list[str]:
     if match is None:
         return [platform]
     newest, arch = int(match[1]), match[2]
-    return [*(f"manylinux_2_{minor}_{arch}" for minor in range(newest, 4, -1)), f"manylinux2014_{arch}"]
-
-
-def install_into(folder: Path, requirements: Sequence[str]) -> None:
-    """Unpack exactly `requirements`, without their dependencies, into `folder`.
-
-    Raises:
-        ToolchainError: the index lacks one, or cannot be reached.
-    """
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-compile", "--target", str(folder)]
-    _pip(["install", *options, *requirements], " ".join(requirements))
+    tags = [f"manylinux_2_{minor}_{arch}" for minor in range(newest, 4, -1)]
+    return [*tags, *(f"manylinux{year}_{arch}" for year in ("2014", "2010", "1"))]
 
 
 def _pip(arguments: list[str], what: str) -> str:
@@ -77,7 +116,6 @@ def _pip(arguments: list[str], what: str) -> str:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
             "see pip's output"
         ]
-        raise ToolchainError(
-            f"pip cannot provide {what}: {lines[-1]}; check the network and pip's index settings"
-        )
+        kind = NoSuchWheelError if "No matching distribution" in done.stderr else ToolchainError
+        raise kind(f"pip cannot provide {what}: {lines[-1]}; check the network and pip's index settings")
     return done.stdout

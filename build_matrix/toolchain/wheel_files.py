@@ -10,25 +10,25 @@ from tqdm import tqdm
 from hub_loader.errors import ToolchainError
 
 from .cache import ToolchainCache
+from .pins import digest_of_members
 from .pip import locate_wheel
 from .ranged import open_source, read_members, safe_path
 
 _FORMAT = 1
-# Headers and plain C libraries do not depend on it; every package of the matrix has wheels for this one.
-_PYTHON = "3.11"
 
 
 def wheel_files(cache: ToolchainCache, requirement: str, arch: str, folders: Sequence[str]) -> Path:
     """A folder that holds `folders` of the wheel of `requirement` (e.g. "nvidia-cublas==13.1.0.3").
 
     Raises:
-        ToolchainError: no such wheel, it lacks one of the folders, or the index cannot be reached.
+        ToolchainError: no such wheel, it lacks one of the folders or is not as locked, or the index cannot be
+            reached.
     """
     name, _, version = requirement.partition("==")
     prefixes = tuple(f"{folder}/" for folder in folders)
 
     def fetch(staging: Path) -> None:
-        wheel = locate_wheel(requirement, python=_PYTHON, platform=f"manylinux_2_28_{arch}")
+        wheel = locate_wheel(requirement, platform=f"manylinux_2_28_{arch}")
         bar = tqdm(desc=f"{name} {version}", unit="B", unit_scale=True, disable=None, leave=False)
         with open_source(wheel.url) as source, bar:
 
@@ -36,10 +36,12 @@ def wheel_files(cache: ToolchainCache, requirement: str, arch: str, folders: Seq
                 bar.total = total
                 bar.update(done - bar.n)
 
-            for member, content in read_members(source, lambda m: m.startswith(prefixes), progress):
-                path = staging / safe_path(member)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+            members = dict(read_members(source, lambda m: m.startswith(prefixes), progress))
+        cache.pins.check(f"members of {wheel.name}: {' '.join(folders)}", digest_of_members(members.items()))
+        for member, content in members.items():
+            path = staging / safe_path(member)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         for folder in folders:
             if not (staging / folder).is_dir():
                 raise ToolchainError(f"{wheel.url} holds no {folder}: correct matrix.toml")

@@ -1,0 +1,193 @@
+"""Which variants a kernel is built in, and a reason for each that is not.
+
+`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure.
+
+    [torch] with stable-abi   one stable-ABI variant for each of the matrix's targets. Exact builds exist for the
+                              torch releases from that ABI on, but only on request: the stable ones serve them all.
+    [torch] without           an exact variant for each torch release: CPU, and CUDA where torch's wheel has it.
+    [tvm-ffi]                 one variant for each of the matrix's targets.
+    [torch-noarch]            one variant for each backend.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hub_loader.errors import UsageError
+from hub_loader.variant import Backend, Framework, Platform, Variant, Version
+
+from .build_toml import BuildFile
+from .capabilities import check_capabilities, cuda_capabilities
+from .contradictions import COMPILED_BACKENDS, check_components
+from .matrix import Cell, Matrix, TorchWheel, Unbuildable
+from .noarch import noarch_variants
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A variant before the kernel's bounds are applied, and the torch release whose headers would compile it."""
+
+    framework: Framework
+    backend: Backend
+    arch: str
+    torch_release: str | None
+    on_request: bool = False
+
+
+def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable]]:
+    """The cells of one kernel, in a fixed order, and what it wants that cannot be built here.
+
+    Raises:
+        BuildConfigError: the kernel contradicts itself, or asks for what no compiler here knows.
+    """
+    if build.framework.kind == "torch-noarch":
+        return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+    check_components(build)
+    check_capabilities(build, matrix.cuda.values())
+    cells: list[Cell] = []
+    refused: list[Unbuildable] = []
+    for name in build.general.backends:
+        if name not in COMPILED_BACKENDS:
+            refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
+            continue
+        target = (build.framework.stable_abi or {}).get(name)
+        for candidate in _candidates(build, matrix, target):
+            if candidate.backend.name != name:
+                continue
+            variant = Variant(candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os))
+            reason = _too_old(candidate, target) or _reason_against(build, matrix, variant)
+            if reason is not None:
+                refused.append(Unbuildable(str(variant), reason))
+                continue
+            cell, problems = _cell(build, matrix, variant, candidate)
+            refused += [Unbuildable(str(variant), problem) for problem in problems]
+            if cell is not None:
+                cells.append(cell)
+    return cells, refused
+
+
+def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells whose names match any of the globs (`*`, `?`, `[…]`, `{a,b}`), in plan order.
+
+    Cells on request are among them only where the glob itself names torch releases: it begins with "torch2",
+    or with "torch" and a wildcard for a digit. Without globs: every cell that is not on request.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    if not patterns:
+        return [cell for cell in cells if not cell.on_request]
+    chosen = set()
+    for pattern in patterns:
+        matched = {str(cell) for cell in cells if any(_matches(cell, glob) for glob in expand(pattern))}
+        if not matched:
+            names = ", ".join(str(cell) for cell in cells) or "none"
+            raise UsageError(f"--select {pattern!r} matches no cell; the cells are: {names}")
+        chosen |= matched
+    return [cell for cell in cells if str(cell) in chosen]
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand shell braces: `torch2{7,8}-*` gives `torch27-*` and `torch28-*`."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [full for part in match[1].split(",") for full in expand(head + part + tail)]
+
+
+def compiler_version(installed: Version, compilers: Iterable[Version]) -> Version | None:
+    """The CUDA to compile with for a torch that brings `installed`: the newest of its major that is not newer."""
+    usable = [version for version in compilers if version[0] == installed[0] and version <= installed]
+    return max(usable, default=None)
+
+
+def _matches(cell: Cell, glob: str) -> bool:
+    if cell.on_request and not re.match(r"torch[^-*]", glob):
+        return False
+    return fnmatch.fnmatchcase(str(cell), glob)
+
+
+def _candidates(build: BuildFile, matrix: Matrix, target: Version | None) -> Iterator[_Candidate]:
+    if build.framework.kind == "tvm-ffi":
+        framework = Framework("tvm-ffi", matrix.tvm_ffi.version)
+        for place in matrix.tvm_ffi.targets:
+            yield _Candidate(framework, place.backend, place.arch, None)
+        return
+    if target is not None:
+        framework = Framework("torch-stable-abi", target)
+        for place in matrix.stable_targets:
+            yield _Candidate(framework, place.backend, place.arch, matrix.stable_headers)
+    for torch in matrix.torch:
+        for wheel in torch.wheels:
+            framework = Framework("torch", torch.minor, wheel.cxx11_abi)
+            for backend in _backends(wheel, matrix):
+                yield _Candidate(framework, backend, wheel.arch, torch.release, target is not None)
+
+
+def _backends(wheel: TorchWheel, matrix: Matrix) -> Iterator[Backend]:
+    yield Backend("cpu")
+    if wheel.cuda is not None:
+        version = compiler_version(wheel.cuda, matrix.cuda)
+        assert version is not None  # a test asserts it of every line of the matrix
+        yield Backend("cuda", version)
+
+
+def _too_old(candidate: _Candidate, target: Version | None) -> str | None:
+    version = candidate.framework.version
+    if target is None or candidate.framework.name != "torch" or version is None or version >= target:
+        return None
+    return (
+        f"the binding is written against torch's stable ABI of {target[0]}.{target[1]}, which torch "
+        f"{version[0]}.{version[1]} does not have; a binding without stable-abi builds for it"
+    )
+
+
+def _reason_against(build: BuildFile, matrix: Matrix, variant: Variant) -> str | None:
+    """Why the kernel's own bounds or dependencies rule a variant out, or None."""
+    framework, backend = variant.framework, variant.backend
+    if framework.name == "torch" and not _within(
+        framework.version, build.framework.minver, build.framework.maxver
+    ):
+        return "outside build.toml's [torch] minver and maxver"
+    for name in _dependencies(build, backend):
+        if name not in matrix.libraries:
+            return f"no PyPI package holds the headers of {name}; there are: {', '.join(matrix.libraries)}"
+    general = build.general
+    if backend.name == "cuda" and not _within(backend.version, general.cuda_minver, general.cuda_maxver):
+        return "outside build.toml's [general.cuda] minver and maxver"
+    return None
+
+
+def _cell(
+    build: BuildFile, matrix: Matrix, variant: Variant, candidate: _Candidate
+) -> tuple[Cell | None, list[str]]:
+    """The cell, None if nothing could be compiled for it, and what it is built without."""
+    framework = variant.framework
+    packages = tuple(matrix.libraries[name].package for name in _dependencies(build, variant.backend))
+    if framework.name == "tvm-ffi":
+        packages += (matrix.tvm_ffi.headers, matrix.tvm_ffi.symbols)
+    cuda = None
+    archs: tuple[str, ...] = ()
+    problems: list[str] = []
+    if variant.backend.version is not None:
+        cuda = matrix.cuda[variant.backend.version]
+        archs, problems = cuda_capabilities([c for c in build.components if c.backend == "cuda"], cuda)
+        if not archs:
+            return None, problems
+    stable = framework.version if framework.name == "torch-stable-abi" else None
+    release = candidate.torch_release
+    return Cell(variant, release, stable, cuda, archs, packages, candidate.on_request), problems
+
+
+def _dependencies(build: BuildFile, backend: Backend) -> list[str]:
+    """What the backend's components depend on beside torch."""
+    components = [c for c in build.components if c.backend == backend.name]
+    return sorted({name for component in components for name in component.depends} - {"torch"})
+
+
+def _within(version: Version | None, low: Version | None, high: Version | None) -> bool:
+    return version is None or not ((low and version < low) or (high and version > high))
