@@ -115,7 +115,9 @@ def test_plan_outside_the_kernels_cuda_bounds_says_why() -> None:
 def test_left_out_groups_variants_by_reason() -> None:
     lines = list(left_out(REFUSED))
     assert len(lines) == 5  # one for each torch from 2.5 to 2.9
-    assert lines[0].startswith("3 variants, torch25-cxx98-cpu-x86_64-linux to torch25-cxx98-cu124-x86_64-linux: ")
+    assert lines[0].startswith(
+        "3 variants, torch25-cxx98-cpu-x86_64-linux to torch25-cxx98-cu124-x86_64-linux: "
+    )
 
 
 def test_select_with_braces_and_stars_keeps_plan_order() -> None:

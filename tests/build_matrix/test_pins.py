@@ -80,7 +80,9 @@ def test_download_continues_the_partial_file_of_a_killed_process(serve: type[Ser
 def test_download_of_a_file_that_is_there_asks_nobody(serve: type[Server], tmp_path: Path) -> None:
     server = serve()
     pins = Lock({"file.bin": DIGEST})
-    assert download(server.url, "file.bin", tmp_path, pins) == download(server.url, "file.bin", tmp_path, pins)
+    assert download(server.url, "file.bin", tmp_path, pins) == download(
+        server.url, "file.bin", tmp_path, pins
+    )
     assert len(server.ranges) == 1
 
 
