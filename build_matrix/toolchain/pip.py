@@ -64,7 +64,9 @@ def locate_wheels(
     ]
     foreign = ["--only-binary=:all:", "--python-version", python]
     foreign += [option for tag in _compatible(platform) for option in ("--platform", tag)]
-    report = json.loads(_pip(["install", *options, *foreign, *requirements], " ".join(requirements)))
+    # "==2.13.0" would also take 2.13.0+cpu, another wheel with other headers, where an index has it.
+    exactly = [re.sub(r"(?<!=)==(?!=)", "===", requirement) for requirement in requirements]
+    report = json.loads(_pip(["install", *options, *foreign, *exactly], " ".join(requirements)))
     return [
         WheelLocation(
             url=item["download_info"]["url"],

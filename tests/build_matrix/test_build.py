@@ -216,3 +216,23 @@ def test_build_of_the_cuda_variant_needs_no_gpu_and_holds_the_archs_it_claims(tm
     library = read_library(out / "build" / CUDA / f"{variant.id}.abi3.so")
     assert library.capabilities == ("8.0", "9.0+PTX")
     assert "libcudart.so.13" in library.needed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("select", "machine", "needed"),
+    [
+        ("*stable*cpu-aarch64*", "EM_AARCH64", "libc.so.6"),
+        ("*stable*cu130-aarch64*", "EM_AARCH64", "libcudart.so.13"),
+        ("*stable*cu124-x86_64*", "EM_X86_64", "libcudart.so.12"),
+    ],
+)
+def test_build_for_another_arch_and_for_cuda_12_keeps_its_promises(
+    tmp_path: Path, select: str, machine: str, needed: str
+) -> None:
+    out = tmp_path / "package"
+    khub("build", TINY, "--select", select, "--out", out)
+    library = read_library(next(out.rglob("*.abi3.so")))
+    assert library.machine == machine
+    assert needed in library.needed
+    assert "keeps its promises" in khub("audit", out).stdout
