@@ -13,7 +13,8 @@ from test_audit import GOOD
 
 from build_matrix.audit import Promise, read_library, violations
 from build_matrix.build_toml import read_build_file
-from build_matrix.matrix import plan, read_matrix
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan
 from hub_loader.manifest import parse_index
 from hub_loader.variant import parse_variant
 

@@ -10,7 +10,8 @@ import pytest
 
 from build_matrix.build_toml import read_build_file
 from build_matrix.init import create_project
-from build_matrix.matrix import plan, read_matrix
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan
 from hub_loader.errors import InvalidKernelError, UsageError
 
 

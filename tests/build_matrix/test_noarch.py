@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from build_matrix.build_toml import read_build_file
-from build_matrix.matrix import plan, read_matrix
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan
 from hub_loader.manifest import parse_index, parse_metadata
 
 TINY = Path(__file__).parent / "kernels" / "tiny-noarch"

@@ -11,8 +11,9 @@ from build_matrix.build import build_cell, toolchain
 from build_matrix.build_toml import read_build_file
 from build_matrix.compile import Compiled, compile_cell, ninja_file
 from build_matrix.jobs import GIB, Limits, available_memory, limits
-from build_matrix.matrix import plan, read_matrix, select
+from build_matrix.matrix import read_matrix
 from build_matrix.objects import object_key, reachable
+from build_matrix.plan import plan, select
 from build_matrix.provenance import Provenance, kernel_id
 from build_matrix.toolchain.cache import ToolchainCache
 from build_matrix.toolchain.host import find_compiler

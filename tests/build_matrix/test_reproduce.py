@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from build_matrix.build_toml import read_build_file
-from build_matrix.matrix import plan, read_matrix
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan
 from build_matrix.reproduce import compare
 from build_matrix.toolchain.cache import ToolchainCache
 from hub_loader.errors import AuditError
