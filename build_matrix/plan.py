@@ -54,9 +54,11 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
             refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
             continue
         target = (build.framework.stable_abi or {}).get(name)
-        for candidate in _candidates(build, matrix, target):
-            if candidate.backend.name != name:
-                continue
+        candidates = [c for c in _candidates(build, matrix, target) if c.backend.name == name]
+        if not candidates:
+            reason = f"no exact {name} build is in the matrix; [torch] 'stable-abi' gives one for every torch"
+            refused.append(Unbuildable(name, reason))
+        for candidate in candidates:
             variant = Variant(candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os))
             reason = _too_old(candidate, target) or _reason_against(build, matrix, variant)
             if reason is not None:

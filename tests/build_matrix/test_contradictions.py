@@ -127,13 +127,16 @@ def test_plan_of_a_library_that_pypi_lacks_refuses_that_backend_alone(kernel: Pa
     edit(kernel, 'backend = "cuda"\ndepends = []', 'backend = "cuda"\ndepends = ["cutlass_2_10"]')
     cells, refused = plan(read_build_file(kernel), MATRIX)
     assert {cell.variant.backend.name for cell in cells} == {"cpu"}
-    assert "no PyPI package holds the headers of cutlass_2_10; there are: cutlass_3_5" in refused[0].reason
+    reasons = {one.reason for one in refused if "cu130" in one.name}
+    assert any(
+        "no PyPI package holds the headers of cutlass_2_10; there are: cutlass_3_5" in r for r in reasons
+    )
 
 
 def test_plan_of_a_library_makes_its_release_part_of_the_cell(kernel: Path) -> None:
     edit(kernel, 'backend = "cuda"\ndepends = []', 'backend = "cuda"\ndepends = ["cutlass_3_6"]')
     cells, _ = plan(read_build_file(kernel), MATRIX)
-    assert [cell.packages for cell in cells if cell.cuda] == [("nvidia-cutlass==3.6.0.0",)]
+    assert {cell.packages for cell in cells if cell.cuda} == {("nvidia-cutlass==3.6.0.0",)}
 
 
 def test_capabilities_hold_for_each_component_and_older_cuda_leaves_components_out() -> None:

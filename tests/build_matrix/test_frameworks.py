@@ -74,7 +74,8 @@ def load(code: str, package: Path, *path: Path) -> str:
 
 def test_plan_of_a_tvm_ffi_kernel_names_the_series_and_refuses_other_backends() -> None:
     cells, refused = plan(read_build_file(KERNELS / "tiny-tvm"), MATRIX)
-    assert [(str(cell), cell.torch_release, len(cell.packages)) for cell in cells] == [(TVM_FFI, None, 2)]
+    assert TVM_FFI in map(str, cells)
+    assert {(cell.torch_release, len(cell.packages)) for cell in cells} == {(None, 2)}
     assert [one.name for one in refused] == ["xpu"]
 
 
