@@ -56,8 +56,8 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
         target = (build.framework.stable_abi or {}).get(name)
         candidates = [c for c in _candidates(build, matrix, target) if c.backend.name == name]
         if not candidates:
-            reason = f"no exact {name} build is in the matrix; [torch] 'stable-abi' gives one for every torch"
-            refused.append(Unbuildable(name, reason))
+            advice = "[torch] 'stable-abi' gives one for every torch"
+            refused.append(Unbuildable(name, f"no exact {name} build is in the matrix; {advice}"))
         for candidate in candidates:
             variant = Variant(candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os))
             reason = _too_old(candidate, target) or _reason_against(build, matrix, variant)
