@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from hub_loader.errors import ToolchainError
 from hub_loader.variant import Version
 
@@ -16,7 +18,7 @@ from .toolchain.pip import NoSuchWheelError, WheelLocation, available_versions, 
 # Interpreters worth asking for: none older than the oldest that a wheel of the matrix is for.
 _PYTHONS = tuple((3, minor) for minor in range(9, 20))
 _ARCHS = ("x86_64", "aarch64")
-_CUDA = re.compile(r"(?:cuda-toolkit(?:\[[^]]*\])?|nvidia-cuda-runtime(?:-cu\d+)?)\s*\(?==\s*(\d+)\.(\d+)")
+_CUDA = re.compile(r"cuda-toolkit|nvidia-cuda-runtime(-cu\d+)?")
 _END_OF_LIST = re.compile(r"^\]$", re.MULTILINE)
 
 
@@ -61,10 +63,21 @@ def line(release: str, pythons: Sequence[Version], requires: dict[str, tuple[str
     oldest, newest = (f"{major}.{minor}" for major, minor in (pythons[0], pythons[-1]))
     parts = [f'release = "{release}"', f'python = "{oldest}-{newest}"']
     for arch, requirements in requires.items():
-        cuda = next((match for text in requirements if (match := _CUDA.match(text))), None)
-        facts = [f'cuda = "{cuda[1]}.{cuda[2]}"'] if cuda else []
+        cuda = _cuda(requirements, arch)
+        facts = [] if cuda is None else [f'cuda = "{cuda[0]}.{cuda[1]}"']
         parts.append(f"{arch} = {{ {', '.join([*facts, 'cxx11-abi = true'])} }}")
     return f"    {{ {', '.join(parts)} }},"
+
+
+def _cuda(requirements: Iterable[str], arch: str) -> Version | None:
+    """The CUDA that a wheel requires on `arch`; a wheel's requirements name other machines' too."""
+    place = {"platform_machine": arch, "platform_system": "Linux", "sys_platform": "linux"}
+    for requirement in map(Requirement, requirements):
+        applies = requirement.marker is None or requirement.marker.evaluate({**place, "extra": ""})
+        if applies and _CUDA.fullmatch(requirement.name):
+            pin = next(iter(requirement.specifier)).version
+            return minor_of(pin)
+    return None
 
 
 def add_lines(lines: Sequence[str], path: Path = MATRIX_FILE) -> None:
