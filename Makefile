@@ -7,12 +7,15 @@ READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
 KERNELS := paged-attention rmsnorm-rotary quantized-matmul
 
-.PHONY: demo test fast lint format bench clean
+.PHONY: demo test test-all fast lint format bench clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
 
-test: lint ## every check: lint, types, all tests
+test: lint ## lint, types, and the tests but for the heaviest
+	$(BIN)/python -m pytest -m "not heavy"
+
+test-all: lint ## every test: also other archs, hollow torch, a cluster (fetches about a gigabyte)
 	$(BIN)/python -m pytest
 
 fast: $(READY) ## the tests that take under five minutes together

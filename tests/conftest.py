@@ -40,3 +40,11 @@ def start_hub() -> Iterator[StartHub]:
 def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """One registry for the whole run: take an organization or repository name of your own."""
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is heavy is slow as well, so that `-m "not slow"` leaves both out."""
+    for item in items:
+        if item.get_closest_marker("heavy"):
+            item.add_marker(pytest.mark.slow)

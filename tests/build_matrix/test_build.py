@@ -218,7 +218,7 @@ def test_build_of_the_cuda_variant_needs_no_gpu_and_holds_the_archs_it_claims(tm
     assert "libcudart.so.13" in library.needed
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("select", "machine", "needed"),
     [

@@ -113,7 +113,7 @@ def test_audit_of_a_tvm_ffi_library_refuses_torch_and_other_exports() -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_build_of_a_tvm_ffi_kernel_loads_on_the_oldest_and_newest_release(tmp_path: Path) -> None:
     build(KERNELS / "tiny-tvm", "*-cpu-*", tmp_path / "package")
     variant = parse_index((tmp_path / "package" / "index.json").read_bytes(), origin="").variants[TVM_FFI]
@@ -129,13 +129,13 @@ def test_build_of_a_tvm_ffi_kernel_loads_on_the_oldest_and_newest_release(tmp_pa
         assert f"{variant.id}.f {variant.id}::f" in said
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_build_of_an_aten_kernel_with_a_module_of_its_own_loads_on_its_torch(tmp_path: Path) -> None:
     build(KERNELS / "tiny-aten", EXACT, tmp_path / "package")
     assert "triple: x has 2 dimensions" in load(LOAD_ATEN, tmp_path / "package")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(EXAMPLES is None, reason="KHUB_HUB_EXAMPLES names no folder of kernels")
 @pytest.mark.parametrize(
     "name", ["extra-data", "relu", "relu-torch-stable-abi", "relu-triton", "relu-tvm-ffi", "silu-and-mul"]

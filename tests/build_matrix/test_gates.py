@@ -120,7 +120,7 @@ def child(variant: Path, *arguments: object) -> subprocess.CompletedProcess[str]
     return subprocess.run([*map(str, [*command, *arguments])], capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_build_with_load_proves_each_variant_in_hollow_torch(tmp_path: Path) -> None:
     done = khub("build", TINY, "--select", "torch-stable-*", "--load", "--json", "--out", tmp_path)
     cells = {cell["variant"]: cell for cell in json.loads(done.stdout)["cells"]}
@@ -133,7 +133,7 @@ def test_build_with_load_proves_each_variant_in_hollow_torch(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_audit_with_load_of_a_finished_package_runs_the_check_of_its_source(tmp_path: Path) -> None:
     khub("build", TINY, "--select", "torch213-*-cpu-*", "--out", tmp_path)
     audit = khub("audit", tmp_path, "--load", "--source", TINY)
@@ -141,7 +141,7 @@ def test_audit_with_load_of_a_finished_package_runs_the_check_of_its_source(tmp_
     assert "no operator was run" in khub("audit", tmp_path, "--load").stdout
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_build_with_load_whose_check_fails_packages_nothing(tmp_path: Path) -> None:
     kernel = Path(shutil.copytree(TINY, tmp_path / "tiny-relu"))
     (kernel / "tests" / "load_check.py").write_text(

@@ -55,7 +55,7 @@ def test_init_of_a_bad_name_or_place_says_so(tmp_path: Path) -> None:
         create_project("fused-thing", tmp_path / "missing")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_init_project_compiles_for_cuda(tmp_path: Path) -> None:
     project = create_project("fused-thing", tmp_path)
     build = [sys.executable, "-m", "hub_loader", "build", ".", "--select", "*cu130*"]

@@ -150,7 +150,7 @@ def test_compile_takes_what_another_variant_and_another_checkout_left(kernel: Pa
     assert kept == {"libraries", "objects"}  # nothing unfinished stays
 
 
-@pytest.mark.parametrize("variant", [STABLE, pytest.param(CUDA, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", [STABLE, pytest.param(CUDA, marks=pytest.mark.heavy)])
 def test_compile_in_another_store_gives_the_same_objects_and_libraries(tmp_path: Path, variant: str) -> None:
     def files(store: Path) -> dict[str, bytes]:
         compiled(TINY, variant, store)

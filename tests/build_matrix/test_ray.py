@@ -108,7 +108,7 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_build_on_a_cluster_survives_a_machine_that_is_killed_in_the_middle(
     cluster: Any, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ def test_add_lines_gives_a_matrix_with_the_release_and_all_else_as_it_was(tmp_pa
     assert (after.cuda, after.cross) == (before.cuda, before.cross)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_propose_for_a_release_that_the_matrix_has_gives_its_line() -> None:
     assert missing_releases(read_matrix()) == []
     assert propose("2.10.0") + "\n" in MATRIX_FILE.read_text(encoding="utf-8")

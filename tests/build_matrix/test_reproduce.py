@@ -43,7 +43,7 @@ def test_check_of_a_source_that_knows_its_own_time_names_the_file_and_the_sectio
     assert any(sentence.startswith("metadata.json differs") for sentence in row["differing"])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_check_of_every_variant_finds_the_same_bytes_and_writes_no_package(tmp_path: Path) -> None:
     done = khub("build", TINY, "--check", "--out", tmp_path / "package")
     assert done.stdout.count("5 files, twice the same bytes") == len(
