@@ -89,6 +89,8 @@ def violations(
         found.append(f"it carries the search path {library.runpath!r}")
     for symbol in library.undefined:
         known = _STABLE_C_SHIM.fullmatch(symbol) or symbol in (*_PYTHON_SYMBOLS, *_WEAK_RUNTIME)
+        if variant.python is not None:
+            known = known or symbol.startswith(("Py", "_Py"))
         if not known and not (variant.backend.name == "cuda" and symbol.startswith(("cuda", "__cuda"))):
             found.append(f"it needs the symbol {symbol}, which is in no stable ABI")
     if library.exported != (f"PyInit_{kernel_id}",):

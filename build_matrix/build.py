@@ -15,10 +15,11 @@ from .build_toml import BuildFile
 from .compile import Toolchain, compile_cell
 from .matrix import Cell, Matrix
 from .package import write_index, write_variant
-from .provenance import kernel_id, provenance
+from .provenance import kernel_id, library_name, provenance
 from .toolchain.cache import ToolchainCache
 from .toolchain.cuda import cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
+from .toolchain.python import python_sdk
 from .toolchain.stubs import system_stubs, torch_stubs
 from .toolchain.torch_sdk import torch_sdk
 
@@ -55,7 +56,7 @@ def build_cells(
         try:
             name = kernel_id(build, cell)
             work = cache.root / "objects" / f"{name}-{cell}"
-            reused = (work / f"{name}.abi3.so").is_file()
+            reused = (work / library_name(name, cell.variant)).is_file()
             library = compile_cell(build, cell, name, toolchain(cache, compiler, matrix, cell), work)
             audit(library, cell, name, matrix, (build.folder, cache.root, Path.home()))
             folder = write_variant(build, cell, name, library, out, origin)
@@ -70,11 +71,15 @@ def build_cells(
 
 def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cell: Cell) -> Toolchain:
     """Everything `cell` is compiled with, fetched or derived on first use."""
+    stubs = system_stubs(cache, compiler, matrix.baseline)
+    if cell.torch_release is None:
+        assert cell.variant.python is not None and cell.pybind11 is not None  # a cell without torch is Python's
+        return Toolchain(compiler, python_sdk(cache, cell.variant.python, cell.pybind11), stubs)
     sdk = torch_sdk(cache, cell.torch_release, matrix.platform.arch)
     return Toolchain(
         compiler=compiler,
         sdk=sdk,
-        system_stubs=system_stubs(cache, compiler, matrix.baseline),
+        system_stubs=stubs,
         torch_stubs=torch_stubs(cache, compiler, sdk, cell.stable_abi),
         cuda=None if cell.cuda is None else cuda_toolkit(cache, cell.cuda),
     )

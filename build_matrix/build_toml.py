@@ -1,7 +1,9 @@
 """Read `build.toml`: the Hub's own source format, edition 5, into frozen dataclasses.
 
 Every key is known here or refused by name, so a misspelt option never silently does nothing. The schema
-is that of the Hub's kernel-builder, edition 5; `path` members are relative to the kernel's folder.
+is that of the Hub's kernel-builder, edition 5; `path` members are relative to the kernel's folder. One table
+is ours and no other builder knows it: `[pybind11]` (src, include, cxx-flags, pyext), a binding to CPython's own
+ABI, built once for each interpreter and without torch.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ else:
 BUILD_FILE = "build.toml"
 EDITION = 5
 BACKENDS = ("cann", "cpu", "cuda", "metal", "neuron", "rocm", "tpu", "xpu")
-_FRAMEWORKS = ("torch", "torch-noarch", "tvm-ffi")
+_FRAMEWORKS = ("torch", "torch-noarch", "tvm-ffi", "pybind11")
+# Where the Python face of each kind lies; [torch-noarch] shares the folder of [torch].
+_FACE_FOLDERS = {"tvm-ffi": "tvm-ffi-ext", "pybind11": "pybind11-ext"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class General:
 
 @dataclass(frozen=True)
 class Framework:
-    """`[torch]`, `[torch-noarch]` or `[tvm-ffi]`: the binding and how its Python part is packed.
+    """`[torch]`, `[torch-noarch]`, `[tvm-ffi]` or `[pybind11]`: the binding and how its Python part is packed.
 
     `stable_abi` maps a backend to the oldest torch (major, minor) whose stable ABI the binding needs.
     """
@@ -94,9 +98,8 @@ class BuildFile:
 
     @property
     def python_sources(self) -> Path:
-        """The folder of the kernel's Python face, `torch-ext/<name>`."""
-        prefix = "tvm-ffi-ext" if self.framework.kind == "tvm-ffi" else "torch-ext"
-        return self.folder / prefix / self.general.python_name
+        """The folder of the kernel's Python face, e.g. `torch-ext/<name>`."""
+        return self.folder / _FACE_FOLDERS.get(self.framework.kind, "torch-ext") / self.general.python_name
 
 
 def read_build_file(folder: Path) -> BuildFile:
@@ -252,7 +255,7 @@ def _framework(kind: str, table: _Table) -> Framework:
     else:
         framework = Framework(
             kind,
-            src=table.strings("src", required=kind == "tvm-ffi"),
+            src=table.strings("src", required=kind in ("tvm-ffi", "pybind11")),
             include=table.strings("include"),
             pyext=pyext,
             cxx_flags=table.strings("cxx-flags"),
@@ -302,7 +305,7 @@ def _component(name: str, table: _Table) -> Component:
 
 
 def _check_sources(build: BuildFile, path: Path) -> None:
-    named = [(src, "torch") for src in build.framework.src]
+    named = [(src, build.framework.kind) for src in build.framework.src]
     named += [(src, f"kernel.{c.name}") for c in build.components for src in c.src]
     for src, where in named:
         if not (build.folder / src).is_file():

@@ -132,7 +132,8 @@ def _matrix(args: argparse.Namespace) -> int:
         return 0
     for cell in chosen:
         archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-        print(f"{cell!s:<44}  torch headers {cell.torch_release}{archs}")
+        headers = f"torch headers {cell.torch_release}" if cell.torch_release else cell.pybind11
+        print(f"{cell!s:<44}  {headers}{archs}")
     for unbuildable in refused:
         print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")
     return 0

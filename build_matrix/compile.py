@@ -19,8 +19,10 @@ from hub_loader.errors import BuildConfigError, CompileError
 
 from .build_toml import BuildFile, Component
 from .matrix import Cell
+from .provenance import library_name
 from .toolchain.cuda import CudaToolkit
 from .toolchain.host import HostCompiler
+from .toolchain.python import PythonSdk
 from .toolchain.stubs import target_define
 from .toolchain.torch_sdk import TorchSdk
 
@@ -32,13 +34,13 @@ _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Everything one cell is compiled with. `cuda` is None for a CPU cell."""
+    """Everything one cell is compiled with. `cuda` is None for a CPU cell, `torch_stubs` without torch."""
 
     compiler: HostCompiler
-    sdk: TorchSdk
+    sdk: TorchSdk | PythonSdk
     system_stubs: Path
-    torch_stubs: Path
-    cuda: CudaToolkit | None
+    torch_stubs: Path | None = None
+    cuda: CudaToolkit | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Source:
     path: Path
     include: tuple[Path, ...]
     flags: tuple[str, ...]
-    needs_torch: bool
+    needs_sdk: bool
 
 
 def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, folder: Path) -> Path:
@@ -59,7 +61,7 @@ def compile_cell(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain,
         BuildConfigError: a source of a kind that the cell's backend cannot compile.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{kernel_id}.abi3.so"
+    library = folder / library_name(kernel_id, cell.variant)
     _write_if_changed(folder / EXPORTS, f"{{ global: PyInit_{kernel_id}; local: *; }};\n")
     _write_if_changed(folder / "build.ninja", ninja_file(build, cell, kernel_id, tools, library.name))
     command = [sys.executable, "-m", "ninja", "-C", str(folder)]
@@ -99,7 +101,7 @@ def ninja_file(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain, o
     lines += _rule("link", _link(tools))
     objects = [str(tools.system_stubs / "compat.o")]
     for number, source in enumerate(sources(build, cell)):
-        include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_torch else ()))
+        include = (*source.include, INCLUDE, *(tools.sdk.include_dirs if source.needs_sdk else ()))
         flags = _shell([*(f"-I{path}" for path in include), *source.flags])
         objects.append(f"{number}-{source.path.stem}.o")
         rule = "nvcc" if source.path.suffix == ".cu" else "cxx"
@@ -115,7 +117,7 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
         BuildConfigError: nothing to compile, or a file that the backend cannot compile.
     """
     backend = cell.variant.backend.name
-    framework = Component("torch", backend, build.framework.src, ("torch",), build.framework.include)
+    framework = Component("binding", backend, build.framework.src, (), build.framework.include)
     units = []
     for component in (framework, *(c for c in build.components if c.backend == backend)):
         flags = build.framework.cxx_flags if component is framework else component.cxx_flags
@@ -129,13 +131,16 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
                     f"{build.folder / name}: a {backend} variant cannot compile {suffix!r} files"
                 )
             extra = component.cuda_flags if suffix == ".cu" else flags
-            units.append(Source(build.folder / name, include, extra, "torch" in component.depends))
+            needs_sdk = component is framework or "torch" in component.depends
+            units.append(Source(build.folder / name, include, extra, needs_sdk))
     if not units:
         raise BuildConfigError(f"{build.folder}: build.toml names no source for {backend}; add [kernel.NAME]")
     return units
 
 
 def _defines(cell: Cell, kernel_id: str) -> list[str]:
+    if cell.torch_release is None:
+        return [f"-DEXTENSION_NAME={kernel_id}", "-DCPU_KERNEL"]
     abi = 0 if cell.variant.framework.cxx11_abi is False else 1
     gpu = ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
     return [
@@ -166,15 +171,18 @@ def _link(tools: Toolchain) -> list[str | Path]:
     command: list[str | Path] = [tools.compiler.path, "-shared", "-nodefaultlibs", "$in", "-o", "$out"]
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
-    command += ["-Wl,-z,defs,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
-    command += [tools.torch_stubs / "libtorch_cpu.so", tools.torch_stubs / "libtorch_cuda.so"]
+    command += ["-Wl,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
+    if tools.torch_stubs is not None:
+        command += ["-Wl,-z,defs", tools.torch_stubs / "libtorch_cpu.so", tools.torch_stubs / "libtorch_cuda.so"]
+    # Without torch, CPython's symbols stay open, as the interpreter has them; the audit refuses any other.
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]
     return [*command, *stubs, *loader, *([nonshared] if nonshared else []), "-lgcc"]
 
 
 def _prefix_maps(build: BuildFile, tools: Toolchain) -> list[str]:
-    places = {build.folder: build.general.name, tools.sdk.root: "sdk", INCLUDE: "include"}
+    places = {build.folder: build.general.name, INCLUDE: "include"}
+    places |= {path: f"sdk{number}" for number, path in enumerate(tools.sdk.include_dirs)}
     if tools.cuda is not None:
         places[tools.cuda.root] = "cuda"
     return [f"-ffile-prefix-map={path}={name}" for path, name in places.items()]

@@ -1,6 +1,7 @@
 """The matrix: which variants a kernel is built in, as data, and a reason for each that is not.
 
-`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure.
+`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure, but for
+[pybind11] kernels: which interpreters' headers are on this machine is looked up.
 """
 
 from __future__ import annotations
@@ -60,12 +61,21 @@ class TorchRelease:
 
 
 @dataclass(frozen=True)
+class Pybind11:
+    """The interpreters (cp311, …) that pybind11 bindings are built for, and the pinned requirement of its headers."""
+
+    package: str
+    pythons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """`matrix.toml`, parsed."""
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
     stable_backends: tuple[Backend, ...]
+    pybind11: Pybind11
     cuda: Mapping[tuple[int, int], CudaRelease]
     platform: Platform
     baseline: Baseline
@@ -75,14 +85,16 @@ class Matrix:
 class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
-    `stable_abi` is the oldest torch (major, minor) targeted, None for an exact build.
+    `stable_abi` is the oldest torch (major, minor) targeted, None for an exact build. Without torch,
+    `torch_release` is None and `pybind11` the requirement of the headers that compile the binding.
     """
 
     variant: Variant
-    torch_release: str
-    stable_abi: tuple[int, int] | None
-    cuda: CudaRelease | None
-    capabilities: tuple[str, ...]
+    torch_release: str | None
+    stable_abi: tuple[int, int] | None = None
+    cuda: CudaRelease | None = None
+    capabilities: tuple[str, ...] = ()
+    pybind11: str | None = None
 
     def __str__(self) -> str:
         return str(self.variant)
@@ -111,6 +123,7 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
         ),
         stable_headers=data["stable-abi"]["headers"],
         stable_backends=tuple(parse_backend(b) for b in data["stable-abi"]["backends"]),
+        pybind11=Pybind11(data["pybind11"]["package"], tuple(data["pybind11"]["pythons"])),
         cuda=cuda,
         platform=Platform(platform["arch"], platform["os"]),
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
@@ -119,6 +132,10 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
 
 def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable]]:
     """The cells of one kernel, in a fixed order, and what it wants that cannot be built here."""
+    if build.framework.kind == "pybind11":
+        from .python_cells import plan_python  # it imports the types above
+
+        return plan_python(build, matrix)
     if build.framework.kind != "torch":
         reason = f"[{build.framework.kind}] kernels are not built by this version; use [torch]"
         return [], [Unbuildable(build.framework.kind, reason)]

@@ -1,6 +1,6 @@
 """Lay a built library out as the Hub's package: variant folder, metadata, index.
 
-    OUT/build/<variant>/__init__.py, _ops.py, <id>.abi3.so, <name>/__init__.py, metadata.json
+    OUT/build/<variant>/__init__.py, _ops.py, <library>.so, <name>/__init__.py, metadata.json
     OUT/index.json
 
 A variant is staged beside its place and renamed, the index written last: a reader of OUT sees the old
@@ -66,6 +66,12 @@ globals().update({{name: value for name, value in vars(_package).items() if not 
 '''
 
 
+_PYTHON_OPS = '''"""The functions of this build's library, under its unique name."""
+
+from . import {id} as ops  # noqa: F401
+'''
+
+
 def write_variant(
     build: BuildFile, cell: Cell, kernel_id: str, library: Path, out: Path, origin: Provenance
 ) -> Path:
@@ -76,11 +82,12 @@ def write_variant(
     try:
         for source in _python_files(build):
             _write(staging / source.relative_to(build.python_sources), source.read_bytes())
-        _write(staging / "_ops.py", _OPS.format(id=kernel_id).encode())
+        ops = _OPS if cell.variant.framework.name != "none" else _PYTHON_OPS
+        _write(staging / "_ops.py", ops.format(id=kernel_id).encode())
         _write(
             staging / build.general.python_name / "__init__.py", _COMPATIBILITY.format(id=kernel_id).encode()
         )
-        _write(staging / f"{kernel_id}.abi3.so", library.read_bytes())
+        _write(staging / library.name, library.read_bytes())
         digest = {path: entry.sha256 for path, entry in file_entries(staging).items()}
         general = build.general
         backend = cell.variant.backend.name
