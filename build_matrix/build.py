@@ -73,7 +73,9 @@ def toolchain(cache: ToolchainCache, compiler: HostCompiler, matrix: Matrix, cel
     """Everything `cell` is compiled with, fetched or derived on first use."""
     stubs = system_stubs(cache, compiler, matrix.baseline)
     if cell.torch_release is None:
-        assert cell.variant.python is not None and cell.pybind11 is not None  # a cell without torch is Python's
+        assert (
+            cell.variant.python is not None and cell.pybind11 is not None
+        )  # a cell without torch is Python's
         return Toolchain(compiler, python_sdk(cache, cell.variant.python, cell.pybind11), stubs)
     sdk = torch_sdk(cache, cell.torch_release, matrix.platform.arch)
     return Toolchain(

@@ -173,7 +173,11 @@ def _link(tools: Toolchain) -> list[str | Path]:
     command += [f"-Wl,--version-script={EXPORTS}"]
     command += ["-Wl,-z,noexecstack,-z,relro,-z,now,--as-needed,--build-id=sha1,-s"]
     if tools.torch_stubs is not None:
-        command += ["-Wl,-z,defs", tools.torch_stubs / "libtorch_cpu.so", tools.torch_stubs / "libtorch_cuda.so"]
+        command += [
+            "-Wl,-z,defs",
+            tools.torch_stubs / "libtorch_cpu.so",
+            tools.torch_stubs / "libtorch_cuda.so",
+        ]
     # Without torch, CPython's symbols stay open, as the interpreter has them; the audit refuses any other.
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]

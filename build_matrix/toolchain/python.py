@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def python_sdk(cache: ToolchainCache, tag: str, requirement: str) -> PythonSdk:
     return PythonSdk(tag, headers, cache.provide("pybind11", requirement, fetch) / "pybind11" / "include")
 
 
-@lru_cache(maxsize=None)
+@cache
 def python_headers(tag: str) -> tuple[Path, ...]:
     """The header folders of an interpreter of `tag` on this machine, the first found.
 

@@ -1,12 +1,13 @@
 // Python's objects to plain buffers and back. Integers come as a list or tuple, or as a one-dimensional array of
-// any integer type; whatever else is refused rather than rounded.
+// an integer type that int64 holds; whatever else is refused rather than rounded.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "csrc/cpu/hash.h"
@@ -16,6 +17,22 @@ namespace py = pybind11;
 
 namespace batch_planner {
 namespace {
+
+int64_t integer(PyObject* object, const char* name) {
+  py::object kept;  // an __index__ is the caller's code and may drop the object
+  if (!PyLong_Check(object)) {
+    if (!PyIndex_Check(object)) throw py::type_error(std::string(name) + ": expected an integer");
+    kept = py::reinterpret_borrow<py::object>(object);
+  }
+  const int64_t value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+py::sequence sequence(const py::object& object, const char* name) {
+  if (!PySequence_Check(object.ptr())) throw py::type_error(std::string(name) + ": expected a sequence");
+  return py::reinterpret_borrow<py::sequence>(object);
+}
 
 // Calls take(i, value) for the integers [from, to) of an array, list or tuple. Throws when it is none, or shorter.
 class Integers {
@@ -28,8 +45,7 @@ class Integers {
     array_ = py::array::ensure(object);
     if (!py::isinstance<py::array>(object) || array_.ndim() != 1) refuse();
     const char kind = array_.dtype().kind();
-    if (kind != 'i' && kind != 'u') refuse();
-    // No value of another integer type but uint64's upper half is changed by this, and that half is negative then.
+    if (kind != 'i' && (kind != 'u' || array_.itemsize() == 8)) refuse();
     if (!py::isinstance<py::array_t<int32_t>>(array_)) array_ = py::array_t<int64_t, py::array::forcecast>(array_);
     size_ = array_.shape(0);
   }
@@ -39,11 +55,15 @@ class Integers {
   template <typename Take>
   void read(int64_t from, int64_t to, Take take) const {
     if (!array_) {
-      for (int64_t i = from; i < to; ++i) take(i, number(PySequence_Fast_GET_ITEM(object_.ptr(), i)));
+      for (int64_t i = from; i < to; ++i) {
+        // An item's __index__ may have shortened the list.
+        if (i >= PySequence_Fast_GET_SIZE(object_.ptr())) throw py::index_error(std::string(name_) + " got shorter");
+        take(i, integer(PySequence_Fast_GET_ITEM(object_.ptr(), i), name_));
+      }
     } else if (array_.itemsize() == 4) {
-      for (int64_t i = from; i < to; ++i) take(i, *static_cast<const int32_t*>(array_.data(i)));
+      for (int64_t i = from; i < to; ++i) take(i, load<int32_t>(i));
     } else {
-      for (int64_t i = from; i < to; ++i) take(i, *static_cast<const int64_t*>(array_.data(i)));
+      for (int64_t i = from; i < to; ++i) take(i, load<int64_t>(i));
     }
   }
 
@@ -54,15 +74,15 @@ class Integers {
   }
 
  private:
-  int64_t number(PyObject* item) const {
-    if (!PyLong_Check(item) && !PyIndex_Check(item)) refuse();
-    const int64_t value = PyLong_AsLongLong(item);
-    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  template <typename T>
+  T load(int64_t i) const {
+    T value;
+    std::memcpy(&value, array_.data(i), sizeof(T));  // a view's elements may be unaligned
     return value;
   }
 
   [[noreturn]] void refuse() const {
-    throw py::type_error(std::string(name_) + " must be integers: a list, a tuple or a 1-D array of an integer type");
+    throw py::type_error(std::string(name_) + ": expected integers in a list, a tuple or a 1-D array (no uint64)");
   }
 
   py::object object_;
@@ -95,22 +115,26 @@ void copy_table(const Integers& table, size_t sequence, int64_t blocks, int64_t 
   std::memset(row + blocks, 0, static_cast<size_t>(width - blocks) * sizeof(int32_t));
 }
 
-py::tuple plan_step(py::handle seq_lens, py::handle query_lens, py::sequence block_tables, int64_t block_size,
-                    std::optional<int64_t> max_blocks, std::optional<py::sequence> tokens,
-                    std::optional<int64_t> token_budget) {
-  const Share share =
-      share_budget(Integers(seq_lens, "seq_lens").all(), Integers(query_lens, "query_lens").all(), block_size,
-                   token_budget.value_or(std::numeric_limits<int64_t>::max()));
+py::tuple plan_step(const py::object& seq_lens, const py::object& query_lens, const py::object& block_tables,
+                    const py::object& block_tokens, const py::object& max_blocks, const py::object& tokens,
+                    const py::object& token_budget) {
+  const int64_t block_size = integer(block_tokens.ptr(), "block_size");
+  const Share share = share_budget(
+      Integers(seq_lens, "seq_lens").all(), Integers(query_lens, "query_lens").all(), block_size,
+      token_budget.is_none() ? std::numeric_limits<int64_t>::max() : integer(token_budget.ptr(), "token_budget"));
   const size_t count = share.chunks.size();
-  if (block_tables.size() != count || (tokens && tokens->size() != count)) {
+  const py::sequence block_lists = sequence(block_tables, "block_tables");
+  const bool gather = !tokens.is_none();
+  const py::sequence token_lists = gather ? sequence(tokens, "tokens") : py::sequence(py::tuple());
+  if (block_lists.size() != count || (gather && token_lists.size() != count)) {
     throw py::value_error("plan_step: block_tables, and tokens where given, need one entry per sequence");
   }
-  const int64_t width = max_blocks.value_or(share.widest);
+  const int64_t width = max_blocks.is_none() ? share.widest : integer(max_blocks.ptr(), "max_blocks");
   if (width < share.widest) {
     throw py::value_error("plan_step: a sequence needs " + std::to_string(share.widest) + " blocks, max_blocks is " +
                           std::to_string(width));
   }
-  auto token_ids = buffer<int64_t>(tokens ? share.tokens : 0);
+  auto token_ids = buffer<int64_t>(gather ? share.tokens : 0);
   auto positions = buffer<int64_t>(share.tokens);
   auto slots = buffer<int64_t>(share.tokens);
   py::array_t<int32_t> tables({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(width)});
@@ -122,12 +146,12 @@ py::tuple plan_step(py::handle seq_lens, py::handle query_lens, py::sequence blo
   for (size_t i = 0; i < count; ++i) {
     const Chunk& chunk = share.chunks[i];
     int32_t* table = tables.mutable_data() + i * width;
-    const py::object blocks = block_tables[i];
+    const py::object blocks = block_lists[i];
     copy_table(Integers(blocks, "block_tables' entries"), i, chunk.blocks, width, table);
     place(chunk, table, block_size, positions.mutable_data() + row, slots.mutable_data() + row);
     bool complete = chunk.end == chunk.length;
-    if (tokens) {
-      const py::object held = (*tokens)[i];
+    if (gather) {
+      const py::object held = token_lists[i];
       const Integers ids(held, "tokens' entries");
       if (ids.size() < chunk.end) {
         refuse(i, "has " + std::to_string(ids.size()) + " tokens and a length of " + std::to_string(chunk.end));
@@ -143,7 +167,7 @@ py::tuple plan_step(py::handle seq_lens, py::handle query_lens, py::sequence blo
   }
   auto sample_rows = buffer<int64_t>(sampled.size());
   std::copy(sampled.begin(), sampled.end(), sample_rows.mutable_data());
-  return py::make_tuple(tokens ? py::object(token_ids) : py::none(), positions, slots, tables, ends, starts,
+  return py::make_tuple(gather ? py::object(token_ids) : py::none(), positions, slots, tables, ends, starts,
                         sample_rows);
 }
 
@@ -155,7 +179,9 @@ Hash words(const py::bytes& text, const char* name) {
   return hash;
 }
 
-py::list hash_blocks(py::handle token_ids, int64_t block_size, const py::bytes& key, const py::bytes& parent) {
+py::list hash_blocks(const py::object& token_ids, const py::object& block_tokens, const py::bytes& key,
+                     const py::bytes& parent) {
+  const int64_t block_size = integer(block_tokens.ptr(), "block_size");
   if (block_size < 1) throw py::value_error("hash_blocks: block_size must be at least 1");
   const std::vector<int64_t> tokens = Integers(token_ids, "token_ids").all();
   const Hash secret = words(key, "seed");

@@ -20,14 +20,15 @@ Share share_budget(const std::vector<int64_t>& seq_lens, const std::vector<int64
     throw std::invalid_argument("plan_step: " + std::to_string(seq_lens.size()) + " seq_lens and " +
                                 std::to_string(query_lens.size()) + " query_lens: give one of each per sequence");
   }
-  if (block_size < 1) {
-    throw std::invalid_argument("plan_step: block_size is " + std::to_string(block_size) + ", expected at least 1");
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (block_size < 1 || block_size > kMost) {
+    throw std::invalid_argument("plan_step: block_size is " + std::to_string(block_size) +
+                                ": expected 1 <= block_size < 2^31");
   }
   if (token_budget < 0) {
     throw std::invalid_argument("plan_step: token_budget is " + std::to_string(token_budget) +
                                 ", expected at least 0");
   }
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   Share share;
   share.chunks.reserve(seq_lens.size());
   for (size_t i = 0; i < seq_lens.size(); ++i) {
