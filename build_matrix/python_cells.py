@@ -9,15 +9,15 @@ from hub_loader.variant import Backend, Framework, Variant
 
 from .build_toml import BuildFile
 from .matrix import Cell, Matrix, Unbuildable
-from .toolchain.python import python_headers
+from .toolchain.python import find_interpreter
 
 
 def plan_python(
-    build: BuildFile, matrix: Matrix, headers: Callable[[str], object] = python_headers
+    build: BuildFile, matrix: Matrix, find: Callable[[str], object] = find_interpreter
 ) -> tuple[list[Cell], list[Unbuildable]]:
     """The cells of a `[pybind11]` kernel, and those it cannot have here with the reason.
 
-    `headers(tag)` raises ToolchainError for an interpreter whose headers cannot be had; by default it
+    `find(tag)` raises ToolchainError for an interpreter whose headers cannot be had; by default it
     looks at this machine.
     """
     cells: list[Cell] = []
@@ -29,7 +29,7 @@ def plan_python(
         for tag in matrix.pybind11.pythons:
             variant = Variant(Framework("none"), Backend(backend), matrix.platform, tag)
             try:
-                headers(tag)
+                find(tag)
             except ToolchainError as error:
                 refused.append(Unbuildable(str(variant), str(error)))
             else:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hub_loader.errors import ToolchainError
 
@@ -37,10 +36,18 @@ print(json.dumps({"tag": tag, "include": [paths["include"], paths["platinclude"]
 
 
 @dataclass(frozen=True)
-class PythonSdk:
-    """Folders of CPython's and pybind11's headers for one interpreter tag."""
+class Interpreter:
+    """A Python: `tag` such as cp311, None for one whose ABI is not that of CPython with the GIL."""
 
-    tag: str
+    path: Path
+    tag: str | None
+    include: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class PythonSdk:
+    """Folders of CPython's headers, of one minor release, and of pybind11's."""
+
     python: tuple[Path, ...]
     pybind11: Path
 
@@ -55,19 +62,21 @@ def python_sdk(cache: ToolchainCache, tag: str, requirement: str) -> PythonSdk:
     Raises:
         ToolchainError: no interpreter of that tag with headers here, or the index lacks pybind11.
     """
-    headers = python_headers(tag)
+    interpreter = find_interpreter(tag)
 
     def fetch(folder: Path) -> None:
         install_into(folder, [requirement])
         if not (folder / "pybind11" / "include" / "pybind11" / "numpy.h").is_file():
             raise ToolchainError(f"the package {requirement} holds no pybind11 headers: use another index")
 
-    return PythonSdk(tag, headers, cache.provide("pybind11", requirement, fetch) / "pybind11" / "include")
+    return PythonSdk(
+        interpreter.include, cache.provide("pybind11", requirement, fetch) / "pybind11" / "include"
+    )
 
 
 @cache
-def python_headers(tag: str) -> tuple[Path, ...]:
-    """The header folders of an interpreter of `tag` on this machine, the first found.
+def find_interpreter(tag: str) -> Interpreter:
+    """An interpreter of `tag` on this machine that has its headers, the first found.
 
     Raises:
         ToolchainError: none is here, or none has its headers.
@@ -77,14 +86,13 @@ def python_headers(tag: str) -> tuple[Path, ...]:
         raise ToolchainError(f"{tag} is not the tag of a CPython with the GIL, such as cp311")
     release = f"{match[1]}.{match[2]}"
     headless: Path | None = None
-    for interpreter in _candidates(release):
-        found = _probe(interpreter)
-        if found is None or found["tag"] != tag:
+    for path in _candidates(release):
+        found = _probe(path)
+        if found is None or found.tag != tag:
             continue
-        include = tuple(dict.fromkeys(Path(path) for path in found["include"]))
-        if (include[0] / "Python.h").is_file():
-            return include
-        headless = interpreter
+        if (found.include[0] / "Python.h").is_file():
+            return found
+        headless = path
     if headless is not None:
         raise ToolchainError(f"{headless} is there without its headers: install python{release}-dev")
     raise ToolchainError(
@@ -106,15 +114,13 @@ def _candidates(release: str) -> Iterator[Path]:
         yield from sorted(root.glob(f"*/bin/{name}"))
 
 
-def _probe(interpreter: Path) -> dict[str, Any] | None:
-    """What an interpreter says of itself; None where it does not run, as a version manager's shim may not."""
+def _probe(path: Path) -> Interpreter | None:
+    """What an interpreter says of itself; None where none answers: a version manager's shim may not run."""
     try:
         done = subprocess.run(
-            [interpreter, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_SECONDS
+            [path, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_SECONDS
         )
-    except (OSError, subprocess.TimeoutExpired):
+        answer = json.loads(done.stdout)
+        return Interpreter(path, answer["tag"], tuple(dict.fromkeys(map(Path, answer["include"]))))
+    except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError):
         return None
-    if done.returncode:
-        return None
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer

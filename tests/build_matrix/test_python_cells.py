@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,7 +38,7 @@ print(json.dumps([loaded.variant, [a.tolist() for a in plan], [h.hex() for h in 
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
-    python.python_headers.cache_clear()
+    python.find_interpreter.cache_clear()
 
 
 def build(out: Path, *selected: str) -> dict[str, str]:
@@ -65,7 +66,7 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 
 
 def test_plan_of_a_pybind11_kernel_gives_a_cell_for_each_interpreter() -> None:
-    cells, refused = plan_python(BUILD, MATRIX, headers=lambda tag: None)
+    cells, refused = plan_python(BUILD, MATRIX, find=lambda tag: None)
     assert [str(cell) for cell in cells] == [f"cp3{minor}-cpu-x86_64-linux" for minor in range(10, 15)]
     assert {(cell.torch_release, cell.pybind11) for cell in cells} == {(None, MATRIX.pybind11.package)}
     assert refused == []
@@ -73,11 +74,11 @@ def test_plan_of_a_pybind11_kernel_gives_a_cell_for_each_interpreter() -> None:
 
 
 def test_plan_where_an_interpreter_is_missing_says_why_and_keeps_the_others() -> None:
-    def headers(tag: str) -> None:
+    def find(tag: str) -> None:
         if tag == "cp312":
             raise ToolchainError("no Python 3.12 is here")
 
-    cells, refused = plan_python(BUILD, MATRIX, headers)
+    cells, refused = plan_python(BUILD, MATRIX, find)
     assert len(cells) == len(MATRIX.pybind11.pythons) - 1
     assert [(u.name, u.reason) for u in refused] == [("cp312-cpu-x86_64-linux", "no Python 3.12 is here")]
 
@@ -88,9 +89,9 @@ def test_plan_of_a_pybind11_kernel_for_cuda_says_why_not() -> None:
 
 
 def test_headers_of_the_running_interpreter_are_those_of_its_version() -> None:
-    include = python.python_headers(HERE)
+    include = python.find_interpreter(HERE).include
     text = (include[0] / "patchlevel.h").read_text()
-    assert f"#define PY_MINOR_VERSION\t{sys.version_info.minor}\n" in text
+    assert re.search(rf"#define PY_MINOR_VERSION\s+{sys.version_info.minor}\n", text)
 
 
 def test_headers_where_no_interpreter_is_say_what_to_install(
@@ -98,7 +99,7 @@ def test_headers_where_no_interpreter_is_say_what_to_install(
 ) -> None:
     nowhere_else(monkeypatch, tmp_path)
     with pytest.raises(ToolchainError, match=r"no Python 3\.7 is here: install it with its headers"):
-        python.python_headers("cp37")
+        python.find_interpreter("cp37")
 
 
 @pytest.mark.parametrize("script", ["exit 127", f"exec {sys.executable} -c 'print(0)'", "echo nonsense"])
@@ -108,7 +109,7 @@ def test_headers_of_what_is_no_such_interpreter_are_refused(
     fake_python(tmp_path, "3.7", script)
     nowhere_else(monkeypatch, tmp_path)
     with pytest.raises(ToolchainError, match="no Python 3.7 is here"):
-        python.python_headers("cp37")
+        python.find_interpreter("cp37")
 
 
 def test_headers_of_an_interpreter_without_them_say_what_to_install(
@@ -117,24 +118,32 @@ def test_headers_of_an_interpreter_without_them_say_what_to_install(
     answer = json.dumps({"tag": "cp37", "include": [str(tmp_path / "include")]})
     headless = fake_python(tmp_path, "3.7", f"echo '{answer}'")
     nowhere_else(monkeypatch, tmp_path)
-    with pytest.raises(ToolchainError, match=f"{headless} is there without its headers: install python3.7-dev"):
-        python.python_headers("cp37")
+    with pytest.raises(
+        ToolchainError, match=f"{headless} is there without its headers: install python3.7-dev"
+    ):
+        python.find_interpreter("cp37")
 
 
 def test_headers_of_a_free_threaded_tag_are_refused() -> None:
     with pytest.raises(ToolchainError, match="cp313t is not the tag of a CPython with the GIL"):
-        python.python_headers("cp313t")
+        python.find_interpreter("cp313t")
 
 
 def test_library_name_tells_which_interpreters_load_it() -> None:
-    assert library_name("_a_cpu_1", parse_variant("torch-stable-abi210-cpu-x86_64-linux")) == "_a_cpu_1.abi3.so"
+    assert (
+        library_name("_a_cpu_1", parse_variant("torch-stable-abi210-cpu-x86_64-linux")) == "_a_cpu_1.abi3.so"
+    )
     exact = library_name("_a_cpu_1", parse_variant("cp312-cpu-aarch64-linux"))
     assert exact == "_a_cpu_1.cpython-312-aarch64-linux-gnu.so"
 
 
 def test_build_file_with_a_pybind11_table_needs_sources(tmp_path: Path) -> None:
-    (tmp_path / "build.toml").write_text((PLANNER / "build.toml").read_text().replace("src = [\"py", "sources = [\"py"))
-    with pytest.raises(BuildConfigError, match=r"\[pybind11\] unknown key 'sources'|\[pybind11\] the key 'src'"):
+    (tmp_path / "build.toml").write_text(
+        (PLANNER / "build.toml").read_text().replace('src = ["py', 'sources = ["py')
+    )
+    with pytest.raises(
+        BuildConfigError, match=r"\[pybind11\] unknown key 'sources'|\[pybind11\] the key 'src'"
+    ):
         read_build_file(tmp_path)
 
 
@@ -157,7 +166,9 @@ def test_audit_of_a_python_variant_lets_pythons_symbols_through_and_no_other() -
         return violations(library, parse_variant(name), "_k", MATRIX.baseline, ())
 
     symbols = ("PyList_Append", "_Py_Dealloc", "gettid")
-    assert found("cp311-cpu-x86_64-linux", *symbols) == ["it needs the symbol gettid, which is in no stable ABI"]
+    assert found("cp311-cpu-x86_64-linux", *symbols) == [
+        "it needs the symbol gettid, which is in no stable ABI"
+    ]
     assert len(found("torch-stable-abi210-cpu-x86_64-linux", *symbols)) == 3
 
 
@@ -169,7 +180,7 @@ def test_a_package_of_every_interpreter_here_loads_in_each_of_them_without_torch
     answers = []
     for variant in built:
         tag = variant.split("-")[0]
-        interpreter = python.find_interpreter(tag)
+        interpreter = python.find_interpreter(tag).path
         environment = tmp_path / tag
         subprocess.run([interpreter, "-m", "venv", environment], check=True)
         pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "numpy", "packaging"]
