@@ -124,7 +124,11 @@ def _matrix(args: argparse.Namespace) -> int:
     chosen = select(cells, args.select)
     if args.json:
         rows = [
-            {"variant": str(c), "headers": c.torch_release, "capabilities": list(c.capabilities)}
+            {
+                "variant": str(c),
+                "headers": c.torch_release or c.python_release,
+                "capabilities": list(c.capabilities),
+            }
             for c in chosen
         ]
         left_out = [{"name": u.name, "reason": u.reason} for u in refused]
@@ -132,7 +136,9 @@ def _matrix(args: argparse.Namespace) -> int:
         return 0
     for cell in chosen:
         archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
-        headers = f"torch headers {cell.torch_release}" if cell.torch_release else cell.pybind11
+        headers = f"torch headers {cell.torch_release}"
+        if cell.torch_release is None:
+            headers = f"Python headers {cell.python_release}, {cell.pybind11}"
         print(f"{cell!s:<44}  {headers}{archs}")
     for unbuildable in refused:
         print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")

@@ -86,7 +86,8 @@ class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
     `stable_abi` is the oldest torch (major, minor) targeted, None for an exact build. Without torch,
-    `torch_release` is None and `pybind11` the requirement of the headers that compile the binding.
+    `torch_release` is None, `python_release` the CPython whose headers compile the binding, e.g. "3.11.7", and
+    `pybind11` the requirement of the other ones.
     """
 
     variant: Variant
@@ -94,6 +95,7 @@ class Cell:
     stable_abi: tuple[int, int] | None = None
     cuda: CudaRelease | None = None
     capabilities: tuple[str, ...] = ()
+    python_release: str | None = None
     pybind11: str | None = None
 
     def __str__(self) -> str:

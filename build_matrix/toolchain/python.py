@@ -31,16 +31,21 @@ tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
     tag = None
 paths = sysconfig.get_paths()
-print(json.dumps({"tag": tag, "include": [paths["include"], paths["platinclude"]]}))
+version = sys.version.split()[0]
+print(json.dumps({"tag": tag, "version": version, "include": [paths["include"], paths["platinclude"]]}))
 """
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python: `tag` such as cp311, None for one whose ABI is not that of CPython with the GIL."""
+    """A Python: its tag, such as cp311, and version, such as 3.11.7.
+
+    `tag` is None where the ABI is not that of CPython with the GIL.
+    """
 
     path: Path
     tag: str | None
+    version: str
     include: tuple[Path, ...]
 
 
@@ -121,6 +126,7 @@ def _probe(path: Path) -> Interpreter | None:
             [path, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_SECONDS
         )
         answer = json.loads(done.stdout)
-        return Interpreter(path, answer["tag"], tuple(dict.fromkeys(map(Path, answer["include"]))))
+        include = tuple(dict.fromkeys(map(Path, answer["include"])))
+        return Interpreter(path, answer["tag"], answer["version"], include)
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError):
         return None

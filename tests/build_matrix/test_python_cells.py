@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,16 @@ from pathlib import Path
 import pytest
 
 from build_matrix.audit import Library, read_library, violations
+from build_matrix.build import toolchain
 from build_matrix.build_toml import read_build_file
-from build_matrix.matrix import plan, read_matrix
-from build_matrix.provenance import library_name
+from build_matrix.compile import compile_cell
+from build_matrix.matrix import plan, read_matrix, select
+from build_matrix.provenance import kernel_id, library_name
 from build_matrix.python_cells import plan_python
 from build_matrix.toolchain import python
+from build_matrix.toolchain.cache import ToolchainCache
+from build_matrix.toolchain.host import find_compiler
+from build_matrix.toolchain.python import Interpreter
 from hub_loader.errors import BuildConfigError, ToolchainError
 from hub_loader.variant import parse_variant
 
@@ -66,17 +72,20 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 
 
 def test_plan_of_a_pybind11_kernel_gives_a_cell_for_each_interpreter() -> None:
-    cells, refused = plan_python(BUILD, MATRIX, find=lambda tag: None)
+    cells, refused = plan_python(BUILD, MATRIX, find=lambda tag: Interpreter(Path(), tag, "3.9.9", ()))
     assert [str(cell) for cell in cells] == [f"cp3{minor}-cpu-x86_64-linux" for minor in range(10, 15)]
-    assert {(cell.torch_release, cell.pybind11) for cell in cells} == {(None, MATRIX.pybind11.package)}
+    assert {(cell.torch_release, cell.python_release, cell.pybind11) for cell in cells} == {
+        (None, "3.9.9", MATRIX.pybind11.package)
+    }
     assert refused == []
     assert f"{HERE}-cpu-x86_64-linux" in map(str, plan(BUILD, MATRIX)[0])
 
 
 def test_plan_where_an_interpreter_is_missing_says_why_and_keeps_the_others() -> None:
-    def find(tag: str) -> None:
+    def find(tag: str) -> Interpreter:
         if tag == "cp312":
             raise ToolchainError("no Python 3.12 is here")
+        return Interpreter(Path(), tag, "3.9.9", ())
 
     cells, refused = plan_python(BUILD, MATRIX, find)
     assert len(cells) == len(MATRIX.pybind11.pythons) - 1
@@ -115,7 +124,7 @@ def test_headers_of_what_is_no_such_interpreter_are_refused(
 def test_headers_of_an_interpreter_without_them_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = json.dumps({"tag": "cp37", "include": [str(tmp_path / "include")]})
+    answer = json.dumps({"tag": "cp37", "version": "3.7.1", "include": [str(tmp_path / "include")]})
     headless = fake_python(tmp_path, "3.7", f"echo '{answer}'")
     nowhere_else(monkeypatch, tmp_path)
     with pytest.raises(
@@ -170,6 +179,17 @@ def test_audit_of_a_python_variant_lets_pythons_symbols_through_and_no_other() -
         "it needs the symbol gettid, which is in no stable ABI"
     ]
     assert len(found("torch-stable-abi210-cpu-x86_64-linux", *symbols)) == 3
+
+
+@pytest.mark.slow
+def test_build_in_another_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    cache, compiler, libraries = ToolchainCache(), find_compiler(), []
+    for folder in (PLANNER, Path(shutil.copytree(PLANNER, tmp_path / "copy"))):
+        source = read_build_file(folder)
+        (cell,) = select(plan(source, MATRIX)[0], [f"{HERE}-*"])
+        tools, work = toolchain(cache, compiler, MATRIX, cell), tmp_path / f"work{len(libraries)}"
+        libraries.append(compile_cell(source, cell, kernel_id(source, cell), tools, work).read_bytes())
+    assert libraries[0] == libraries[1]
 
 
 @pytest.mark.slow
