@@ -28,7 +28,7 @@ from .cache import ToolchainCache
 from .host import HostCompiler
 from .torch_sdk import TorchSdk
 
-_FORMAT = 3
+_FORMAT = 4
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _SYSTEM = (
     "libc.so.6",
