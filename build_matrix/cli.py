@@ -148,7 +148,7 @@ def _matrix(args: argparse.Namespace) -> int:
             {
                 "kernel": str(path),
                 "variant": str(c),
-                "headers": c.torch_release,
+                "headers": c.torch_release or c.python_release,
                 "capabilities": list(c.capabilities),
             }
             for path, cells in chosen.items()
@@ -167,6 +167,8 @@ def _matrix(args: argparse.Namespace) -> int:
         for cell in chosen[path]:
             archs = f"  sm {', '.join(cell.capabilities)}" if cell.capabilities else ""
             release = "" if cell.torch_release is None else f"  torch headers {cell.torch_release}"
+            if cell.python_release is not None:
+                release = f"  Python headers {cell.python_release}, {cell.pybind11}"
             print(f"{cell!s:<44}{release}{archs}".rstrip())
         for unbuildable in refused:
             print(f"{unbuildable.name:<44}  left out: {unbuildable.reason}")

@@ -1,6 +1,7 @@
 """The matrix: which variants a kernel is built in, as data, and a reason for each that is not.
 
-`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure.
+`matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure, but for
+[pybind11] kernels: which interpreters' headers are on this machine is looked up.
 """
 
 from __future__ import annotations
@@ -87,6 +88,14 @@ class HeaderLibrary:
 
 
 @dataclass(frozen=True)
+class Pybind11:
+    """The interpreters (cp311, …) that pybind11 bindings are built for, and the pinned requirement of its headers."""
+
+    package: str
+    pythons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """`matrix.toml`, parsed."""
 
@@ -95,6 +104,7 @@ class Matrix:
     stable_backends: tuple[Backend, ...]
     tvm_ffi: TvmFfiRelease
     libraries: Mapping[str, HeaderLibrary]
+    pybind11: Pybind11
     cuda: Mapping[tuple[int, int], CudaRelease]
     platform: Platform
     baseline: Baseline
@@ -105,15 +115,19 @@ class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
     `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
-    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those.
+    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those. For one
+    interpreter, `python_release` is the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11`
+    the requirement of the other ones.
     """
 
     variant: Variant
     torch_release: str | None
-    stable_abi: tuple[int, int] | None
-    cuda: CudaRelease | None
-    capabilities: tuple[str, ...]
+    stable_abi: tuple[int, int] | None = None
+    cuda: CudaRelease | None = None
+    capabilities: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    python_release: str | None = None
+    pybind11: str | None = None
 
     def __str__(self) -> str:
         return str(self.variant)
@@ -150,6 +164,7 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
             tuple(parse_backend(b) for b in tvm_ffi["backends"]),
         ),
         libraries={name: HeaderLibrary(**table) for name, table in data["libraries"].items()},
+        pybind11=Pybind11(data["pybind11"]["package"], tuple(data["pybind11"]["pythons"])),
         cuda=cuda,
         platform=Platform(platform["arch"], platform["os"]),
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
@@ -164,6 +179,10 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
     """
     if build.framework.kind == "torch-noarch":
         return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+    if build.framework.kind == "pybind11":
+        from .python_cells import plan_python  # it imports the types above
+
+        return plan_python(build, matrix)
     check_capabilities(build, matrix.cuda.values())
     check_components(build)
     cells: list[Cell] = []
