@@ -17,7 +17,8 @@ from build_matrix.audit import Library, read_library, violations
 from build_matrix.build import toolchain
 from build_matrix.build_toml import read_build_file
 from build_matrix.compile import compile_cell
-from build_matrix.matrix import plan, read_matrix, select
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan, select
 from build_matrix.provenance import kernel_id, library_name
 from build_matrix.python_cells import plan_python
 from build_matrix.toolchain import python

@@ -9,8 +9,8 @@ import pytest
 import torch
 from engine_models import MakeModel, mixed_prompts
 
-from build_matrix.build import build_cells
 from build_matrix.build_toml import read_build_file
+from build_matrix.executors import build_cells
 from build_matrix.matrix import plan, read_matrix, select
 from build_matrix.toolchain.cache import ToolchainCache
 from engine import LLM, SamplingParams, torch_ops
