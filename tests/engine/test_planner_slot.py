@@ -11,7 +11,8 @@ from engine_models import MakeModel, mixed_prompts
 
 from build_matrix.build_toml import read_build_file
 from build_matrix.executors import build_cells
-from build_matrix.matrix import plan, read_matrix, select
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan, select
 from build_matrix.toolchain.cache import ToolchainCache
 from engine import LLM, SamplingParams, torch_ops
 from engine.batch import build_batch
