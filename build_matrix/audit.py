@@ -174,6 +174,8 @@ def _is_offered(symbol: str, variant: Variant) -> bool:
         return True
     if variant.framework.name == "tvm-ffi":
         return symbol.startswith("TVMFFI")
+    if variant.python is not None:
+        return symbol.startswith(("Py", "_Py"))
     if variant.framework.name == "torch" and _TORCH_CXX.fullmatch(symbol):
         return True
     return symbol in _PYTHON_SYMBOLS or _STABLE_C_SHIM.fullmatch(symbol) is not None

@@ -24,6 +24,7 @@ from .toolchain.cache import ToolchainCache
 from .toolchain.cross import compiler_for
 from .toolchain.cuda import cuda_headers, cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
+from .toolchain.python import python_sdk
 from .toolchain.stubs import system_stubs, torch_libraries, torch_stubs
 from .toolchain.torch_sdk import torch_sdk
 from .toolchain.tvm_ffi import tvm_ffi_sdk
@@ -112,7 +113,11 @@ def toolchain(
     cuda = None if cell.cuda is None else cuda_toolkit(cache, cell.cuda, arch)
     includes: dict[str, tuple[Path, ...]] = {}
     framework: tuple[Path, ...]
-    if cell.torch_release is None:
+    if cell.variant.python is not None:
+        assert cell.pybind11 is not None  # a cell of one interpreter has its headers' requirement
+        includes["pybind11"] = python_sdk(cache, cell.variant.python, cell.pybind11).include_dirs
+        framework = ()  # the interpreter itself has CPython's symbols
+    elif cell.torch_release is None:
         tvm_ffi = tvm_ffi_sdk(cache, compiler, matrix.tvm_ffi, arch)
         includes["tvm-ffi"], framework = tvm_ffi.include_dirs, (tvm_ffi.library,)
     else:

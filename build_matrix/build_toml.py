@@ -2,7 +2,9 @@
 
 Every key is known here or refused by name, so a misspelt option never silently does nothing. The schema
 is that of the Hub's kernel-builder, edition 5; files of older editions are brought to it first
-(`editions.py`). Paths are relative to the kernel's folder.
+(`editions.py`). Paths are relative to the kernel's folder. One table is ours and no other builder knows it:
+`[pybind11]` (src, include, cxx-flags, pyext), a binding to CPython's own ABI, built once for each interpreter
+and without torch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ else:
 
 BUILD_FILE = "build.toml"
 BACKENDS = ("cann", "cpu", "cuda", "metal", "neuron", "rocm", "tpu", "xpu")
-_FRAMEWORKS = ("torch", "torch-noarch", "tvm-ffi")
+_FRAMEWORKS = ("torch", "torch-noarch", "tvm-ffi", "pybind11")
+# Where the Python face of each kind lies; [torch-noarch] shares the folder of [torch].
+_FACE_FOLDERS = {"tvm-ffi": "tvm-ffi-ext", "pybind11": "pybind11-ext"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class General:
 
 @dataclass(frozen=True)
 class Framework:
-    """`[torch]`, `[torch-noarch]` or `[tvm-ffi]`: the binding and how its Python part is packed.
+    """`[torch]`, `[torch-noarch]`, `[tvm-ffi]` or `[pybind11]`: the binding and how its Python part is packed.
 
     `stable_abi` maps a backend to the oldest torch (major, minor) whose stable ABI the binding needs.
     """
@@ -111,9 +115,8 @@ class BuildFile:
 
     @property
     def python_sources(self) -> Path:
-        """The folder of the kernel's Python face, `torch-ext/<name>`."""
-        prefix = "tvm-ffi-ext" if self.framework.kind == "tvm-ffi" else "torch-ext"
-        return self.folder / prefix / self.general.python_name
+        """The folder of the kernel's Python face, e.g. `torch-ext/<name>`."""
+        return self.folder / _FACE_FOLDERS.get(self.framework.kind, "torch-ext") / self.general.python_name
 
 
 def read_build_file(folder: Path) -> BuildFile:
@@ -126,7 +129,7 @@ def read_build_file(folder: Path) -> BuildFile:
     path = folder / BUILD_FILE
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BuildConfigError(f"{path} does not exist: name a folder that holds a {BUILD_FILE}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BuildConfigError(f"{path}: {error}") from None
@@ -229,7 +232,7 @@ def _framework(kind: str, table: Table) -> Framework:
     else:
         framework = Framework(
             kind,
-            src=table.strings("src", required=kind == "tvm-ffi"),
+            src=table.strings("src", required=kind in ("tvm-ffi", "pybind11")),
             include=table.strings("include"),
             pyext=pyext,
             cxx_flags=table.strings("cxx-flags"),

@@ -22,6 +22,7 @@ from .build_toml import BuildFile
 from .jobs import Limits, machine_limits
 from .matrix import Cell
 from .objects import object_key
+from .provenance import library_name
 from .units import INCLUDE, Toolchain, Unit, units
 
 EXPORTS = "exports.map"
@@ -46,11 +47,6 @@ class Compiled:
     commands: tuple[str, ...]
 
 
-def library_name(kernel_id: str, cell: Cell) -> str:
-    """The file that holds the cell's native code: a Python module, or a library that tvm-ffi opens."""
-    return f"{kernel_id}.so" if cell.variant.framework.name == "tvm-ffi" else f"{kernel_id}.abi3.so"
-
-
 def compile_cell(
     build: BuildFile,
     cell: Cell,
@@ -73,7 +69,7 @@ def compile_cell(
     key = object_key((*link, kernel_id, *(unit.key for unit in parts)), {}, tools.identity, {})
     folder = store / "libraries" / key
     objects = store / "objects"
-    library, log = folder / library_name(kernel_id, cell), folder / LOG
+    library, log = folder / library_name(kernel_id, cell.variant), folder / LOG
     commands = command_lines(build, parts, link, tools)
     if library.is_file():
         return Compiled(library, log, 0, len(parts), commands)
@@ -160,7 +156,8 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
     """Only what the target offers is visible: no default libraries, every symbol resolved against stubs.
 
     Exact builds may use torch's C++ interface, of which there is no list: there the linker lets undefined
-    symbols pass, and the audit accepts those of torch's namespaces alone.
+    symbols pass, and the audit accepts those of torch's namespaces alone. So too for one interpreter's
+    builds: CPython's symbols are in the interpreter, and the audit accepts no other.
     """
     stubs = [
         tools.system_stubs / name for name in ("libstdc++.so.6", "libm.so.6", "libc.so.6", "libgcc_s.so.1")
@@ -174,7 +171,8 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
     # Nothing but the module's entry is visible, so that two kernels in a process share no symbol.
     command += [f"-Wl,--version-script={EXPORTS}"]
     exact = cell.variant.framework.name == "torch"
-    command += [f"-Wl,-z,{'undefs' if exact else 'defs'},-z,noexecstack,-z,relro,-z,now,--build-id=sha1,-s"]
+    symbols = "undefs" if exact or cell.variant.python is not None else "defs"
+    command += [f"-Wl,-z,{symbols},-z,noexecstack,-z,relro,-z,now,--build-id=sha1,-s"]
     command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]

@@ -112,6 +112,11 @@ def _backends(build: BuildFile) -> Iterator[str]:
 def _depends(build: BuildFile) -> Iterator[str]:
     for component in build.components:
         for name in component.depends:
+            if build.framework.kind == "pybind11":
+                yield (
+                    f"[kernel.{component.name}] 'depends' names {name!r}, but [pybind11] kernels are built without "
+                    "it: leave 'depends' empty"
+                )
             if name not in DEPENDENCIES:
                 yield (
                     f"[kernel.{component.name}] 'depends' names {name!r}, which is unknown: "

@@ -127,6 +127,14 @@ class LoadTorch:
 
 
 @dataclass(frozen=True)
+class Pybind11:
+    """The interpreters (cp311, …) that pybind11 bindings are built for, and the pinned requirement of its headers."""
+
+    package: str
+    pythons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """`matrix.toml`, parsed."""
 
@@ -135,6 +143,7 @@ class Matrix:
     stable_targets: tuple[Target, ...]
     tvm_ffi: TvmFfiRelease
     libraries: Mapping[str, HeaderLibrary]
+    pybind11: Pybind11
     cuda: Mapping[Version, CudaRelease]
     cross: Mapping[str, CrossRelease]
     os: str
@@ -148,16 +157,19 @@ class Cell:
 
     `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
     minor) targeted, None for an exact build. `packages` are the requirements it needs beside those. A cell
-    `on_request` is built only when it is asked for by its torch's name.
+    `on_request` is built only when it is asked for by its torch's name. For one interpreter, `python_release` is
+    the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11` the requirement of the other ones.
     """
 
     variant: Variant
     torch_release: str | None
-    stable_abi: Version | None
-    cuda: CudaRelease | None
-    capabilities: tuple[str, ...]
+    stable_abi: Version | None = None
+    cuda: CudaRelease | None = None
+    capabilities: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     on_request: bool = False
+    python_release: str | None = None
+    pybind11: str | None = None
 
     def __str__(self) -> str:
         return str(self.variant)
@@ -193,6 +205,7 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
             tuple(_target(name) for name in tvm_ffi["targets"]),
         ),
         libraries={name: HeaderLibrary(**table) for name, table in data["libraries"].items()},
+        pybind11=Pybind11(data["pybind11"]["package"], tuple(data["pybind11"]["pythons"])),
         cuda={_pair(version): _cuda_release(version, table) for version, table in data["cuda"].items()},
         cross={
             arch: CrossRelease(arch, table["version"], _debian(table["debian"]))

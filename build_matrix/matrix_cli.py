@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hub_loader.errors import UsageError
 
-from .build_toml import read_build_file
+from .build_toml import BUILD_FILE, read_build_file
 from .matrix import MATRIX_FILE, Cell, Matrix, Unbuildable, read_matrix
 from .plan import compiler_version, plan, select
 from .refresh import add_lines, missing_releases, propose
@@ -71,7 +71,7 @@ def _kernels(args: argparse.Namespace) -> int:
     matrix = read_matrix()
     data = {}
     jobs: list[dict[str, str]] = []
-    for folder in args.what:
+    for folder in _kernel_folders(args.what):
         build = read_build_file(Path(folder).resolve())
         cells, refused = plan(build, matrix)
         if args.select:
@@ -94,6 +94,12 @@ def _kernels(args: argparse.Namespace) -> int:
     elif args.json:
         print(json.dumps(data, indent=2))
     return 0
+
+
+def _kernel_folders(paths: Sequence[str]) -> Sequence[str]:
+    """`paths` without what is there and no kernel: `kernels_src/*` also matches what lies between the kernels."""
+    kernels = [path for path in paths if not Path(path).exists() or (Path(path) / BUILD_FILE).is_file()]
+    return kernels or paths
 
 
 def left_out(refused: Iterable[Unbuildable]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Lay a built library out as the Hub's package: variant folder, metadata, index.
 
-    OUT/build/<variant>/__init__.py, _ops.py, <id>.abi3.so, <name>/__init__.py, metadata.json
+    OUT/build/<variant>/__init__.py, _ops.py, <library>.so, <name>/__init__.py, metadata.json
     OUT/provenance.intoto.json
     OUT/index.json
 
@@ -111,7 +111,11 @@ def jax_ffi_call(name: str, *args, **kwargs):
 
     return ffi_call(jax_add_ffi_target_name_prefix(name), *args, **kwargs)
 '''
-_OPS_OF = {"torch-noarch": _NOARCH_OPS, "tvm-ffi": _TVM_FFI_OPS}
+_PYTHON_OPS = '''"""The functions of this build's library, under its unique name."""
+
+from . import {id} as ops  # noqa: F401
+'''
+_OPS_OF = {"torch-noarch": _NOARCH_OPS, "tvm-ffi": _TVM_FFI_OPS, "none": _PYTHON_OPS}
 
 # Clients from before variant folders were packages themselves import `<variant>/<name>`.
 _COMPATIBILITY = '''"""The package under its plain name, for clients that look for it here."""

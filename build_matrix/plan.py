@@ -45,6 +45,10 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
     """
     if build.framework.kind == "torch-noarch":
         return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+    if build.framework.kind == "pybind11":
+        from .python_cells import plan_python  # it imports the types of this module
+
+        return plan_python(build, matrix)
     check_components(build)
     check_capabilities(build, matrix.cuda.values())
     cells: list[Cell] = []

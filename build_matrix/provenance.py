@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hub_loader.variant import Variant
+
 from .build_toml import BUILD_FILE, BuildFile
 from .matrix import Cell
 from .noarch import build_backend
@@ -70,6 +72,17 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"_{build.general.python_name}_{build_backend(cell.variant)}_{digest.hexdigest()[:10]}"
+
+
+def library_name(kernel_id: str, variant: Variant) -> str:
+    """The library's file name, which tells interpreters which of them may load it."""
+    if variant.framework.name == "tvm-ffi":
+        return f"{kernel_id}.so"  # no Python module: tvm-ffi opens it
+    if variant.python is None:
+        return f"{kernel_id}.abi3.so"
+    assert variant.platform is not None  # the grammar gives noarch variants no interpreter
+    version = variant.python.removeprefix("cp")
+    return f"{kernel_id}.cpython-{version}-{variant.platform.arch}-linux-gnu.so"
 
 
 def source_files(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 # Flags that make the compiler read files which no source names.
 _READING_FLAGS = ("-I", "-i", "@", "--include", "--imacros", "-Wp,", "-Xpreprocessor")
 _HEADER_SUFFIXES = (".h", ".hpp", ".hh", ".cuh", ".inc")
+# What sources call the build's id; TORCH_EXTENSION_NAME with torch.
+_EXTENSION_NAMES = {"tvm-ffi": "TVM_FFI_EXTENSION_NAME", "none": "EXTENSION_NAME"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> lis
     everything = list(source_files(build.folder))
     ours = {path: path.read_bytes() for path in sorted(INCLUDE.glob("*.h"))}
     places = {build.folder: "kernel", INCLUDE: "include"}
-    name = ("TVM_FFI" if cell.variant.framework.name == "tvm-ffi" else "TORCH") + "_EXTENSION_NAME"
+    name = _EXTENSION_NAMES.get(cell.variant.framework.name, "TORCH_EXTENSION_NAME")
+    mention = re.compile(rf"\b{name}\b".encode())  # the whole word: the shortest name ends the others
     found = []
     for source in sources(build, cell):
         files = reachable(source.path, source.include, everything)
@@ -122,13 +126,15 @@ def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> lis
         include = [*source.include, INCLUDE]
         include += [path for library in source.depends for path in tools.includes.get(library, ())]
         flags: list[str | Path] = [f"-I{path}" for path in include]
-        if any(name.encode() in data for data in files.values()):
+        if any(mention.search(data) for data in files.values()):
             flags.append(f"-D{name}={kernel_id}")
         if source.needs_torch:
             flags += target_define(cell.stable_abi)
         flags += source.flags
         command = (*_compiler(build, cell, tools, source), *flags)
-        key = object_key([*command, source.path], {**files, **ours}, tools.identity, places)
+        # CPython's headers are the machine's own: an update changes them in their place.
+        headers = [cell.python_release or ""] if "pybind11" in source.depends else []
+        key = object_key([*command, source.path], {**files, **ours}, [*tools.identity, *headers], places)
         found.append(Unit(source.path, command, key, source.needs_torch and cell.stable_abi is None))
     return found
 

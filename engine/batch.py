@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -29,30 +30,25 @@ class Batch:
     sample_rows: torch.Tensor
 
 
-def build_batch(step: Step, block_size: int) -> Batch:
-    """Lay out the chunks of a step that has at least one."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    for chunk in step.chunks:
-        blocks = chunk.sequence.blocks
-        tokens += chunk.sequence.tokens[chunk.start : chunk.end]
-        positions += range(chunk.start, chunk.end)
-        slots += [
-            blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, chunk.end)
-        ]
-    starts = list(accumulate((chunk.end - chunk.start for chunk in step.chunks), initial=0))
-    widest = max(len(chunk.sequence.blocks) for chunk in step.chunks)
-    tables = [chunk.sequence.blocks + [0] * (widest - len(chunk.sequence.blocks)) for chunk in step.chunks]
-    return Batch(
-        tokens=torch.tensor(tokens),
-        positions=torch.tensor(positions),
-        slot_mapping=torch.tensor(slots),
-        block_tables=torch.tensor(tables, dtype=torch.int32),
-        seq_lens=torch.tensor([chunk.end for chunk in step.chunks], dtype=torch.int32),
-        query_start_loc=torch.tensor(starts, dtype=torch.int32),
-        sample_rows=torch.tensor(
-            [end - 1 for chunk, end in zip(step.chunks, starts[1:], strict=True) if chunk.samples],
-            dtype=torch.int64,
-        ),
+_FIELDS = tuple(field.name for field in fields(Batch))
+
+
+def build_batch(step: Step, block_size: int, plan_step: Callable[..., Any]) -> Batch:
+    """Lay out the chunks of a step that has at least one.
+
+    `plan_step` is the planner slot's function; its answer has Batch's fields as tensors or as numpy arrays.
+    """
+    sequences = [chunk.sequence for chunk in step.chunks]
+    plan = plan_step(
+        [chunk.end for chunk in step.chunks],
+        [chunk.end - chunk.start for chunk in step.chunks],
+        [sequence.blocks for sequence in sequences],
+        block_size,
+        tokens=[sequence.tokens for sequence in sequences],
     )
+    return Batch(*(_tensor(getattr(plan, name)) for name in _FIELDS))
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    """A tensor as it is; a numpy array's memory as a tensor, a third of the time `as_tensor` takes."""
+    return values if isinstance(values, torch.Tensor) else torch.from_numpy(values)

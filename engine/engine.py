@@ -127,7 +127,8 @@ class LLM:
             log.info("%s", preemption.reason)
         if not step.chunks:
             return []
-        logits = self._model.forward(build_batch(step, self.scheduler.block_size), self._cache)
+        batch = build_batch(step, self.scheduler.block_size, self.kernels.plan_step)
+        logits = self._model.forward(batch, self._cache)
         sampling = [self._requests[chunk.sequence.id] for chunk in step.chunks if chunk.samples]
         tokens = sample(logits, [r.params for r in sampling], [r.generator for r in sampling])
         return [self._completion(sequence) for sequence in self.scheduler.complete(step, tokens)]

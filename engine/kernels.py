@@ -26,6 +26,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "rotary": ("rotary_embedding",),
     "activation": ("silu_and_mul",),
     "matmul": ("quantize", "matmul"),
+    "planner": ("plan_step",),
 }
 HUB = {
     "attention": "kernel-hub/paged-attention",
@@ -61,6 +62,7 @@ class Kernels:
     silu_and_mul: Callable[..., Any]
     quantize: Callable[..., Any]
     matmul: Callable[..., Any]
+    plan_step: Callable[..., Any]
     bindings: tuple[Binding, ...]
 
 

@@ -6,10 +6,14 @@ order of operations, so that greedy tokens agree. Shapes: T tokens of S sequence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch.nn import functional
+
+from .batch import Batch
 
 
 def attend(
@@ -152,3 +156,39 @@ def dequantize(packed: Packed) -> torch.Tensor:
 def matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [..., K] times the transpose of the packed weight [N, K], plus bias [N]: [..., N] in x's dtype."""
     return functional.linear(x, dequantize(packed).to(x.dtype), bias)
+
+
+def plan_step(
+    seq_lens: Sequence[int],
+    query_lens: Sequence[int],
+    block_tables: Sequence[Sequence[int]],
+    block_size: int,
+    *,
+    tokens: Sequence[Sequence[int]],
+) -> Batch:
+    """Lay out a step: of each sequence the last `query_lens` of the first `seq_lens` of its `tokens`.
+
+    A sequence with more tokens than `seq_lens` has more to compute, and no row of it is sampled.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    for end, count, blocks, ids in zip(seq_lens, query_lens, block_tables, tokens, strict=True):
+        token_ids += ids[end - count : end]
+        positions += range(end - count, end)
+        slots += [blocks[p // block_size] * block_size + p % block_size for p in range(end - count, end)]
+    starts = list(accumulate(query_lens, initial=0))
+    widest = max(map(len, block_tables))
+    tables = [[*blocks, *[0] * (widest - len(blocks))] for blocks in block_tables]
+    complete = [
+        row - 1 for row, end, ids in zip(starts[1:], seq_lens, tokens, strict=True) if end == len(ids)
+    ]
+    return Batch(
+        tokens=torch.tensor(token_ids),
+        positions=torch.tensor(positions),
+        slot_mapping=torch.tensor(slots),
+        block_tables=torch.tensor(tables, dtype=torch.int32),
+        seq_lens=torch.tensor(seq_lens, dtype=torch.int32),
+        query_start_loc=torch.tensor(starts, dtype=torch.int32),
+        sample_rows=torch.tensor(complete, dtype=torch.int64),
+    )

@@ -25,4 +25,22 @@
 #undef _GLIBCXX_EXTERN_TEMPLATE
 #define _GLIBCXX_EXTERN_TEMPLATE 0
 #include <sstream>
+
+// What newer libraries export and older ones held inside: said again in terms of what both export.
+#include <exception>
+extern "C" {
+[[noreturn]] void kernel_hub_bad_array_length() __asm__("__cxa_throw_bad_array_new_length");
+#if __GNUC__ >= 11
+void kernel_hub_copy_exception(void* to, const void* from) __asm__("_ZNSt15__exception_ptr13exception_ptrC1ERKS0_");
+void kernel_hub_drop_exception(void* pointer) __asm__("_ZNSt15__exception_ptr13exception_ptrD1Ev");
+#endif
+}
+[[noreturn]] inline void std::__throw_bad_array_new_length() { kernel_hub_bad_array_length(); }
+#if __GNUC__ >= 11
+inline void std::__exception_ptr::exception_ptr::_M_addref() noexcept {
+  void* counted;  // an exception_ptr is one pointer; the copy that counts is never dropped
+  kernel_hub_copy_exception(&counted, this);
+}
+inline void std::__exception_ptr::exception_ptr::_M_release() noexcept { kernel_hub_drop_exception(this); }
+#endif
 #endif

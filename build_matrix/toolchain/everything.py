@@ -6,7 +6,9 @@ from ..matrix import Matrix
 from .cache import ToolchainCache
 from .cross import cross_compiler
 from .cuda import cuda_headers, cuda_toolkit
+from .hollow import torch_dependencies
 from .host import find_compiler
+from .python import pybind11_headers
 from .torch_sdk import torch_sdk
 from .tvm_ffi import tvm_ffi_sdk
 from .wheel_files import wheel_files
@@ -18,6 +20,8 @@ def fetch_everything(cache: ToolchainCache, matrix: Matrix) -> None:
     Raises:
         ToolchainError: one cannot be had.
     """
+    pybind11_headers(cache, matrix.pybind11.package)
+    torch_dependencies(cache)
     archs = sorted({wheel.arch for torch in matrix.torch for wheel in torch.wheels})
     compilers = [find_compiler(), *(cross_compiler(cache, release) for release in matrix.cross.values())]
     for compiler in compilers:

@@ -24,8 +24,9 @@ from hub_loader.errors import ToolchainError
 from .cache import ToolchainCache
 from .host import HostCompiler
 from .interpreters import Interpreter
-from .pip import install_into, locate_wheel
+from .pip import locate_wheel
 from .ranged import open_source, read_members, safe_path
+from .wheels import unpack_wheels
 
 _FORMAT = 1
 # What `import torch` imports. Pure Python, or with a pure fallback.
@@ -99,7 +100,7 @@ def hollow_torch(
 
     def fetch_torch(folder: Path) -> None:
         platform = f"manylinux_2_28_{compiler.arch}"
-        wheel = locate_wheel(f"torch=={release}", python=python.version, platform=platform)
+        wheel = locate_wheel(f"torch=={release}", python=f"3.{python.minor}", platform=platform)
         declared: set[str] = set()
         bar = tqdm(desc=f"hollow torch {release}", unit="B", unit_scale=True, disable=None, leave=False)
         with open_source(wheel.url) as source, bar:
@@ -122,15 +123,25 @@ def hollow_torch(
         lib = folder / "torch" / "lib"
         write_stubs(compiler, lib, [*lib.glob("*.so*"), *(folder / "torch").glob("*.so")], declared)
 
-    def fetch_dependencies(folder: Path) -> None:
-        install_into(folder, _DEPENDENCIES)
-
     name = f"hollow-torch-{release}-cp3{python.minor}-{compiler.arch}"
     return HollowTorch(
         release,
         cache.provide(name, f"{name} {_FORMAT}", fetch_torch),
-        cache.provide("hollow-torch-dependencies", " ".join(_DEPENDENCIES), fetch_dependencies),
+        torch_dependencies(cache),
     )
+
+
+def torch_dependencies(cache: ToolchainCache) -> Path:
+    """The folder of the packages that `import torch` imports.
+
+    Raises:
+        ToolchainError: one is not to be had or not as locked.
+    """
+
+    def fetch(folder: Path) -> None:
+        unpack_wheels(folder, _DEPENDENCIES, "x86_64", cache.downloads, cache.pins)
+
+    return cache.provide("hollow-torch-dependencies", f"{_FORMAT} {' '.join(_DEPENDENCIES)}", fetch)
 
 
 def _is_wanted(name: str) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from hub_loader.errors import ToolchainError
@@ -89,16 +89,6 @@ def available_versions(package: str) -> list[str]:
     if listed is None:
         raise ToolchainError(f"pip lists no versions of {package}: update pip")
     return listed[1].split(", ")
-
-
-def install_into(folder: Path, requirements: Sequence[str]) -> None:
-    """Unpack exactly `requirements`, for the running interpreter and without their dependencies, into `folder`.
-
-    Raises:
-        ToolchainError: the index lacks one, or cannot be reached.
-    """
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-compile", "--target", str(folder)]
-    _pip(["install", *options, *requirements], " ".join(requirements))
 
 
 def _compatible(platform: str) -> list[str]:

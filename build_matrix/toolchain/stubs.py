@@ -28,7 +28,7 @@ from .cache import ToolchainCache
 from .host import HostCompiler
 from .torch_sdk import TorchSdk
 
-_FORMAT = 3
+_FORMAT = 7
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _SYSTEM = (
     "libc.so.6",
@@ -52,6 +52,7 @@ class StubSymbol:
     name: str
     version: str | None
     size: int = 0
+    thread_local: bool = False
 
 
 def system_stubs(cache: ToolchainCache, compiler: HostCompiler, baseline: Baseline) -> Path:
@@ -136,9 +137,11 @@ def write_stub(compiler: HostCompiler, path: Path, symbols: Sequence[StubSymbol]
     lines = [".text"]
     for number, symbol in enumerate(symbols):
         label = symbol.name if symbol.version is None else f"__stub_{number}"
-        section, kind, body = (
-            (".data", "object", f".zero {symbol.size}") if symbol.size else (".text", "function", ".byte 0")
-        )
+        section, kind, body = (".text", "function", ".byte 0")
+        if symbol.size:
+            section, kind, body = (".data", "object", f".zero {symbol.size}")
+        if symbol.thread_local:
+            section, kind = ('.section .tdata,"awT"', "tls_object")
         lines += [section, f".globl {label}", f".type {label}, %{kind}"]
         if symbol.size:
             lines.append(f".size {label}, {symbol.size}")
@@ -190,7 +193,7 @@ def allowed_version(version: str, baseline: Baseline) -> tuple[int, ...] | None:
 
 
 def exported_symbols(library: Path) -> Iterable[StubSymbol]:
-    """The versioned functions and objects that a shared library defines; thread-local ones are left out."""
+    """The versioned functions and objects that a shared library defines."""
     with library.open("rb") as file:
         section: Callable[[str], Any] = ELFFile(file).get_section_by_name  # typed too widely by pyelftools
         dynsym, versym, verdef = section(".dynsym"), section(".gnu.version"), section(".gnu.version_d")
@@ -202,14 +205,15 @@ def exported_symbols(library: Path) -> Iterable[StubSymbol]:
             if symbol["st_shndx"] in ("SHN_UNDEF", "SHN_ABS") or kind not in (
                 "STT_FUNC",
                 "STT_OBJECT",
+                "STT_TLS",
                 "STT_LOOS",
             ):
                 continue  # STT_LOOS is a function chosen at load time (ifunc)
             entry = versym.get_symbol(index)["ndx"]
             if isinstance(entry, str):
                 continue  # local or global without a version
-            size = max(1, symbol["st_size"]) if kind == "STT_OBJECT" else 0
-            yield StubSymbol(symbol.name, names.get(entry & 0x7FFF), size)
+            size = max(1, symbol["st_size"]) if kind in ("STT_OBJECT", "STT_TLS") else 0
+            yield StubSymbol(symbol.name, names.get(entry & 0x7FFF), size, kind == "STT_TLS")
 
 
 def _run(command: Sequence[str | Path], cwd: Path | None, stdin: str | None = None) -> str:

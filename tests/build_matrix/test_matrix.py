@@ -171,3 +171,14 @@ def test_khub_matrix_without_a_kernel_prints_every_wheel() -> None:
 
 def test_khub_matrix_write_without_refresh_is_refused() -> None:
     assert "--write belongs to" in khub_matrix("--write", code=UsageError.exit_code)
+
+
+def test_khub_matrix_of_a_glob_passes_over_what_is_no_kernel_and_refuses_what_is_not_there() -> None:
+    command = [sys.executable, "-m", "hub_loader", "matrix", str(TINY), __file__, str(TINY.parent)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert (done.returncode, list(json.loads(done.stdout))) == (0, ["tiny-relu"])
+    done = subprocess.run([*command, "nowhere"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "nowhere/build.toml does not exist" in done.stderr
+    done = subprocess.run([*command[:-3], __file__], capture_output=True, text=True)
+    assert "build.toml does not exist" in done.stderr

@@ -54,9 +54,10 @@ def test_torch_serves_every_slot_when_asked_for() -> None:
     assert kernels.attend is torch_ops.attend
 
 
-def test_hub_serves_all_but_matmul_and_matmul_too_when_quantized() -> None:
-    assert slot_sources("hub", None) == HUB | {"matmul": "torch"}
-    assert slot_sources("hub", "int4") == HUB | {"matmul": "kernel-hub/quantized-matmul"}
+def test_hub_serves_all_but_planner_and_matmul_and_matmul_too_when_quantized() -> None:
+    plain = {"matmul": "torch", "planner": "torch"}
+    assert slot_sources("hub", None) == HUB | plain
+    assert slot_sources("hub", "int4") == HUB | plain | {"matmul": "kernel-hub/quantized-matmul"}
 
 
 def test_mapping_leaves_other_slots_to_torch() -> None:
