@@ -9,6 +9,7 @@ Importing this package imports neither torch nor huggingface_hub.
 
 from __future__ import annotations
 
+from .depends import get_kernel_dep
 from .environment import Environment, Torch, detect_environment
 from .errors import (
     AuthenticationError,
@@ -20,13 +21,25 @@ from .errors import (
     MissingDependencyError,
     NoMatchingVariantError,
     OfflineError,
+    PolicyError,
     RepositoryNotFoundError,
     UsageError,
     VersionNotFoundError,
 )
-from .kernels import Explanation, FetchedKernel, explain, fetch_kernel, get_kernel, has_kernel
+from .kernels import (
+    Explanation,
+    FetchedKernel,
+    VariantAccepted,
+    VariantRejected,
+    explain,
+    fetch_kernel,
+    get_kernel,
+    get_kernel_variants,
+    get_local_kernel,
+    has_kernel,
+    install_kernel,
+)
 from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
-from .local import get_local_kernel
 from .resolver import Decision
 
 __all__ = [
@@ -44,16 +57,22 @@ __all__ = [
     "MissingDependencyError",
     "NoMatchingVariantError",
     "OfflineError",
+    "PolicyError",
     "RepoInfo",
     "RepositoryNotFoundError",
     "Torch",
     "UsageError",
+    "VariantAccepted",
+    "VariantRejected",
     "VersionNotFoundError",
     "detect_environment",
     "explain",
     "fetch_kernel",
     "get_kernel",
+    "get_kernel_dep",
+    "get_kernel_variants",
     "get_loaded_kernels",
     "get_local_kernel",
     "has_kernel",
+    "install_kernel",
 ]

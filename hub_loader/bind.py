@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import importlib
 import linecache
-import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import ExecutionLoader, Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from importlib.util import decode_source, find_spec
@@ -21,21 +20,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from .errors import InvalidKernelError, KernelHubError, MissingDependencyError
-from .manifest import Metadata
+from .depends import check_python, providing
+from .errors import InvalidKernelError, KernelHubError
+from .manifest import python_name
 from .verify import VerifiedPackage
 
 T = TypeVar("T")
 
 
-def bind(package: VerifiedPackage) -> ModuleType:
+def bind(package: VerifiedPackage, dependencies: Mapping[str, ModuleType] | None = None) -> ModuleType:
     """Import `package` as the module `<id>` and return it. The same digest again gives the same module.
+
+    `dependencies` are the kernels that it finds with `get_kernel_dep` while it is imported.
 
     On any error `sys.modules` holds what it held before, as far as the package's own modules go. The caller
     serialises calls.
 
     Raises:
-        InvalidKernelError: the id belongs to another module, or the package fails to import.
+        InvalidKernelError: the id belongs to another module, there is nothing to import, or importing fails.
         MissingDependencyError: it needs a Python package or a kernel that is not here.
     """
     kernel_id = package.metadata.id
@@ -45,7 +47,8 @@ def bind(package: VerifiedPackage) -> ModuleType:
         return importlib.import_module(kernel_id)
     try:
         _check_id_is_free(package, bound)
-        _check_dependencies(package.metadata)
+        _root(package)
+        check_python(package.metadata)
     except Exception:
         package.close()
         raise
@@ -53,7 +56,8 @@ def bind(package: VerifiedPackage) -> ModuleType:
         sys.meta_path.insert(0, _FINDER)
     _FINDER.packages[kernel_id] = package
     try:
-        return importlib.import_module(kernel_id)
+        with providing(dependencies or {}):
+            return importlib.import_module(kernel_id)
     except BaseException as error:  # the descriptors stay open: the linker may know a library by one already
         del _FINDER.packages[kernel_id]
         for name in [n for n in sys.modules if n == kernel_id or n.startswith(f"{kernel_id}.")]:
@@ -84,33 +88,12 @@ def _check_id_is_free(package: VerifiedPackage, bound: VerifiedPackage | None) -
         )
 
 
-def _check_dependencies(metadata: Metadata) -> None:
-    if metadata.kernel_depends:
-        raise MissingDependencyError(
-            f"{metadata.name} depends on the kernels {list(metadata.kernel_depends)}, which cannot be loaded "
-            "yet: use a version without kernel-depends"
-        )
-    missing = [name for name in metadata.python_depends if not _is_installed(name)]
-    if missing:
-        raise MissingDependencyError(
-            f"{metadata.name} needs {', '.join(missing)}: pip install {shlex.join(missing)}"
-        )
-
-
-def _is_installed(dependency: str) -> bool:
-    """Whether a requirement, e.g. "einops" or "einops>=0.8", is met by a distribution or a plain module."""
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely needed
-
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        requirement = Requirement(dependency)
-        return requirement.specifier.contains(version(requirement.name), prereleases=True)
-    except InvalidRequirement:
-        return False
-    except PackageNotFoundError:
-        module = requirement.name.replace("-", "_")
-        return module.isidentifier() and find_spec(module) is not None
+def _root(package: VerifiedPackage) -> str:
+    """Prefix of what the module `<id>` is made of: nothing, or the folder `<name>/` of older packages."""
+    for root in ("", f"{python_name(package.metadata.name)}/"):
+        if f"{root}__init__.py" in package.contents:
+            return root
+    raise InvalidKernelError(f"{package.folder} has no __init__.py: ask the publisher to rebuild it")
 
 
 class _VerifiedFinder(MetaPathFinder):
@@ -126,7 +109,8 @@ class _VerifiedFinder(MetaPathFinder):
         package = self.packages.get(kernel_id)
         if package is None:
             return None
-        stem = rest.replace(".", "/")
+        root = _root(package)
+        stem = root + rest.replace(".", "/") if rest else root.rstrip("/")
         for candidate in (f"{stem}/__init__.py" if stem else "__init__.py", f"{stem}.py"):
             if candidate in package.contents:
                 source = _SourceLoader(package, candidate)

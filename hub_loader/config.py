@@ -3,6 +3,8 @@
 HF_ENDPOINT             the hub to ask; https://huggingface.co when unset
 HF_HUB_OFFLINE          1: send no request, use the cache
 HF_TOKEN                token to send; else the file HF_TOKEN_PATH, else HF_HOME/token
+HF_HUB_DISABLE_TELEMETRY  1: name nothing but this library in the User-Agent header
+KHUB_REFRESH            seconds for which a branch means the commit it meant last; 3600 when unset
 KERNELS_CACHE           folder that holds the cache; else HF_HOME, else ~/.cache/huggingface
 """
 
@@ -17,22 +19,34 @@ from urllib.parse import urlsplit
 from .errors import UsageError
 
 _PUBLIC_ENDPOINT = "https://huggingface.co"
+_REFRESH_S = 3600.0
 _TRUE = ("1", "on", "yes", "true")
 _FALSE = ("", "0", "off", "no", "false")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What one call runs under. `cache` is the folder that is ours alone."""
+    """What one call runs under. `cache` is the folder that is ours alone, `refresh` counts in seconds."""
 
     endpoint: str
     cache: Path
     offline: bool
     token: str | None = field(repr=False)
+    refresh: float = _REFRESH_S
+    user_agent: str = "kernel-hub"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the hub is the public one, rather than one the user has named."""
+        return self.endpoint == _PUBLIC_ENDPOINT
 
 
-def load_config(environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    environ: Mapping[str, str] | None = None, user_agent: str | Mapping[str, object] | None = None
+) -> Config:
     """Read the settings from `environ`, `os.environ` when None.
+
+    `user_agent` is what the caller adds to the User-Agent header: text, or names with values.
 
     Raises:
         UsageError: a variable has a value that means nothing.
@@ -44,6 +58,8 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         cache=(_folder(env, "KERNELS_CACHE") or home) / "kernel-hub",
         offline=_flag(env, "HF_HUB_OFFLINE") or _flag(env, "TRANSFORMERS_OFFLINE"),
         token=_token(env, home),
+        refresh=_seconds(env, "KHUB_REFRESH", _REFRESH_S),
+        user_agent=_user_agent(env, user_agent),
     )
 
 
@@ -84,6 +100,29 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     if value.lower() not in (*_TRUE, *_FALSE):
         raise UsageError(f"{name}={value!r} is neither true nor false: set it to 1 or 0")
     return value.lower() in _TRUE
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    value = env.get(name, "")
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise UsageError(f"{name}={value!r} is not a number of seconds: set it to 0 or more, or unset it")
+    return seconds
+
+
+def _user_agent(env: Mapping[str, str], added: str | Mapping[str, object] | None) -> str:
+    if not added or _flag(env, "HF_HUB_DISABLE_TELEMETRY"):
+        return "kernel-hub"
+    parts = [added] if isinstance(added, str) else [f"{name}/{value}" for name, value in added.items()]
+    text = "; ".join(["kernel-hub", *parts])
+    if not text.isascii() or not text.isprintable():
+        raise UsageError(f"user_agent={added!r} cannot be sent as a header: use printable ASCII")
+    return text
 
 
 def _token(env: Mapping[str, str], home: Path) -> str | None:

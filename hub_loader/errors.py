@@ -81,6 +81,12 @@ class MissingDependencyError(KernelHubError):
     exit_code = 19
 
 
+class PolicyError(KernelHubError):
+    """The kernel may not be loaded here: its publisher is not trusted, and the caller did not allow it."""
+
+    exit_code = 24
+
+
 class BuildConfigError(KernelHubError):
     """`build.toml` cannot be read: syntax, an unknown key, a missing source file."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +38,19 @@ class LoadedKernel:
 _loaded: dict[str, LoadedKernel] = {}
 
 
-def load(package: VerifiedPackage, variant: str, repo_info: RepoInfo | None) -> ModuleType:
-    """Bind a verified package and remember it under its id.
+def load(
+    package: VerifiedPackage,
+    variant: str,
+    repo_info: RepoInfo | None,
+    dependencies: Mapping[str, ModuleType] | None = None,
+) -> ModuleType:
+    """Bind a verified package and remember it under its id; `dependencies` are as for `bind`.
 
     Raises:
         InvalidKernelError, MissingDependencyError: as `bind`.
     """
     with lock:
-        module = bind(package)
+        module = bind(package, dependencies)
         kernel = LoadedKernel(package.metadata, module, repo_info, variant, package.folder)
         _loaded.setdefault(package.metadata.id, kernel)
         return module

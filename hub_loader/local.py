@@ -1,31 +1,28 @@
-"""Load a kernel from a folder: the proofs of `get_kernel` without a hub."""
+"""Find a kernel in a folder: the proofs of `get_kernel` without a hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
-from .environment import detect_environment
+from .environment import Environment
 from .errors import IntegrityError, InvalidKernelError, UsageError
-from .loaded import load
 from .manifest import INDEX_NAME, METADATA_NAME, BackendInfo, parse_index, parse_metadata
 from .resolver import choose
 from .variant import parse_variant
-from .verify import verify_package
+from .verify import VerifiedPackage, verify_package
 
 
-def get_local_kernel(path: str | Path, *, backend: str | None = None) -> ModuleType:
-    """Load a kernel from a folder, without a request.
+def find_local(path: Path, environment: Environment, backend: str | None) -> tuple[VerifiedPackage, str]:
+    """The variant below `path` that fits best, proven; and its name.
 
     Args:
         path: a package folder (index.json and build/), its build folder, or the folder of one variant.
-        backend: as for `get_kernel`.
 
     Raises:
         UsageError: there is no kernel package at `path`.
-        NoMatchingVariantError, IntegrityError, InvalidKernelError, MissingDependencyError
+        NoMatchingVariantError, IntegrityError, InvalidKernelError
     """
-    folder = Path(path).absolute()
+    folder = path.absolute()
     if (folder / METADATA_NAME).is_file():
         build, names = folder.parent, [folder.name]
     else:
@@ -33,16 +30,13 @@ def get_local_kernel(path: str | Path, *, backend: str | None = None) -> ModuleT
         names = _variant_names(build)
     if not names:
         raise UsageError(f"{folder} holds no kernel: pass a folder with build/<variant>/{METADATA_NAME}")
-    chosen = choose(
-        str(folder), detect_environment(), {name: _backend(build / name) for name in names}, backend
-    )
+    chosen = choose(str(folder), environment, {name: _backend(build / name) for name in names}, backend)
     index_path = build.parent / INDEX_NAME
     index = parse_index(index_path.read_bytes(), origin=str(index_path)) if index_path.is_file() else None
     if index is not None and chosen not in index.variants:
         raise IntegrityError(f"{build / chosen} is not in {index_path}: build the package again")
     indexed = None if index is None else index.variants[chosen]
-    cure = "build or copy the package again"
-    return load(verify_package(build / chosen, indexed=indexed, cure=cure), chosen, None)
+    return verify_package(build / chosen, indexed=indexed, cure="build or copy the package again"), chosen
 
 
 def _variant_names(build: Path) -> list[str]:

@@ -36,6 +36,40 @@ class FileEntry:
     sha256: str
     size: int
 
+    algorithm = "sha256"
+
+    @property
+    def digest(self) -> str:
+        """What `hexdigest()` of `new_hash()` gives once fed the file."""
+        return self.sha256
+
+    def new_hash(self) -> hashlib._Hash:
+        """A hash to feed the file's bytes."""
+        return hashlib.sha256()
+
+
+@dataclass(frozen=True)
+class BlobEntry:
+    """One file as git lists it: the blob's id (40 lower-case hex digits), size in bytes."""
+
+    oid: str
+    size: int
+
+    algorithm = "git blob id"
+
+    @property
+    def digest(self) -> str:
+        """What `hexdigest()` of `new_hash()` gives once fed the file."""
+        return self.oid
+
+    def new_hash(self) -> hashlib._Hash:
+        """A hash to feed the file's bytes; git hashes "blob <size>" and a zero byte before them."""
+        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
+
+
+Entry = FileEntry | BlobEntry
+"""A file's proof: its size, and a digest of its bytes."""
+
 
 @dataclass(frozen=True)
 class BackendInfo:
@@ -65,6 +99,11 @@ class Metadata:
     source: str | None = None
     provenance: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kernels_minver(self) -> str | None:
+        """The oldest release of the Hub's own client that loads the variant; None where it does not say."""
+        return self.extra.get("kernels-minver")
 
     def to_json(self) -> bytes:
         """The file's bytes: sorted keys, two spaces, a final newline; equal values give equal bytes."""
@@ -98,12 +137,17 @@ class IndexedVariant:
     files: Mapping[str, FileEntry]
 
     @property
+    def key(self) -> str:
+        """The digest that pins every byte of the variant: SHA-256 of metadata.json, which digests the rest."""
+        return self.metadata.sha256
+
+    @property
     def size(self) -> int:
         """Bytes to fetch for the whole variant."""
         return self.metadata.size + sum(entry.size for entry in self.files.values())
 
     @property
-    def all_files(self) -> dict[str, FileEntry]:
+    def all_files(self) -> dict[str, Entry]:
         """Every file of the variant folder, metadata.json included."""
         return {METADATA_NAME: self.metadata, **self.files}
 
@@ -185,7 +229,7 @@ def parse_metadata(data: bytes, *, origin: str) -> Metadata:
     Raises:
         InvalidKernelError: not JSON, a key missing or of the wrong type, an unsafe path or id.
     """
-    return _parsing(origin, lambda: _metadata(json.loads(data)))
+    return parsing(origin, lambda: _metadata(json.loads(data)))
 
 
 def parse_index(data: bytes, *, origin: str) -> Index:
@@ -195,7 +239,7 @@ def parse_index(data: bytes, *, origin: str) -> Index:
         InvalidKernelError: not JSON, a key missing or of the wrong type, a newer schema, an unsafe path
             or id.
     """
-    return _parsing(origin, lambda: _index(json.loads(data)))
+    return parsing(origin, lambda: _index(json.loads(data)))
 
 
 def sha256_hex(data: bytes) -> str:
@@ -203,7 +247,8 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _parsing(origin: str, parse: Callable[[], _T]) -> _T:
+def parsing(origin: str, parse: Callable[[], _T]) -> _T:
+    """What `parse` returns; whatever a malformed document makes it raise becomes an InvalidKernelError."""
     try:
         return parse()
     except InvalidKernelError as error:

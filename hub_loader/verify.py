@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import IntegrityError, InvalidKernelError
-from .manifest import METADATA_NAME, IndexedVariant, Metadata, parse_metadata, sha256_hex
+from .listing import SIGNATURE_NAME, ListedVariant
+from .manifest import METADATA_NAME, Entry, IndexedVariant, Metadata, parse_metadata, sha256_hex
 
 _BLOCK = 1 << 20
 _NATIVE_SUFFIXES = (".so", ".dylib")
@@ -41,53 +42,56 @@ class VerifiedPackage:
             os.close(descriptor)
 
 
-def verify_package(folder: Path, *, indexed: IndexedVariant | None, cure: str) -> VerifiedPackage:
+def verify_package(
+    folder: Path, *, indexed: IndexedVariant | ListedVariant | None, cure: str
+) -> VerifiedPackage:
     """Read and prove the variant in `folder`.
 
     Args:
         folder: the variant's folder, with metadata.json.
-        indexed: what index.json says of the variant; None where there is none, and metadata.json is trusted.
+        indexed: what index.json or the repository's tree says of the variant; None where there is neither,
+            and metadata.json is trusted.
         cure: what to do about a corrupt folder, the end of each error message.
 
     Raises:
         IntegrityError: a file is missing, changed, not a plain file, or not in the manifest.
-        InvalidKernelError: metadata.json is malformed, has no digest, or contradicts index.json.
+        InvalidKernelError: metadata.json is malformed, or contradicts what was indexed; or nothing but
+            metadata.json is at hand and it has no digest.
     """
     found = _files(folder, cure)
+    origin = folder / METADATA_NAME
     if METADATA_NAME not in found:
-        raise IntegrityError(f"{folder / METADATA_NAME} is missing: {cure}")
-    data = _read(folder / METADATA_NAME, cure)
-    digest = sha256_hex(data)
+        raise IntegrityError(f"{origin} is missing: {cure}")
+    data = _read(origin, cure)
     if indexed is not None:
-        _check(folder / METADATA_NAME, indexed.metadata.sha256, digest, cure)
-    metadata = parse_metadata(data, origin=str(folder / METADATA_NAME))
+        _check(origin, [indexed.metadata], [data], cure)
+    metadata = parse_metadata(data, origin=str(origin))
     if indexed is not None:
-        check_agreement(metadata, indexed, str(folder / METADATA_NAME))
-    if metadata.digest is None:
-        raise InvalidKernelError(
-            f"{folder / METADATA_NAME} has no digest to prove its files: ask the publisher to rebuild it"
-        )
-    for path in sorted(found - metadata.digest.keys() - {METADATA_NAME}):
+        check_agreement(metadata, indexed, str(origin))
+    expected = _expected(metadata, indexed, str(origin))
+    for path in sorted(found - expected.keys() - {METADATA_NAME}):
         raise IntegrityError(f"{folder / path} is not in the manifest: {cure}")
-    for path in sorted(metadata.digest.keys() - found):
+    for path in sorted(expected.keys() - found):
         raise IntegrityError(f"{folder / path} is missing: {cure}")
     contents, natives = {METADATA_NAME: data}, {}
     with ExitStack() as opened:
-        for path, expected in metadata.digest.items():
+        for path, proofs in expected.items():
             if path.endswith(_NATIVE_SUFFIXES):
                 natives[path] = _open(folder / path, cure)
                 opened.callback(os.close, natives[path])
-                actual = _hash(natives[path])
+                _check(folder / path, proofs, _blocks(natives[path]), cure)
             else:
                 contents[path] = _read(folder / path, cure)
-                actual = sha256_hex(contents[path])
-            _check(folder / path, expected, actual, cure)
+                _check(folder / path, proofs, [contents[path]], cure)
         opened.pop_all()
-    return VerifiedPackage(folder, metadata, digest, contents, natives)
+    return VerifiedPackage(folder, metadata, sha256_hex(data), contents, natives)
 
 
-def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) -> None:
-    """Raise InvalidKernelError unless metadata.json says what index.json says of the variant."""
+def check_agreement(metadata: Metadata, variant: IndexedVariant | ListedVariant, origin: str) -> None:
+    """Raise InvalidKernelError unless metadata.json says what index.json, or the tree, says of the variant."""
+    if isinstance(variant, ListedVariant):
+        _check_listed(metadata, variant, origin)
+        return
     files = {path: entry.sha256 for path, entry in variant.files.items()}
     for what, own, indexed in (
         ("id", metadata.id, variant.id),
@@ -100,9 +104,44 @@ def check_agreement(metadata: Metadata, variant: IndexedVariant, origin: str) ->
             )
 
 
-def _check(path: Path, expected: str, actual: str, cure: str) -> None:
-    if actual != expected:
-        raise IntegrityError(f"{path} is corrupt: expected sha256 {expected}, got {actual}: {cure}")
+def _check_listed(metadata: Metadata, variant: ListedVariant, origin: str) -> None:
+    """The digest, where there is one, covers exactly the files of the tree; the signature is beside it."""
+    if metadata.digest is None:
+        return
+    for path in sorted(metadata.digest.keys() ^ (variant.files.keys() - {SIGNATURE_NAME})):
+        where = "its digest" if path in variant.files else "the repository"
+        raise InvalidKernelError(f"{origin}: {path!r} is not in {where}: ask the publisher to rebuild")
+
+
+def _expected(
+    metadata: Metadata, indexed: IndexedVariant | ListedVariant | None, origin: str
+) -> dict[str, list[Entry | str]]:
+    """The proofs of each file but metadata.json: its entry in the index, its SHA-256 in metadata.json."""
+    if metadata.digest is None and indexed is None:
+        raise InvalidKernelError(
+            f"{origin} has no digest to prove its files: ask the publisher to rebuild it"
+        )
+    expected: dict[str, list[Entry | str]] = {path: [sha] for path, sha in (metadata.digest or {}).items()}
+    if isinstance(indexed, ListedVariant):
+        for path, entry in indexed.files.items():
+            expected.setdefault(path, []).append(entry)
+    return expected
+
+
+def _check(path: Path, proofs: Iterable[Entry | str], blocks: Iterable[bytes], cure: str) -> None:
+    """Hold the bytes against each proof: an entry, or a SHA-256 alone. One pass over `blocks`."""
+    hashes = [
+        (hashlib.sha256(), proof, "sha256")
+        if isinstance(proof, str)
+        else (proof.new_hash(), proof.digest, proof.algorithm)
+        for proof in proofs
+    ]
+    for block in blocks:
+        for digest, _, _ in hashes:
+            digest.update(block)
+    for digest, wanted, algorithm in hashes:
+        if (actual := digest.hexdigest()) != wanted:
+            raise IntegrityError(f"{path} is corrupt: expected {algorithm} {wanted}, got {actual}: {cure}")
 
 
 def _files(folder: Path, cure: str) -> set[str]:
@@ -145,9 +184,8 @@ def _read(path: Path, cure: str) -> bytes:
         return file.read()
 
 
-def _hash(descriptor: int) -> str:
-    digest, offset = hashlib.sha256(), 0
+def _blocks(descriptor: int) -> Iterator[bytes]:
+    offset = 0
     while block := os.pread(descriptor, _BLOCK, offset):
-        digest.update(block)
+        yield block
         offset += len(block)
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ from static_hub import StaticHub
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StaticHub]:
     """A hub on loopback that HF_ENDPOINT names, with an empty cache under tmp_path / "cache"."""
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH"):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
     with StaticHub() as server:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

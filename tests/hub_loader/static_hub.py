@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -16,6 +18,10 @@ class StaticHub:
 
     `truncated` maps a file name to how many bytes of it are sent under its full Content-Length, `replaced`
     one to the bytes sent instead, `status` a path fragment to an (HTTP status, X-Error-Code) answered.
+    `moved[repo]` is where a renamed repository is redirected to, `trusted` are the organizations vouched for,
+    `lfs` the file names that the tree lists by SHA-256, `page` how many entries a page of it has;
+    `depth` is how many round trips had to be made one after another: the hub sees a request as deeper than
+    every request whose answer it had already sent; `latency` in seconds makes that certain.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -25,6 +31,13 @@ class StaticHub:
     truncated: dict[str, int] = field(default_factory=dict)
     replaced: dict[str, bytes] = field(default_factory=dict)
     status: dict[str, tuple[int, str]] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
+    trusted: set[str] = field(default_factory=set)
+    lfs: tuple[str, ...] = (".so",)
+    page: int = 1000
+    depth: int = 0
+    latency: float = 0.0
+    agents: list[str | None] = field(default_factory=list)
     endpoint: str = ""
 
     def __enter__(self) -> StaticHub:
@@ -47,36 +60,63 @@ class StaticHub:
         self.files[commit] = folder
         return commit
 
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        """(status, error code, body) for a GET of `path`."""
-        for fragment, (status, code) in self.status.items():
-            if fragment in path:
-                return status, code, b""
-        parts = unquote(path).strip("/").split("/")
-        if parts[0] == "api" and parts[-1] == "refs":
-            return self._refs("/".join(parts[2:4]))
-        if parts[0] == "kernels" and parts[3] == "resolve":
-            return self._file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
-        return 404, "", b""
+    def clear(self) -> None:
+        """Forget what was asked."""
+        self.requests.clear()
+        self.depth = 0
 
-    def _refs(self, repo_id: str) -> tuple[int, str, bytes]:
+    def answer(self, url: str) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) for a GET of `url`."""
+        for fragment, (status, code) in self.status.items():
+            if fragment in url:
+                return status, {"X-Error-Code": code} if code else {}, b""
+        path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
+        parts = [unquote(part) for part in path.strip("/").split("/")]
+        if parts[:2] == ["api", "organizations"]:
+            return 200, {}, json.dumps({"trustedKernelPublisher": parts[2] in self.trusted}).encode()
+        start = 2 if parts[0] == "api" else 1
+        repo_id, what, rest = "/".join(parts[start : start + 2]), parts[start + 2], parts[start + 3 :]
+        if repo_id in self.moved:
+            return 307, {"Location": url.replace(repo_id, self.moved[repo_id])}, b""
         if repo_id not in self.refs:
-            return 404, "RepoNotFound", b""
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        if what == "refs":
+            return self._refs(repo_id)
+        commit = self.refs[repo_id].get(rest[0], rest[0])
+        if commit not in self.refs[repo_id].values():
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        headers = {"X-Repo-Commit": commit}
+        if what == "tree":
+            return self._tree(commit, headers, int(query.get("cursor", ["0"])[0]))
+        file = self.files[commit] / "/".join(rest[1:])
+        if not file.is_file():
+            return 404, {"X-Error-Code": "EntryNotFound", **headers}, b""
+        return 200, headers, self.replaced.get(file.name, file.read_bytes())
+
+    def _refs(self, repo_id: str) -> tuple[int, dict[str, str], bytes]:
         branches = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
             for name, commit in self.refs[repo_id].items()
         ]
-        return 200, "", json.dumps({"branches": branches, "tags": [], "converts": []}).encode()
+        return 200, {}, json.dumps({"branches": branches, "tags": [], "converts": []}).encode()
 
-    def _file(self, repo_id: str, commit: str, path: str) -> tuple[int, str, bytes]:
-        if repo_id not in self.refs:
-            return 404, "RepoNotFound", b""
-        if commit not in self.refs[repo_id].values():
-            return 404, "RevisionNotFound", b""
-        file = self.files[commit] / path
-        if not file.is_file():
-            return 404, "EntryNotFound", b""
-        return 200, "", self.replaced.get(file.name, file.read_bytes())
+    def _tree(self, commit: str, headers: dict[str, str], start: int) -> tuple[int, dict[str, str], bytes]:
+        found = sorted(path for path in self.files[commit].rglob("*") if "scratch" not in path.parts)
+        entries = [self._entry(path, path.relative_to(self.files[commit]).as_posix()) for path in found]
+        if start + self.page < len(entries):
+            # Another host, as behind a proxy that does not rewrite links.
+            headers["Link"] = f'<http://elsewhere.invalid/tree?cursor={start + self.page}>; rel="next"'
+        return 200, headers, json.dumps(entries[start : start + self.page]).encode()
+
+    def _entry(self, file: Path, path: str) -> dict[str, object]:
+        if file.is_dir():
+            return {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
+        data = file.read_bytes()
+        oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        entry: dict[str, object] = {"type": "file", "path": path, "oid": oid, "size": len(data)}
+        if path.endswith(self.lfs):
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+        return entry
 
 
 def _handler(hub: StaticHub) -> type[BaseHTTPRequestHandler]:
@@ -86,13 +126,14 @@ def _handler(hub: StaticHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             hub.requests.append(self.path)
             hub.tokens.append(self.headers.get("Authorization"))
-            status, code, body = hub.answer(self.path)
-            cut = hub.truncated.get(self.path.rpartition("/")[2])
-            head = [
-                f"HTTP/1.1 {status} -",
-                f"Content-Length: {len(body)}",
-                *([f"X-Error-Code: {code}"] if code else []),
-            ]
+            hub.agents.append(self.headers.get("User-Agent"))
+            depth = hub.depth + 1
+            status, headers, body = hub.answer(self.path)
+            cut = hub.truncated.get(urlsplit(self.path).path.rpartition("/")[2])
+            head = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body)}"]
+            head += [f"{name}: {value}" for name, value in headers.items()]
+            time.sleep(hub.latency)
+            hub.depth = max(hub.depth, depth)
             self.wfile.write("\r\n".join([*head, "", ""]).encode() + body[:cut])
             self.close_connection = cut is not None
 

@@ -61,12 +61,20 @@ def test_get_kernel_when_a_commit_is_given_then_refs_are_not_asked(hub: StaticHu
     assert not any(path.endswith("/refs") for path in hub.requests)
 
 
-def test_get_kernel_when_cached_by_another_process_then_one_request(hub: StaticHub, tmp_path: Path) -> None:
+def test_get_kernel_when_cached_by_another_process_then_no_request_until_the_ref_is_old(
+    hub: StaticHub, tmp_path: Path
+) -> None:
     hub.publish("org/demo", "v1", native_package(tmp_path / "source").folder)
     assert in_new_process(LOAD.format("org/demo", "answer")).stdout == "42\n"
-    hub.requests.clear()
+    hub.clear()
     assert in_new_process(LOAD.format("org/demo", "answer")).stdout == "42\n"
-    assert hub.requests == ["/api/kernels/org/demo/refs"]
+    assert hub.requests == []
+    done = in_new_process(LOAD.format("org/demo", "answer"), KHUB_REFRESH="0")
+    assert (done.stdout, hub.requests) == ("42\n", ["/api/kernels/org/demo/refs"])
+    hub.clear()
+    by_version = "import hub_loader; print(hub_loader.get_kernel('org/demo', version=1).answer())"
+    done = in_new_process(by_version, KHUB_REFRESH="0")
+    assert (done.stdout, hub.requests) == ("42\n", ["/kernels/org/demo/resolve/v1/index.json"])
 
 
 def test_get_kernel_when_offline_after_a_fetch_then_loads_without_a_request(
@@ -94,7 +102,7 @@ def test_get_kernel_when_the_hub_is_gone_then_uses_the_cache_and_warns(
     hub.publish("org/demo", "v1", python_package(tmp_path / "source", value=7).folder)
     hub_loader.fetch_kernel("org/demo")
     hub.stop()
-    done = in_new_process(LOAD.format("org/demo", "value"))
+    done = in_new_process(LOAD.format("org/demo", "value"), KHUB_REFRESH="0")
     assert done.stdout == "7\n"
     assert "using what it said last" in done.stderr
     assert hub.endpoint in done.stderr

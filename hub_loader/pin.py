@@ -1,0 +1,206 @@
+"""Pin a request to a commit, and know the variants of that commit, with as few questions as possible.
+
+A branch or tag means the commit that it meant last for `Config.refresh` seconds; then the hub is asked. One
+request answers for a version: the index at the branch, with the commit in a header. Without a version the
+branches come first. A hub that cannot be reached is replaced by what it said last, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .config import Config
+from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineError, VersionNotFoundError
+from .hub import COMMIT, Hub, check_repo_id
+from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
+from .manifest import INDEX_NAME, IndexedVariant, parse_index
+from .request import Request, pick_ref
+from .store import LISTING_NAME, KnownRef, Store, read
+
+_MAX_MOVES = 3
+
+logger = logging.getLogger("hub_loader")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A commit and its variants; `repo_id` is the repository that has it, after every redirect."""
+
+    repo_id: str
+    commit: str
+    variants: Mapping[str, IndexedVariant | ListedVariant]
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the publisher's index.json names the files, rather than the repository's tree."""
+        return all(isinstance(variant, IndexedVariant) for variant in self.variants.values())
+
+
+def open_version(config: Config, request: Request, *, fresh: bool = False, moves: int = 0) -> Version:
+    """The version that a request means; `fresh` asks the hub even where the cache knows.
+
+    Raises:
+        VersionNotFoundError: the repository has no such version or revision.
+        OfflineError: offline, and it is not in the cache.
+        InvalidKernelError: it has no variants, or a manifest is malformed.
+        RepositoryNotFoundError, AuthenticationError, DownloadError, CacheError
+    """
+    known = _known(config, request, any_age=False) if not fresh or _is_commit(request) else None
+    try:
+        if known is not None:
+            found = version_at(config, request, known.repo_id, known.commit)
+        else:
+            require_online(config, request, "it")
+            found = _ask(config, request)
+    except (DownloadError, OfflineError) as error:
+        found = _last_known(config, request, error)
+    if isinstance(found, Version):
+        return found
+    destination, revision = found
+    check_repo_id(destination)
+    if moves == _MAX_MOVES:
+        raise InvalidKernelError(
+            f"{request.repo_id} has moved more than {_MAX_MOVES} times: ask its publisher"
+        )
+    logger.warning("%s has moved to %s: load it from there", request.repo_id, destination)
+    return open_version(config, Request(destination, None, revision), fresh=fresh, moves=moves + 1)
+
+
+def version_at(
+    config: Config, request: Request, repo_id: str, commit: str, label: str | None = None
+) -> Version | tuple[str, str]:
+    """The variants of a commit, or where the repository has moved: from the cache, else from the hub.
+
+    `label` is where the cache keeps it; None: under the hub's address.
+    """
+    cached = cached_version(config, repo_id, commit, label)
+    if cached is not None:
+        return cached
+    require_online(config, request, f"its index at {commit[:12]}")
+    answer = Hub(config).index(repo_id, commit)
+    if answer.commit not in (None, commit):
+        raise IntegrityError(f"{repo_id}: the hub was asked for {commit} and answered {answer.commit}")
+    if answer.repo_id != request.repo_id and _is_commit(request):
+        store = Store(config.cache)
+        store.remember_ref(config.endpoint, request.repo_id, commit, commit, answer.repo_id)
+    return _remember(config, answer.repo_id, commit, answer.data, label)
+
+
+def cached_version(
+    config: Config, repo_id: str, commit: str, label: str | None = None
+) -> Version | tuple[str, str] | None:
+    """What the cache knows of a commit; None for nothing. Sends no request."""
+    store = Store(config.cache)
+    path = store.index_path(label or config.endpoint, repo_id, commit)
+    if (data := read(path)) is not None:
+        return Version(repo_id, commit, parse_index(data, origin=str(path)).variants)
+    path = path.with_name(LISTING_NAME)
+    if (data := read(path)) is not None:
+        listing = parse_listing(data, origin=str(path))
+        return listing.moved_to or Version(repo_id, commit, listing.variants)
+    return None
+
+
+def require_online(config: Config, request: Request, what: str) -> None:
+    """Raise OfflineError, saying that `what` is missing, when no request may be sent."""
+    if config.offline:
+        version = "" if request.version is None else f" --version {request.version}"
+        raise OfflineError(
+            f"{request}: {what} is not in the cache {config.cache} for {config.endpoint}, and HF_HUB_OFFLINE "
+            f"is set: unset it, or run `khub get {request.repo_id}{version}` while online"
+        )
+
+
+def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
+    hub, store = Hub(config), Store(config.cache)
+    if request.ref is not None:
+        try:
+            answer = hub.index(request.repo_id, request.ref)
+        except VersionNotFoundError:
+            answer = None  # the refs tell which versions there are
+        if answer is not None and answer.commit is not None:
+            store.remember_ref(config.endpoint, request.repo_id, request.ref, answer.commit, answer.repo_id)
+            return _remember(config, answer.repo_id, answer.commit, answer.data, None)
+    refs = hub.refs(request.repo_id)
+    name = pick_ref(request, refs.commits)
+    store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
+    if request.ref is None:
+        _say_newest(request, name)
+    return version_at(config, request, refs.repo_id, refs.commits[name])
+
+
+def _remember(
+    config: Config, repo_id: str, commit: str, index: bytes | None, label: str | None
+) -> Version | tuple[str, str]:
+    """Parse what the hub has at a commit and keep it; without an index the tree is asked for."""
+    store, where = Store(config.cache), label or config.endpoint
+    if index is not None:
+        parsed = parse_index(index, origin=f"{INDEX_NAME} of {repo_id} at {commit[:12]}")
+        store.remember_index(where, repo_id, commit, index)
+        return Version(repo_id, commit, parsed.variants)
+    hub, origin = Hub(config), f"the tree of {repo_id} at {commit[:12]}"
+    entries = hub.tree(repo_id, commit)
+    listing = Listing(read_tree(entries, origin=origin))
+    if (status := status_entry(entries)) is not None:
+        data = hub.file(repo_id, commit, STATUS_NAME, status)
+        listing = Listing(listing.variants, parse_status(data, origin=f"{STATUS_NAME} of {repo_id}"))
+    elif not listing.variants:
+        raise InvalidKernelError(
+            f"{repo_id} has no {INDEX_NAME} at this revision and no build/<variant>/metadata.json: "
+            "ask the publisher to upload it with `khub publish`"
+        )
+    store.remember_index(where, repo_id, commit, listing.to_json(), LISTING_NAME)
+    return listing.moved_to or Version(repo_id, commit, listing.variants)
+
+
+def _known(config: Config, request: Request, *, any_age: bool) -> KnownRef | None:
+    """What the cache says a request means, as long as that holds."""
+    remembered = Store(config.cache).refs(config.endpoint, request.repo_id)
+    if request.revision is not None and _is_commit(request):
+        return remembered.refs.get(request.revision, KnownRef(request.revision, 0.0, request.repo_id))
+
+    def holds(seen: float) -> bool:
+        return any_age or 0 <= time.time() - seen < config.refresh  # a clock set back asks again
+
+    if request.ref is None and not holds(remembered.listed):
+        return None
+    try:
+        name = pick_ref(request, remembered.refs.keys())
+    except VersionNotFoundError:
+        return None
+    known = remembered.refs[name]
+    if request.ref is not None and not holds(known.seen):
+        return None
+    if request.ref is None:
+        _say_newest(request, name)
+    return known
+
+
+def _last_known(
+    config: Config, request: Request, error: DownloadError | OfflineError
+) -> Version | tuple[str, str]:
+    known = _known(config, request, any_age=True)
+    found = None if known is None else cached_version(config, known.repo_id, known.commit)
+    if found is None:
+        raise error from None  # the hub may have it by now, so "not found" would be a guess
+    if isinstance(error, DownloadError):
+        logger.warning("%s; using what it said last", error)
+    return found
+
+
+def _is_commit(request: Request) -> bool:
+    return request.revision is not None and COMMIT.fullmatch(request.revision) is not None
+
+
+def _say_newest(request: Request, name: str) -> None:
+    is_version = name.startswith("v")
+    logger.info(
+        "%s: %s is %s and stays so in this process; pass %s to choose it always",
+        request.repo_id,
+        name,
+        "the newest version" if is_version else "taken, for there is no version yet,",
+        f"version={name[1:]}" if is_version else f"revision={name!r}",
+    )

@@ -1,0 +1,210 @@
+"""Where kernels come from: a hub, a folder, a folder instead of a hub. And loading one with all it depends on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from .config import Config
+from .depends import kernel_depends
+from .environment import Environment
+from .errors import DownloadError, InvalidKernelError, NoMatchingVariantError, OfflineError, UsageError
+from .fetch import fetch_metadata, fetch_variant
+from .hub import Hub, check_repo_id
+from .listing import backend_of
+from .loaded import RepoInfo, load
+from .local import find_local
+from .manifest import BackendInfo, IndexedVariant
+from .pin import Version, open_version, require_online
+from .policy import Policy
+from .request import Request
+from .resolver import Decision, best, resolve
+from .store import Store
+from .verify import VerifiedPackage, verify_package
+
+logger = logging.getLogger("hub_loader")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A variant in the cache or in a folder, proven and not loaded; `repo_info` is None for a folder."""
+
+    package: VerifiedPackage
+    variant: str
+    repo_info: RepoInfo | None
+
+
+class Source(Protocol):
+    """Finds kernels; what a kernel depends on comes from the same source."""
+
+    def find(self, request: Request) -> Found:
+        """The variant that fits best, proven. Raises KernelHubError."""
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The hub of `config`, or the folders that LOCAL_KERNELS names instead."""
+
+    config: Config
+    environment: Environment
+    policy: Policy
+    backend: str | None = None
+    overrides: Mapping[str, Path] | None = None
+    fresh: bool = False
+
+    def find(self, request: Request) -> Found:
+        """As `Source.find`; what the policy does not allow is refused before any of its code is fetched."""
+        local = local_override(self.overrides, request.repo_id)
+        if local is not None:
+            return Found(*find_local(local, self.environment, self.backend), None)
+        version = pinned_version(self.config, request, fresh=self.fresh)
+        self.allow(version.repo_id)
+        decisions = judge(self.config, request, version, self.environment, self.backend)
+        return fetch_verified(self.config, request, version, require(request, decisions))
+
+    def allow(self, repo_id: str) -> None:
+        """Raise PolicyError unless the policy allows `repo_id`; asks the hub or the cache as far as it matters."""
+        trusted = None
+        if self.policy.needs_publisher(repo_id):
+            trusted = _is_trusted_publisher(self.config, repo_id.partition("/")[0])
+        self.policy.check(repo_id, trusted)
+
+
+_versions: dict[tuple[str, Path, Request], Version] = {}
+_versions_lock = threading.RLock()
+
+
+def pinned_version(config: Config, request: Request, *, fresh: bool = False) -> Version:
+    """`open_version`, whose first answer holds for the life of the process. Raises as that does."""
+    key = (config.endpoint, config.cache, request)
+    with _versions_lock:
+        if key not in _versions:
+            _versions[key] = open_version(config, request, fresh=fresh)
+        return _versions[key]
+
+
+def judge(
+    config: Config, request: Request, version: Version, environment: Environment, backend: str | None
+) -> tuple[Decision, ...]:
+    """Each variant's verdict, best first.
+
+    Without an index the architectures of a variant are in its metadata.json, which is read, one request each,
+    of those variants alone that would be chosen.
+    """
+    infos: dict[str, BackendInfo] = {
+        name: variant.backend if isinstance(variant, IndexedVariant) else backend_of(name)
+        for name, variant in version.variants.items()
+    }
+    asked = {name for name, variant in version.variants.items() if isinstance(variant, IndexedVariant)}
+    while True:
+        decisions = resolve(environment, infos, backend)
+        chosen = best(decisions)
+        if chosen is None or chosen in asked:
+            return decisions
+        infos[chosen] = fetch_metadata(config, request, version, chosen).backend
+        asked.add(chosen)
+
+
+def require(request: Request, decisions: tuple[Decision, ...]) -> str:
+    """The best variant. Raises NoMatchingVariantError with the reason for each if none fits."""
+    chosen = best(decisions)
+    if chosen is None:
+        reasons = "; ".join(f"{decision.variant} {decision.reason}" for decision in decisions)
+        raise NoMatchingVariantError(
+            f"{request} has no variant that fits here: {reasons or 'it has none at all'}"
+        )
+    return chosen
+
+
+def fetch_verified(config: Config, request: Request, version: Version, name: str) -> Found:
+    """A variant in the cache, proven against the index or listing of its version. Raises as its two halves do."""
+    folder = fetch_variant(config, request, version, name)
+    cure = f"delete the folder {folder}, it will be downloaded again"
+    package = verify_package(folder, indexed=version.variants[name], cure=cure)
+    return Found(package, name, RepoInfo(version.repo_id, version.commit))
+
+
+def load_tree(source: Source, request: Request, above: tuple[Request, ...] = ()) -> ModuleType:
+    """Load a kernel, after all that it depends on.
+
+    Raises:
+        InvalidKernelError: a kernel depends on itself.
+        KernelHubError: as `Source.find` and `load`.
+    """
+    found = source.find(request)
+    try:
+        modules = {
+            needed.repo_id: load_tree(source, needed, (*above, request))
+            for needed in _needed(found, request, above)
+        }
+    except BaseException:
+        found.package.close()
+        raise
+    return load(found.package, found.variant, found.repo_info, modules)
+
+
+def fetch_tree(source: Source, request: Request, above: tuple[Request, ...] = ()) -> Found:
+    """Bring a kernel and all that it depends on into the cache, proven and not loaded. Raises as `load_tree`."""
+    found = source.find(request)
+    found.package.close()
+    for needed in _needed(found, request, above):
+        fetch_tree(source, needed, (*above, request))
+    return found
+
+
+def _needed(found: Found, request: Request, above: tuple[Request, ...]) -> tuple[Request, ...]:
+    needed = kernel_depends(found.package.metadata)
+    for kernel in needed:
+        if kernel in (*above, request):
+            chain = " needs ".join(str(link) for link in (*above, request, kernel))
+            raise InvalidKernelError(f"kernels depend on each other: {chain}: tell the publishers")
+    return needed
+
+
+def read_overrides(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """LOCAL_KERNELS: folders to load instead of repositories, written org/name=/path:org/other=/path.
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    value = (os.environ if environ is None else environ).get("LOCAL_KERNELS", "")
+    overrides = {}
+    for entry in value.split(":") if value else []:
+        repo_id, equals, path = entry.partition("=")
+        if not equals or not path:
+            raise UsageError(f"LOCAL_KERNELS={value!r}: write org/name=/path, more of them after a colon")
+        check_repo_id(repo_id)
+        overrides[repo_id] = Path(path).expanduser().absolute()
+    return overrides
+
+
+def local_override(overrides: Mapping[str, Path] | None, repo_id: str) -> Path | None:
+    """The folder to load instead of a repository, if there is one; that it is used is logged."""
+    path = (overrides or {}).get(repo_id)
+    if path is not None:
+        logger.warning("%s: LOCAL_KERNELS has it loaded from %s", repo_id, path)
+    return path
+
+
+def _is_trusted_publisher(config: Config, org: str) -> bool | None:
+    """Whether the hub vouches for `org`: as remembered, else one request; None where nobody can be asked."""
+    store = Store(config.cache)
+    known = store.publisher(config.endpoint, org)
+    if known is not None and 0 <= time.time() - known[1] < config.refresh:
+        return known[0]
+    try:
+        require_online(config, Request(org, None, None), "its publisher's standing")
+        trusted = Hub(config).is_trusted_publisher(org)
+    except (DownloadError, OfflineError) as error:
+        if known is not None and isinstance(error, DownloadError):
+            logger.warning("%s; using what it said last", error)
+        return None if known is None else known[0]
+    store.remember_publisher(config.endpoint, org, trusted)
+    return trusted
