@@ -18,6 +18,7 @@ from .errors import (
     IntegrityError,
     InvalidKernelError,
     KernelHubError,
+    LockError,
     MissingDependencyError,
     NoMatchingVariantError,
     OfflineError,
@@ -40,6 +41,7 @@ from .kernels import (
     install_kernel,
 )
 from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
+from .locked import get_locked_kernel, load_kernel
 from .resolver import Decision
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "InvalidKernelError",
     "KernelHubError",
     "LoadedKernel",
+    "LockError",
     "MissingDependencyError",
     "NoMatchingVariantError",
     "OfflineError",
@@ -73,6 +76,8 @@ __all__ = [
     "get_kernel_variants",
     "get_loaded_kernels",
     "get_local_kernel",
+    "get_locked_kernel",
     "has_kernel",
     "install_kernel",
+    "load_kernel",
 ]

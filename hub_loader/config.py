@@ -20,6 +20,7 @@ from .errors import UsageError
 
 _PUBLIC_ENDPOINT = "https://huggingface.co"
 _REFRESH_S = 3600.0
+CACHE_NAME = "kernel-hub"  # of our folder within KERNELS_CACHE, which other clients use as well
 _TRUE = ("1", "on", "yes", "true")
 _FALSE = ("", "0", "off", "no", "false")
 
@@ -55,7 +56,7 @@ def load_config(
     home = _folder(env, "HF_HOME") or _folder(env, "XDG_CACHE_HOME", "huggingface") or _default_home()
     return Config(
         endpoint=read_endpoint(env),
-        cache=(_folder(env, "KERNELS_CACHE") or home) / "kernel-hub",
+        cache=(_folder(env, "KERNELS_CACHE") or home) / CACHE_NAME,
         offline=_flag(env, "HF_HUB_OFFLINE") or _flag(env, "TRANSFORMERS_OFFLINE"),
         token=_token(env, home),
         refresh=_seconds(env, "KHUB_REFRESH", _REFRESH_S),

@@ -87,6 +87,12 @@ class PolicyError(KernelHubError):
     exit_code = 24
 
 
+class LockError(KernelHubError):
+    """A lock file is missing or malformed, or does not have the kernel asked for."""
+
+    exit_code = 25
+
+
 class BuildConfigError(KernelHubError):
     """`build.toml` cannot be read: syntax, an unknown key, a missing source file."""
 

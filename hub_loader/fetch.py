@@ -45,21 +45,27 @@ def fetch_variant(config: Config, request: Request, version: Version, name: str)
 
 
 def fetch_metadata(config: Config, request: Request, version: Version, name: str) -> Metadata:
-    """A variant's metadata.json: from the cache, else one request.
+    """A variant's metadata.json, parsed: from the cache, else one request.
 
     Raises:
         DownloadError, IntegrityError: it came short or changed.
         InvalidKernelError: it is malformed.
         OfflineError, AuthenticationError, CacheError
     """
+    origin = f"build/{name}/{METADATA_NAME} of {version.repo_id} at {version.commit[:12]}"
+    return parse_metadata(read_metadata(config, request, version, name), origin=origin)
+
+
+def read_metadata(config: Config, request: Request, version: Version, name: str) -> bytes:
+    """The proven bytes of a variant's metadata.json. Raises as `fetch_metadata`, if they are not JSON aside."""
     store, variant = Store(config.cache), version.variants[name]
-    path = f"build/{name}/{METADATA_NAME}"
     data = _cached_metadata(store, version, name)
     if data is None:
         require_online(config, request, f"{METADATA_NAME} of its variant {name}")
+        path = f"build/{name}/{METADATA_NAME}"
         data = Hub(config).file(version.repo_id, version.commit, path, variant.metadata)
         store.remember_metadata(variant.key, data)
-    return parse_metadata(data, origin=f"{path} of {version.repo_id} at {version.commit[:12]}")
+    return data
 
 
 def _cached_metadata(store: Store, version: Version, name: str) -> bytes | None:

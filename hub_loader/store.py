@@ -108,6 +108,12 @@ class Store:
         """Keep the index or listing of a commit."""
         self._write(self.index_path(endpoint, repo_id, commit, name), data)
 
+    def forget_index(self, endpoint: str, repo_id: str, commit: str) -> None:
+        """Remove the index and the listing of a commit."""
+        with self._cache_errors():
+            for name in (INDEX_NAME, LISTING_NAME):
+                self.index_path(endpoint, repo_id, commit, name).unlink(missing_ok=True)
+
     def listing(self, key: str) -> Path:
         """The file with the listing of the variant `key`; there is none for a variant with an index."""
         return self.root / "listings" / f"{key}.json"

@@ -27,6 +27,17 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust-remote-code."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="append",
+        metavar="ORG/NAME",
+        help="allow this repository on the public hub, where otherwise only publishers that it vouches for are; "
+        "can be repeated (a hub that HF_ENDPOINT names needs no permission)",
+    )
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON."""
     print(json.dumps(value, indent=2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..kernels import fetch_kernel
-from ._common import add_json, add_kernel, print_json
+from ._common import add_json, add_kernel, add_trust, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  KERNELS_CACHE=/image/cache khub get org/paged-attention --version 1"
     )
     add_kernel(parser)
+    add_trust(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    kernel = fetch_kernel(args.repo_id, version=args.version, revision=args.revision, backend=args.backend)
+    kernel = fetch_kernel(
+        args.repo_id,
+        version=args.version,
+        revision=args.revision,
+        backend=args.backend,
+        trust_remote_code=args.trust_remote_code,
+    )
     if args.json:
         print_json(
             {
