@@ -63,13 +63,30 @@ def write_package(
     variants: tuple[str, ...] = ("torch-cpu",),
     archs: tuple[str, ...] = (),
     python_depends: tuple[str, ...] = (),
+    kernel_depends: tuple[object, ...] = (),
+    extra: Mapping[str, object] | None = None,
+    has_digest: bool = True,
+    has_index: bool = True,
 ) -> Package:
-    """Write index.json and build/<variant>/ with `files` and their metadata.json for each of `variants`."""
+    """Write index.json and build/<variant>/ with `files` and their metadata.json for each of `variants`.
+
+    Packages of the public Hub have no index, and old ones no digest in metadata.json.
+    """
     indexed, folders = {}, {}
     for variant in variants:
         backend = BackendInfo("cuda" if "cu1" in variant or variant == "torch-cuda" else "cpu", archs)
         digest = {path: sha256_hex(data) for path, data in files.items()}
-        metadata = Metadata(kernel_id, name, version, "Apache-2.0", backend, digest, python_depends).to_json()
+        metadata = Metadata(
+            id=kernel_id,
+            name=name,
+            version=version,
+            license="Apache-2.0",
+            backend=backend,
+            digest=digest if has_digest else None,
+            python_depends=python_depends,
+            kernel_depends=kernel_depends,
+            extra=extra or {},
+        ).to_json()
         folders[variant] = folder / "build" / variant
         for path, data in {**files, "metadata.json": metadata}.items():
             (folders[variant] / path).parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +94,8 @@ def write_package(
         entries = {path: FileEntry(sha256_hex(data), len(data)) for path, data in files.items()}
         entry = FileEntry(sha256_hex(metadata), len(metadata))
         indexed[variant] = IndexedVariant(kernel_id, backend, entry, entries)
-    (folder / "index.json").write_bytes(Index(name, version, indexed).to_json())
+    if has_index:
+        (folder / "index.json").write_bytes(Index(name, version, indexed).to_json())
     return Package(folder, kernel_id, folders)
 
 
@@ -93,8 +111,10 @@ def python_package(folder: Path, *, value: int = 1, name: str = "demo", **option
     return write_package(folder, files, kernel_id=str(kernel_id), name=name, **options)  # type: ignore[arg-type]
 
 
-def native_package(folder: Path, *, answer: int = 42, version: int = 1) -> Package:
-    """A package whose answer() is compiled C."""
+def native_package(
+    folder: Path, *, answer: int = 42, version: int = 1, is_old: bool = False, **options: object
+) -> Package:
+    """A package whose answer() is compiled C; `is_old` puts everything below build/<variant>/demo/."""
     kernel_id = unique_id()
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "scratch"
@@ -105,4 +125,8 @@ def native_package(folder: Path, *, answer: int = 42, version: int = 1) -> Packa
         f"{kernel_id}.abi3.so": compile_native(kernel_id, scratch, answer),
         "demo/__init__.py": b"from .. import answer\n",
     }
-    return write_package(folder, files, kernel_id=kernel_id, version=version, variants=(native_variant(),))
+    if is_old:
+        del files["demo/__init__.py"]
+        files = {f"demo/{path}": data for path, data in files.items()}
+    variants = (native_variant(),)
+    return write_package(folder, files, kernel_id=kernel_id, version=version, variants=variants, **options)  # type: ignore[arg-type]
