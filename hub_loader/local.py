@@ -36,7 +36,8 @@ def find_local(path: Path, environment: Environment, backend: str | None) -> tup
     if index is not None and chosen not in index.variants:
         raise IntegrityError(f"{build / chosen} is not in {index_path}: build the package again")
     indexed = None if index is None else index.variants[chosen]
-    return verify_package(build / chosen, indexed=indexed, cure="build or copy the package again"), chosen
+    cure = "build or copy the package again"
+    return verify_package(build / chosen, indexed=indexed, cure=cure, ignores_bytecode=True), chosen
 
 
 def _variant_names(build: Path) -> list[str]:

@@ -147,7 +147,7 @@ class IndexedVariant:
         return self.metadata.size + sum(entry.size for entry in self.files.values())
 
     @property
-    def all_files(self) -> dict[str, Entry]:
+    def all_files(self) -> dict[str, FileEntry]:
         """Every file of the variant folder, metadata.json included."""
         return {METADATA_NAME: self.metadata, **self.files}
 

@@ -43,7 +43,11 @@ class VerifiedPackage:
 
 
 def verify_package(
-    folder: Path, *, indexed: IndexedVariant | ListedVariant | None, cure: str
+    folder: Path,
+    *,
+    indexed: IndexedVariant | ListedVariant | None,
+    cure: str,
+    ignores_bytecode: bool = False,
 ) -> VerifiedPackage:
     """Read and prove the variant in `folder`.
 
@@ -52,13 +56,15 @@ def verify_package(
         indexed: what index.json or the repository's tree says of the variant; None where there is neither,
             and metadata.json is trusted.
         cure: what to do about a corrupt folder, the end of each error message.
+        ignores_bytecode: pass over `__pycache__`, which another program's import of the folder leaves behind;
+            bytecode is never read either way.
 
     Raises:
         IntegrityError: a file is missing, changed, not a plain file, or not in the manifest.
         InvalidKernelError: metadata.json is malformed, or contradicts what was indexed; or nothing but
             metadata.json is at hand and it has no digest.
     """
-    found = _files(folder, cure)
+    found = _files(folder, cure, ignores_bytecode)
     origin = folder / METADATA_NAME
     if METADATA_NAME not in found:
         raise IntegrityError(f"{origin} is missing: {cure}")
@@ -144,7 +150,7 @@ def _check(path: Path, proofs: Iterable[Entry | str], blocks: Iterable[bytes], c
             raise IntegrityError(f"{path} is corrupt: expected {algorithm} {wanted}, got {actual}: {cure}")
 
 
-def _files(folder: Path, cure: str) -> set[str]:
+def _files(folder: Path, cure: str, ignores_bytecode: bool) -> set[str]:
     """Every file below `folder` by relative path; an empty folder counts as one, for no manifest has it."""
     found: set[str] = set()
 
@@ -159,6 +165,8 @@ def _files(folder: Path, cure: str) -> set[str]:
             if entry.is_symlink():
                 raise IntegrityError(f"{entry.path} is a symbolic link, and packages have none: {cure}")
             if entry.is_dir():
+                if ignores_bytecode and entry.name == "__pycache__":
+                    continue
                 walk(Path(entry.path), f"{prefix}{entry.name}/")
             else:
                 found.add(prefix + entry.name)

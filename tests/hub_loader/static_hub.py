@@ -19,7 +19,8 @@ class StaticHub:
     `truncated` maps a file name to how many bytes of it are sent under its full Content-Length, `replaced`
     one to the bytes sent instead, `status` a path fragment to an (HTTP status, X-Error-Code) answered.
     `moved[repo]` is where a renamed repository is redirected to, `trusted` are the organizations vouched for,
-    `lfs` the file names that the tree lists by SHA-256, `page` how many entries a page of it has;
+    `lfs` the file names that the tree lists by SHA-256, `page` how many entries a page of it has,
+    `names_commit` whether answers carry X-Repo-Commit;
     `depth` is how many round trips had to be made one after another: the hub sees a request as deeper than
     every request whose answer it had already sent; `latency` in seconds makes that certain.
     """
@@ -35,6 +36,7 @@ class StaticHub:
     trusted: set[str] = field(default_factory=set)
     lfs: tuple[str, ...] = (".so",)
     page: int = 1000
+    names_commit: bool = True
     depth: int = 0
     latency: float = 0.0
     agents: list[str | None] = field(default_factory=list)
@@ -85,7 +87,7 @@ class StaticHub:
         commit = self.refs[repo_id].get(rest[0], rest[0])
         if commit not in self.refs[repo_id].values():
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        headers = {"X-Repo-Commit": commit}
+        headers = {"X-Repo-Commit": commit} if self.names_commit else {}
         if what == "tree":
             return self._tree(commit, headers, int(query.get("cursor", ["0"])[0]))
         file = self.files[commit] / "/".join(rest[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 import sys
 from pathlib import Path
 
@@ -70,6 +71,28 @@ def test_get_local_kernel_when_the_variant_does_not_fit_then_says_why(tmp_path: 
     package = python_package(tmp_path, variants=("cp39-cpu-x86_64-linux",))
     with pytest.raises(hub_loader.NoMatchingVariantError, match="needs the interpreter cp39"):
         get_local_kernel(package.variants["cp39-cpu-x86_64-linux"])
+
+
+def test_get_local_kernel_when_another_import_left_bytecode_then_it_is_passed_over_and_not_run(
+    tmp_path: Path,
+) -> None:
+    package = python_package(tmp_path, value=4)
+    (folder,) = package.variants.values()
+    cache = folder / "__pycache__"
+    cache.mkdir()
+    (folder / "planted.py").write_text("VALUE = 5\n")
+    py_compile.compile(
+        str(folder / "planted.py"),
+        cfile=str(cache / f"numbers.{sys.implementation.cache_tag}.pyc"),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    (folder / "planted.py").unlink()
+    assert get_local_kernel(tmp_path).value() == 4
+    other = python_package(tmp_path / "other")
+    (folder,) = other.variants.values()
+    (folder / "numbers.pyc").write_bytes(b"")
+    with pytest.raises(hub_loader.IntegrityError, match=r"numbers\.pyc is not in the manifest"):
+        get_local_kernel(tmp_path / "other")
 
 
 @pytest.mark.parametrize("below", ["", "nothing"])

@@ -1,0 +1,162 @@
+"""trust_remote_code: what each value allows, on the public hub and on one's own, and that it is enforced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packages import python_package, unique_id, write_package
+from static_hub import StaticHub
+
+import hub_loader
+from hub_loader import PolicyError, UsageError, get_kernel
+from hub_loader.policy import Policy, make_policy
+
+
+@pytest.fixture
+def public(hub: StaticHub, monkeypatch: pytest.MonkeyPatch) -> StaticHub:
+    """The hub, taken for the public one."""
+    monkeypatch.setattr("hub_loader.config._PUBLIC_ENDPOINT", hub.endpoint)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("trust", "public", "everything", "named"),
+    [
+        (None, True, False, False),
+        (None, False, True, False),
+        (True, True, True, False),
+        (False, False, False, False),
+        (["org/demo"], False, False, True),
+        (("org/demo",), True, False, True),
+    ],
+)
+def test_make_policy_of_each_value(trust: object, public: bool, everything: bool, named: bool) -> None:
+    names = frozenset({"org/demo"}) if named else frozenset()
+    assert make_policy(trust, public=public) == Policy(everything, names)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trust", ["org/demo", 1, {"org/demo": True}, ["https://github.com/org"], [1]])
+def test_make_policy_of_anything_else_is_an_error_and_never_ignored(trust: object) -> None:
+    with pytest.raises(UsageError):
+        make_policy(trust, public=False)  # type: ignore[arg-type]
+
+
+def test_check_asks_for_the_publisher_only_where_it_matters() -> None:
+    policy = Policy(repo_ids=frozenset({"org/demo"}))
+    policy.check("org/demo", None)
+    policy.check("other/demo", True)
+    for verdict, why in ((False, "does not vouch for 'other'"), (None, "nobody could be asked")):
+        with pytest.raises(PolicyError, match=rf"{why}.*trust_remote_code=\['other/demo'\]"):
+            policy.check("other/demo", verdict)
+
+
+def test_own_hub_needs_no_permission_and_is_not_asked_for_it(hub: StaticHub, tmp_path: Path) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    assert get_kernel("org/demo").value() == 1
+    assert not any("/organizations/" in path for path in hub.requests)
+
+
+def test_own_hub_when_false_is_given_then_an_unknown_publisher_is_refused_before_any_code_is_fetched(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    with pytest.raises(PolicyError, match="org/demo"):
+        get_kernel("org/demo", trust_remote_code=False)
+    assert not any("/build/" in path for path in hub.requests)
+    with pytest.raises(PolicyError):
+        hub_loader.has_kernel("org/demo", trust_remote_code=False)
+    with pytest.raises(PolicyError):
+        hub_loader.install_kernel("org/demo", trust_remote_code=["org/other"])
+    hub.trusted.add("org")
+    with pytest.raises(PolicyError):  # its word holds as long as a branch does
+        get_kernel("org/demo", trust_remote_code=False)
+
+
+def test_kernel_that_is_loaded_already_is_still_refused_to_who_does_not_trust_it(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    get_kernel("org/demo", trust_remote_code=True)
+    with pytest.raises(PolicyError):
+        get_kernel("org/demo", trust_remote_code=False)
+
+
+def test_public_hub_then_only_publishers_it_vouches_for_and_what_is_named(
+    public: StaticHub, tmp_path: Path
+) -> None:
+    public.publish("known/demo", "v1", python_package(tmp_path / "known").folder)
+    public.publish("org/demo", "v1", python_package(tmp_path / "org").folder)
+    public.trusted.add("known")
+    assert get_kernel("known/demo").value() == 1
+    with pytest.raises(PolicyError, match="does not vouch for 'org'"):
+        get_kernel("org/demo")
+    assert get_kernel("org/demo", trust_remote_code=["org/demo"]).value() == 1
+    assert get_kernel("org/demo", trust_remote_code=True).value() == 1
+
+
+def test_publisher_that_the_hub_does_not_know_is_not_trusted(public: StaticHub, tmp_path: Path) -> None:
+    public.publish("org/demo", "v1", python_package(tmp_path / "org").folder)
+    public.status["/organizations/"] = (404, "")
+    with pytest.raises(PolicyError, match="does not vouch"):
+        get_kernel("org/demo")
+
+
+def test_redirect_to_another_owner_is_judged_by_who_answers(public: StaticHub, tmp_path: Path) -> None:
+    public.publish("evil/demo", "v1", python_package(tmp_path / "evil").folder)
+    public.moved["known/demo"] = "evil/demo"
+    public.trusted.add("known")
+    for trust in (None, ["known/demo"]):
+        with pytest.raises(PolicyError, match="evil/demo"):
+            get_kernel("known/demo", trust_remote_code=trust)
+        with pytest.raises(PolicyError, match="evil/demo"):
+            get_kernel("known/demo", version=1, trust_remote_code=trust)
+        with pytest.raises(PolicyError, match="evil/demo"):
+            get_kernel("known/demo", revision=f"{1:040x}", trust_remote_code=trust)
+    assert not any("/build/" in path for path in public.requests)
+
+
+def test_what_a_kernel_depends_on_is_judged_too(public: StaticHub, tmp_path: Path) -> None:
+    public.publish("evil/base", "v1", python_package(tmp_path / "base", name="base").folder)
+    files = {"__init__.py": b""}
+    needed = ({"repo-id": "evil/base", "version": 1},)
+    top = write_package(
+        tmp_path / "top", files, kernel_id=unique_id("top"), name="top", kernel_depends=needed
+    )
+    public.publish("known/top", "v1", top.folder)
+    public.trusted.add("known")
+    with pytest.raises(PolicyError, match="evil/base"):
+        get_kernel("known/top")
+
+
+def test_offline_then_the_remembered_word_counts_and_without_one_the_answer_is_no(
+    public: StaticHub, tmp_path: Path
+) -> None:
+    for org in ("known", "org"):
+        public.publish(f"{org}/demo", "v1", python_package(tmp_path / org).folder)
+    public.trusted.add("known")
+    hub_loader.install_kernel("known/demo", version=1)
+    hub_loader.install_kernel("org/demo", version=1, trust_remote_code=True)
+    code = (
+        "import sys, hub_loader, hub_loader.config as c; c._PUBLIC_ENDPOINT = sys.argv[2]\n"
+        "print(hub_loader.get_kernel(sys.argv[1], version=1).value())"
+    )
+    for org, code_expected in (("known", 0), ("org", 1)):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                code.replace("import sys,", "import sys, hub_loader,"),
+                f"{org}/demo",
+                public.endpoint,
+            ],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code_expected, done.stderr
+        assert ("nobody could be asked whether 'org'" in done.stderr) == (org == "org")
