@@ -7,15 +7,19 @@ commit before or the whole one after, and a second publisher at the same time is
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hub_loader.errors import AuthenticationError, DownloadError, InvalidKernelError
+from hub_loader.errors import AuthenticationError, CacheError, DownloadError, InvalidKernelError
 from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
+from hub_loader.pin import remember_published
 
 from .card import CARD_NAME, card
 from .statement import STATEMENT_NAME
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
                 f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
             ) from None
         raise DownloadError(f"publishing {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
+    try:
+        remember_published(repo_id, branch, head)
+    except CacheError as error:  # a machine that only publishes may have no cache
+        logger.warning("%s; get_kernel may load here for an hour what was published before", error)
     return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale))
 
 

@@ -17,7 +17,6 @@ from .config import Config, load_config, read_endpoint
 from .depends import kernel_depends
 from .environment import Environment, detect_environment
 from .errors import (
-    MissingDependencyError,
     NoMatchingVariantError,
     RepositoryNotFoundError,
     UsageError,
@@ -33,6 +32,7 @@ from .request import Request
 from .resolver import Decision, best
 from .source import (
     HubSource,
+    allow,
     fetch_tree,
     judge,
     load_tree,
@@ -249,7 +249,7 @@ def has_kernel(
     source = _source(load_config(), backend, trust_remote_code, check_arch)
     try:
         return _exists(source, make_request(repo_id, version, revision), ())
-    except (RepositoryNotFoundError, VersionNotFoundError, NoMatchingVariantError, MissingDependencyError):
+    except (RepositoryNotFoundError, VersionNotFoundError, NoMatchingVariantError):
         return False
 
 
@@ -285,7 +285,7 @@ def _exists(source: HubSource, request: Request, above: tuple[Request, ...]) -> 
         metadata = package.metadata
     else:
         version = pinned_version(source.config, request)
-        source.allow(version.repo_id)
+        allow(source.config, source.policy, version.repo_id)
         chosen = require(request, judge(source.config, request, version, source.environment, source.backend))
         metadata = fetch_metadata(source.config, request, version, chosen)
     needed = kernel_depends(metadata)

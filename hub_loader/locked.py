@@ -23,7 +23,7 @@ from .manifest import INDEX_NAME
 from .pin import Version, cached_version, version_at
 from .policy import Policy, Trust, make_policy
 from .request import Request
-from .source import Found, HubSource, fetch_verified, judge, load_tree, require
+from .source import Found, allow, fetch_verified, judge, load_tree, require
 from .store import LISTING_NAME, LOCKED, Store, read
 
 ALLOW_LOCKED = Policy(everything=True)
@@ -47,9 +47,8 @@ class LockedSource:
             IntegrityError: the hub or the cache has other bytes than the lock names.
         """
         kernel = self.lock_file.get(request)
-        if self.policy.needs_publisher(request.repo_id):
-            HubSource(self.config, self.environment, self.policy).allow(request.repo_id)
         version = locked_version(self.config, kernel, self.lock_file.origin)
+        allow(self.config, self.policy, version.repo_id)
         decisions = judge(self.config, request, version, self.environment, self.backend)
         return fetch_locked(self.config, kernel, version, require(request, decisions), self.lock_file.origin)
 

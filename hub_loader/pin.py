@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .config import Config
+from .config import Config, load_config
 from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineError, VersionNotFoundError
 from .hub import COMMIT, Hub, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
@@ -102,6 +102,12 @@ def cached_version(
         listing = parse_listing(data, origin=str(path))
         return listing.moved_to or Version(repo_id, commit, listing.variants)
     return None
+
+
+def remember_published(repo_id: str, branch: str, commit: str) -> None:
+    """What this machine has just published is what it loads next. Raises CacheError, UsageError."""
+    config = load_config()
+    Store(config.cache).remember_ref(config.endpoint, repo_id, branch, commit, repo_id)
 
 
 def require_online(config: Config, request: Request, what: str) -> None:

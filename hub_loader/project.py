@@ -22,7 +22,7 @@ from .manifest import sha256_hex
 from .pin import Version, open_version
 from .policy import Policy
 from .request import Request
-from .source import Found, HubSource, fetch_tree
+from .source import Found, allow, fetch_tree
 from .toml import load_toml
 
 _PARALLEL_REQUESTS = 8
@@ -69,7 +69,6 @@ def lock_kernels(config: Config, requests: tuple[Request, ...], policy: Policy) 
         InvalidKernelError: they depend on each other.
         KernelHubError: as `open_version`.
     """
-    source = HubSource(config, Environment("", "", ""), policy)
     locks: dict[Request, KernelLock] = {}
 
     def add(request: Request, above: tuple[Request, ...]) -> None:
@@ -78,7 +77,7 @@ def lock_kernels(config: Config, requests: tuple[Request, ...], policy: Policy) 
                 f"kernels depend on each other: {' needs '.join(map(str, (*above, request)))}"
             )
         if request not in locks:
-            kernel = _lock(source, request)
+            kernel = _lock(config, policy, request)
             for needed in kernel.depends:
                 add(needed, (*above, request))
             locks[request] = kernel
@@ -155,16 +154,16 @@ def _dependency(path: Path, repo_id: str, pin: object) -> Request:
     raise LockError(f'{path}: "{repo_id}" = {pin!r} is neither a version, as 1, nor a revision, as "main"')
 
 
-def _lock(source: HubSource, request: Request) -> KernelLock:
-    version = open_version(source.config, request, fresh=True)
+def _lock(config: Config, policy: Policy, request: Request) -> KernelLock:
+    version = open_version(config, request, fresh=True)
     if version.repo_id != request.repo_id:
         raise LockError(f"{request.repo_id} has moved to {version.repo_id}: depend on that")
-    source.allow(version.repo_id)
+    allow(config, policy, version.repo_id, fresh=True)
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="khub-lock") as pool:
-        every = pool.map(lambda name: read_metadata(source.config, request, version, name), version.variants)
+        every = pool.map(lambda name: read_metadata(config, request, version, name), version.variants)
         metadata = dict(zip(version.variants, every, strict=True))
     variants = {name: _pin(version, name, data) for name, data in metadata.items()}
-    parsed = [fetch_metadata(source.config, request, version, name) for name in metadata]
+    parsed = [fetch_metadata(config, request, version, name) for name in metadata]
     depends = dict.fromkeys(needed for one in parsed for needed in kernel_depends(one))
     return KernelLock(request, version.commit, variants, tuple(depends))
 

@@ -65,16 +65,17 @@ class HubSource:
         if local is not None:
             return Found(*find_local(local, self.environment, self.backend), None)
         version = pinned_version(self.config, request, fresh=self.fresh)
-        self.allow(version.repo_id)
+        allow(self.config, self.policy, version.repo_id, fresh=self.fresh)
         decisions = judge(self.config, request, version, self.environment, self.backend)
         return fetch_verified(self.config, request, version, require(request, decisions))
 
-    def allow(self, repo_id: str) -> None:
-        """Raise PolicyError unless the policy allows `repo_id`; asks the hub or the cache as far as it matters."""
-        trusted = None
-        if self.policy.needs_publisher(repo_id):
-            trusted = _is_trusted_publisher(self.config, repo_id.partition("/")[0])
-        self.policy.check(repo_id, trusted)
+
+def allow(config: Config, policy: Policy, repo_id: str, *, fresh: bool = False) -> None:
+    """Raise PolicyError unless the policy allows `repo_id`; asks the cache or the hub as far as it matters."""
+    trusted = None
+    if policy.needs_publisher(repo_id):
+        trusted = _is_trusted_publisher(config, repo_id.partition("/")[0], fresh)
+    policy.check(repo_id, trusted)
 
 
 _versions: dict[tuple[str, Path, Request], Version] = {}
@@ -193,11 +194,11 @@ def local_override(overrides: Mapping[str, Path] | None, repo_id: str) -> Path |
     return path
 
 
-def _is_trusted_publisher(config: Config, org: str) -> bool | None:
+def _is_trusted_publisher(config: Config, org: str, fresh: bool) -> bool | None:
     """Whether the hub vouches for `org`: as remembered, else one request; None where nobody can be asked."""
     store = Store(config.cache)
     known = store.publisher(config.endpoint, org)
-    if known is not None and 0 <= time.time() - known[1] < config.refresh:
+    if not fresh and known is not None and 0 <= time.time() - known[1] < config.refresh:
         return known[0]
     try:
         require_online(config, Request(org, None, None), "its publisher's standing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,8 +254,7 @@ def test_archs_of_a_variant_without_an_index_are_read_before_it_is_chosen(
     package = python_package(tmp_path / "source", has_index=False, variants=("torch-cuda",), archs=("8.0",))
     hub.publish("org/demo", "v1", package.folder)
     own = hub_loader.detect_environment()
-    hopper = hub_loader.Environment(own.python, own.arch, own.os, own.glibc, own.torch, None, ((9, 0),))
-    ampere = hub_loader.Environment(own.python, own.arch, own.os, own.glibc, own.torch, None, ((8, 6),))
+    hopper, ampere = (replace(own, compute_capabilities=(gpu,)) for gpu in ((9, 0), (8, 6)))
     assert hub_loader.explain("org/demo", backend="cuda", environment=ampere).chosen == "torch-cuda"
     refused = hub_loader.explain("org/demo", backend="cuda", environment=hopper)
     assert refused.chosen is None
