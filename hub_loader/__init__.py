@@ -9,6 +9,8 @@ Importing this package imports neither torch nor huggingface_hub.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .depends import get_kernel_dep
 from .environment import Environment, Torch, detect_environment
 from .errors import (
@@ -41,8 +43,13 @@ from .kernels import (
     install_kernel,
 )
 from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
-from .locked import get_locked_kernel, load_kernel
 from .resolver import Decision
+
+if TYPE_CHECKING:
+    from .locked import get_locked_kernel, load_kernel
+
+# Imported at their first use: most processes lock no kernels.
+_LAZY = {"get_locked_kernel": "locked", "load_kernel": "locked"}
 
 __all__ = [
     "AuthenticationError",
@@ -81,3 +88,13 @@ __all__ = [
     "install_kernel",
     "load_kernel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value

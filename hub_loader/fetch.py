@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .config import Config
@@ -83,6 +82,8 @@ def _cached_metadata(store: Store, version: Version, name: str) -> bytes | None:
 
 def _download(hub: Hub, version: Version, name: str, known: Mapping[str, bytes], staging: Path) -> None:
     """Fill `staging` with the variant's files, several at a time; `known` need not be asked for."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and a warm process fetches nothing
+
     files = version.variants[name].all_files
 
     def download(path: str) -> None:

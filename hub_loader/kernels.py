@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from .config import Config, load_config, read_endpoint
+from .config import Config, load_config
 from .depends import kernel_depends
 from .environment import Environment, detect_environment
 from .errors import (
@@ -123,9 +123,12 @@ def get_kernel(
         PolicyError: `trust_remote_code` does not allow it.
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
+    asked = (repo_id, version, revision, backend, trust_remote_code, check_arch)
+    key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(asked))
+    found = _modules.get(key)  # without the lock: a module is put there when it is whole
+    if found is not None:
+        return found
     request = make_request(repo_id, version, revision)
-    local = os.environ.get("LOCAL_KERNELS", "")
-    key = (read_endpoint(), request, backend, repr(trust_remote_code), check_arch, local)
     with lock:
         if key not in _modules:
             source = _source(load_config(user_agent=user_agent), backend, trust_remote_code, check_arch)

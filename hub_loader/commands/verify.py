@@ -20,7 +20,7 @@ from ._common import add_json, print_json
 
 @dataclass(frozen=True)
 class Verdict:
-    """A variant: `problem` is None if every byte is as promised; `path` None if it is not in the cache."""
+    """A variant: `problem` is None if every byte is as promised; `path` None if there is nothing to read."""
 
     what: str
     path: str | None
@@ -66,13 +66,16 @@ def _cache(store: Store) -> Iterator[Verdict]:
 
 def _locked(store: Store, lock: LockFile) -> Iterator[Verdict]:
     for kernel in lock.kernels:
+        if not kernel.variants:
+            what = f"{kernel.request}: the lock has its commit alone, no digest to check: run `khub lock`"
+            yield Verdict(what, None, None)
         for name, variant in sorted(kernel.variants.items()):
             folder = store.variant(variant.key)
             what = f"{kernel.request} {name}"
             if folder.is_dir():
                 yield Verdict(what, str(folder), _problem(store, variant.key, variant.manifest))
             else:
-                yield Verdict(what, None, None)
+                yield Verdict(f"{what} is not in the cache", None, None)
 
 
 def _problem(store: Store, key: str, manifest: str | None) -> str | None:

@@ -169,9 +169,13 @@ def test_lock_files_of_the_hubs_client_are_read_and_hold_the_commit(hub: StaticH
         assert load_kernel("org/demo", lockfile=Path("kernels.lock")).value() == 1
 
 
-def test_lock_stock_then_writes_nothing_that_the_hubs_client_refuses(hub: StaticHub, tmp_path: Path) -> None:
+def test_lock_stock_then_writes_nothing_that_the_hubs_client_refuses(
+    hub: StaticHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     commit = hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     assert main(["lock", "--stock"]) == 0
+    assert main(["verify", "kernels.lock"]) == 0
+    assert "the lock has its commit alone" in capsys.readouterr().out
     assert json.loads(Path("kernels.lock").read_bytes()) == [
         {"dependency": {"repo-id": "org/demo", "version": 1}, "lock": {"commit": commit}}
     ]
@@ -317,7 +321,7 @@ def test_verify_then_finds_one_changed_byte_in_the_cache_and_in_what_is_locked(
     Path("pyproject.toml").write_text('[tool.kernels.dependencies]\n"org/demo" = 1\n"org/plain" = "v1"\n')
     assert main(["lock"]) == main(["sync", "--backend", "cpu"]) == 0
     assert main(["verify"]) == main(["verify", "kernels.lock"]) == 0
-    assert "not in the cache: org/demo version 1 torch-cuda" in capsys.readouterr().out
+    assert "not looked at: org/demo version 1 torch-cuda is not in the cache" in capsys.readouterr().out
     for path in sorted((tmp_path / "cache").rglob("numbers.py")):
         content = path.read_bytes()
         path.chmod(0o644)

@@ -51,6 +51,14 @@ def test_warm_in_a_new_process_then_none(hub: StaticHub, tmp_path: Path, how: st
     assert asked[1] == 0
 
 
+def test_arguments_that_python_calls_equal_are_not_the_same_question(hub: StaticHub, tmp_path: Path) -> None:
+    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    get_kernel("org/demo", version=1)
+    for version in (True, 1.0):
+        with pytest.raises(hub_loader.UsageError, match="is not a number"):
+            get_kernel("org/demo", version=version)  # type: ignore[arg-type]
+
+
 def test_moved_branch_is_seen_when_the_ref_is_old_or_khub_get_asks(
     hub: StaticHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
