@@ -52,9 +52,8 @@ def _run(args: argparse.Namespace) -> int:
         print_json({"cache": str(store.root), "variants": [asdict(verdict) for verdict in verdicts]})
     else:
         for verdict in verdicts:
-            print(
-                f"{verdict.problem or ('verified' if verdict.path else 'not in the cache')}: {verdict.what}"
-            )
+            state = verdict.problem or ("verified" if verdict.path else "not looked at")
+            print(f"{state}: {verdict.what}")
         print(f"{sum(verdict.path is not None for verdict in verdicts)} variants looked at in {store.root}")
     return IntegrityError.exit_code if any(verdict.problem for verdict in verdicts) else 0
 
