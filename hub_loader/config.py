@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from .errors import UsageError
 
 _PUBLIC_ENDPOINT = "https://huggingface.co"
+_PUBLIC_HOSTS = ("huggingface.co", "hf.co", "hf-mirror.com")
 _REFRESH_S = 3600.0
 CACHE_NAME = "kernel-hub"  # of our folder within KERNELS_CACHE, which other clients use as well
 _TRUE = ("1", "on", "yes", "true")
@@ -38,8 +39,9 @@ class Config:
 
     @property
     def is_public(self) -> bool:
-        """Whether the hub is the public one, rather than one the user has named."""
-        return self.endpoint == _PUBLIC_ENDPOINT
+        """Whether anybody can publish there: the public hub by whichever name, rather than a hub of one's own."""
+        host = (urlsplit(self.endpoint).hostname or "").rstrip(".")
+        return any(host == name or host.endswith(f".{name}") for name in _PUBLIC_HOSTS)
 
 
 def load_config(

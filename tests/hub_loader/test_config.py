@@ -65,3 +65,30 @@ def test_load_config_when_a_value_means_nothing_then_names_the_variable(name: st
     with pytest.raises(UsageError, match=name) as caught:
         load_config({name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "public"),
+    [
+        ("", True),
+        ("https://huggingface.co/", True),
+        ("http://HuggingFace.co.:443", True),
+        ("https://hub-ci.huggingface.co", True),
+        ("https://hf.co", True),
+        ("https://hf-mirror.com", True),
+        ("https://hub.example.org", False),
+        ("https://nothuggingface.co", False),
+        ("https://huggingface.co.example.org", False),
+        ("http://127.0.0.1:8000", False),
+    ],
+)
+def test_is_public_of_each_name_of_the_public_hub_and_of_no_other(endpoint: str, public: bool) -> None:
+    assert load_config({"HF_ENDPOINT": endpoint}).is_public is public
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_refresh_that_is_no_number_of_seconds_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match="KHUB_REFRESH"):
+        load_config({"KHUB_REFRESH": value})
+    assert load_config({"KHUB_REFRESH": "0.5"}).refresh == 0.5
+    assert load_config({}).refresh == 3600

@@ -224,7 +224,7 @@ def test_sync_when_only_what_fits_is_wanted_then_unless_all_variants_are(
 def test_locked_public_kernel_needs_no_publisher_but_false_still_asks(
     hub: StaticHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub_loader.config._PUBLIC_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("hub_loader.config._PUBLIC_HOSTS", ("127.0.0.1",))
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     assert main(["lock"]) == hub_loader.PolicyError.exit_code
     assert main(["lock", "--trust-remote-code", "org/demo"]) == 0

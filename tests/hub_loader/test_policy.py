@@ -19,7 +19,7 @@ from hub_loader.policy import Policy, make_policy
 @pytest.fixture
 def public(hub: StaticHub, monkeypatch: pytest.MonkeyPatch) -> StaticHub:
     """The hub, taken for the public one."""
-    monkeypatch.setattr("hub_loader.config._PUBLIC_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("hub_loader.config._PUBLIC_HOSTS", ("127.0.0.1",))
     return hub
 
 
@@ -141,7 +141,7 @@ def test_offline_then_the_remembered_word_counts_and_without_one_the_answer_is_n
     hub_loader.install_kernel("known/demo", version=1)
     hub_loader.install_kernel("org/demo", version=1, trust_remote_code=True)
     code = (
-        "import sys, hub_loader, hub_loader.config as c; c._PUBLIC_ENDPOINT = sys.argv[2]\n"
+        "import sys, hub_loader, hub_loader.config as c; c._PUBLIC_HOSTS = ('127.0.0.1',)\n"
         "print(hub_loader.get_kernel(sys.argv[1], version=1).value())"
     )
     for org, code_expected in (("known", 0), ("org", 1)):
