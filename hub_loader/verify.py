@@ -79,18 +79,8 @@ def verify_package(
         raise IntegrityError(f"{folder / path} is not in the manifest: {cure}")
     for path in sorted(expected.keys() - found):
         raise IntegrityError(f"{folder / path} is missing: {cure}")
-    contents, natives = {METADATA_NAME: data}, {}
-    with ExitStack() as opened:
-        for path, proofs in expected.items():
-            if path.endswith(_NATIVE_SUFFIXES):
-                natives[path] = _open(folder / path, cure)
-                opened.callback(os.close, natives[path])
-                _check(folder / path, proofs, _blocks(natives[path]), cure)
-            else:
-                contents[path] = _read(folder / path, cure)
-                _check(folder / path, proofs, [contents[path]], cure)
-        opened.pop_all()
-    return VerifiedPackage(folder, metadata, sha256_hex(data), contents, natives)
+    contents, natives = _prove(folder, expected, cure)
+    return VerifiedPackage(folder, metadata, sha256_hex(data), {METADATA_NAME: data, **contents}, natives)
 
 
 def check_agreement(metadata: Metadata, variant: IndexedVariant | ListedVariant, origin: str) -> None:
@@ -132,6 +122,25 @@ def _expected(
         for path, entry in indexed.files.items():
             expected.setdefault(path, []).append(entry)
     return expected
+
+
+def _prove(
+    folder: Path, expected: Mapping[str, Iterable[Entry | str]], cure: str
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The bytes of each file that is not native, the descriptor of each that is; all held against their proofs."""
+    contents: dict[str, bytes] = {}
+    natives: dict[str, int] = {}
+    with ExitStack() as opened:
+        for path, proofs in expected.items():
+            if path.endswith(_NATIVE_SUFFIXES):
+                natives[path] = _open(folder / path, cure)
+                opened.callback(os.close, natives[path])
+                _check(folder / path, proofs, _blocks(natives[path]), cure)
+            else:
+                contents[path] = _read(folder / path, cure)
+                _check(folder / path, proofs, [contents[path]], cure)
+        opened.pop_all()
+    return contents, natives
 
 
 def _check(path: Path, proofs: Iterable[Entry | str], blocks: Iterable[bytes], cure: str) -> None:

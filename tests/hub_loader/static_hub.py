@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +19,8 @@ class StaticHub:
     one to the bytes sent instead, `status` a path fragment to an (HTTP status, X-Error-Code) answered.
     `moved[repo]` is where a renamed repository is redirected to, `trusted` are the organizations vouched for,
     `lfs` the file names that the tree lists by SHA-256, `page` how many entries a page of it has,
-    `names_commit` whether answers carry X-Repo-Commit;
-    `depth` is how many round trips had to be made one after another: the hub sees a request as deeper than
-    every request whose answer it had already sent; `latency` in seconds makes that certain.
+    `names_commit` whether answers carry X-Repo-Commit. A request whose path ends in a key of `together` is
+    answered when all that share its barrier have arrived: only requests sent at once are answered at all.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -37,8 +35,7 @@ class StaticHub:
     lfs: tuple[str, ...] = (".so",)
     page: int = 1000
     names_commit: bool = True
-    depth: int = 0
-    latency: float = 0.0
+    together: dict[str, threading.Barrier] = field(default_factory=dict)
     agents: list[str | None] = field(default_factory=list)
     endpoint: str = ""
 
@@ -65,7 +62,6 @@ class StaticHub:
     def clear(self) -> None:
         """Forget what was asked."""
         self.requests.clear()
-        self.depth = 0
 
     def answer(self, url: str) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) for a GET of `url`."""
@@ -129,13 +125,13 @@ def _handler(hub: StaticHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(self.path)
             hub.tokens.append(self.headers.get("Authorization"))
             hub.agents.append(self.headers.get("User-Agent"))
-            depth = hub.depth + 1
+            for ending, barrier in hub.together.items():
+                if self.path.endswith(ending):
+                    barrier.wait(timeout=20)
             status, headers, body = hub.answer(self.path)
             cut = hub.truncated.get(urlsplit(self.path).path.rpartition("/")[2])
             head = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body)}"]
             head += [f"{name}: {value}" for name, value in headers.items()]
-            time.sleep(hub.latency)
-            hub.depth = max(hub.depth, depth)
             self.wfile.write("\r\n".join([*head, "", ""]).encode() + body[:cut])
             self.close_connection = cut is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,15 +63,22 @@ def test_package_without_an_index_is_proven_by_the_tree_and_loads_then_offline_t
     assert (done.stdout, hub.requests) == ("42\n", []), done.stderr
 
 
-def test_package_without_an_index_takes_two_requests_more_than_it_has_files(
+def test_package_without_an_index_takes_two_requests_more_than_it_has_files_four_deep(
     hub: StaticHub, tmp_path: Path
 ) -> None:
-    hub.latency = 0.02
-    hub.publish("org/demo", "v1", python_package(tmp_path / "source", has_index=False).folder)
+    at_once = threading.Barrier(4)
+    for path in ("torch-cpu/__init__.py", "demo/__init__.py", "numbers.py", "table.txt"):
+        hub.together[path] = at_once
+    commit = hub.publish("org/demo", "v1", python_package(tmp_path / "source", has_index=False).folder)
     get_kernel("org/demo", version=1)
-    files = 5  # metadata.json among them
-    assert len(hub.requests) == 2 + files
-    assert hub.depth == 4  # index, tree, metadata.json, the others
+    base = f"/kernels/org/demo/resolve/{commit}/build/torch-cpu"
+    first = [
+        "/kernels/org/demo/resolve/v1/index.json",
+        f"/api/kernels/org/demo/tree/{commit}?recursive=true&expand=false",
+        f"{base}/metadata.json",
+    ]
+    assert hub.requests[:3] == first
+    assert len(hub.requests) == 3 + 4
 
 
 def test_tree_of_many_pages_is_read_to_its_end_from_the_same_host(hub: StaticHub, tmp_path: Path) -> None:

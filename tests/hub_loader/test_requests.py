@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,23 +18,35 @@ from hub_loader import get_kernel
 FILES = 5  # of a variant of python_package, metadata.json among them
 
 
+def all_at_once(hub: StaticHub) -> None:
+    """Answer the files of a python_package only when all of them have been asked for."""
+    barrier = threading.Barrier(FILES)
+    paths = ("metadata.json", "torch-cpu/__init__.py", "demo/__init__.py", "numbers.py", "table.txt")
+    hub.together.update(dict.fromkeys(paths, barrier))
+
+
 def test_cold_by_version_then_one_request_more_than_files_and_two_round_trips(
     hub: StaticHub, tmp_path: Path
 ) -> None:
-    hub.latency = 0.03
+    all_at_once(hub)
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     get_kernel("org/demo", version=1)
-    assert (len(hub.requests), hub.depth) == (1 + FILES, 2)
+    assert hub.requests[0] == "/kernels/org/demo/resolve/v1/index.json"
+    assert len(hub.requests) == 1 + FILES
     hub.clear()
     get_kernel("org/demo", version=1)
     assert hub.requests == []
 
 
 def test_cold_without_a_version_then_three_round_trips(hub: StaticHub, tmp_path: Path) -> None:
-    hub.latency = 0.03
-    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
+    all_at_once(hub)
+    commit = hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     get_kernel("org/demo")
-    assert (len(hub.requests), hub.depth) == (2 + FILES, 3)
+    assert hub.requests[:2] == [
+        "/api/kernels/org/demo/refs",
+        f"/kernels/org/demo/resolve/{commit}/index.json",
+    ]
+    assert len(hub.requests) == 2 + FILES
 
 
 @pytest.mark.parametrize("how", ["version=1", "revision='v1'", ""])
