@@ -22,9 +22,10 @@ from hub_loader.variant import Backend, Framework, Platform, Variant, Version
 
 from .build_toml import BuildFile
 from .capabilities import check_capabilities, cuda_capabilities
-from .contradictions import COMPILED_BACKENDS, check_components
 from .matrix import Cell, Matrix, TorchWheel, Unbuildable
 from .noarch import noarch_variants
+
+_COMPILED_BACKENDS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,23 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
         BuildConfigError: the kernel contradicts itself, or asks for what no compiler here knows.
     """
     if build.framework.kind == "torch-noarch":
-        return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+        return _noarch(build, build.general.backends), []
     if build.framework.kind == "pybind11":
         from .python_cells import plan_python  # it imports the types of this module
 
         return plan_python(build, matrix)
-    check_components(build)
     check_capabilities(build, matrix.cuda.values())
+    with_component = {component.backend for component in build.components}
     cells: list[Cell] = []
     refused: list[Unbuildable] = []
     for name in build.general.backends:
-        if name not in COMPILED_BACKENDS:
+        # A kernel whose sources all belong to its binding has no component at all, and needs none.
+        if build.framework.kind == "torch" and with_component and name not in with_component:
+            cells += (python_only := _noarch(build, [name]))
+            why = f"packaged as Python only, since no [kernel.NAME] has backend = {name!r}"
+            refused += [Unbuildable(str(cell), why) for cell in python_only]
+            continue
+        if name not in _COMPILED_BACKENDS:
             refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
             continue
         target = (build.framework.stable_abi or {}).get(name)
@@ -111,6 +118,10 @@ def compiler_version(installed: Version, compilers: Iterable[Version]) -> Versio
     """The CUDA to compile with for a torch that brings `installed`: the newest of its major that is not newer."""
     usable = [version for version in compilers if version[0] == installed[0] and version <= installed]
     return max(usable, default=None)
+
+
+def _noarch(build: BuildFile, backends: Sequence[str]) -> list[Cell]:
+    return [Cell(variant, None, capabilities=archs) for variant, archs in noarch_variants(build, backends)]
 
 
 def _matches(cell: Cell, glob: str) -> bool:

@@ -96,7 +96,10 @@ def test_plan_takes_cuda_capabilities_from_the_kernel_else_from_the_matrix() -> 
 
 def test_plan_of_a_backend_without_a_compiler_says_why() -> None:
     build = without_stable_abi(read_build_file(TINY))
-    build = replace(build, general=replace(build.general, backends=("cpu", "rocm")))
+    hip = replace(build.components[0], backend="rocm")
+    build = replace(
+        build, general=replace(build.general, backends=("cpu", "rocm")), components=(*build.components, hip)
+    )
     cells, refused = plan(build, MATRIX)
     assert all(cell.variant.backend.name == "cpu" for cell in cells)
     assert [(u.name, "PyPI or Debian" in u.reason) for u in refused] == [("rocm", True)]
