@@ -69,7 +69,8 @@ def cuda_toolkit(cache: ToolchainCache, release: CudaRelease, arch: str) -> Cuda
     """
 
     def fetch(folder: Path) -> None:
-        unpack_wheels(folder, release.packages, _HOST, cache.downloads, cache.pins)
+        count = cache.traffic.count("cuda")
+        unpack_wheels(folder, release.packages, _HOST, cache.downloads, cache.pins, count)
         if release.debian is not None:
             _merge_debian(folder, release, cache)
         for needed in ("bin/nvcc", "include/cuda_runtime.h", f"lib/libcudart.so.{release.version[0]}"):
@@ -111,7 +112,8 @@ def _merge_debian(folder: Path, release: CudaRelease, cache: ToolchainCache) -> 
         if part.is_dir():
             shutil.rmtree(part)
     with tempfile.TemporaryDirectory(prefix=".debian-", dir=folder) as unpacked:
-        unpack_packages(Path(unpacked), release.debian, cache.downloads, cache.pins)
+        count = cache.traffic.count("cuda")
+        unpack_packages(Path(unpacked), release.debian, cache.downloads, cache.pins, count)
         for source, place in _DEBIAN.items():
             if not (Path(unpacked) / source).exists():
                 raise ToolchainError(f"{', '.join(release.debian.packages)} holds no {source}")
