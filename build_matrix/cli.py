@@ -44,7 +44,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n"
         "  khub build kernels_src/paged-attention --load\n"
         "  khub build kernels_src/paged-attention --check\n\n"
-        "The first build fetches torch's headers (12 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
+        "The first build fetches torch's headers (11 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
         "KHUB_TOOLCHAINS (default: ~/.cache/kernel-hub/toolchains). Neither torch nor a GPU is needed."
     )
     _add_source(parser)

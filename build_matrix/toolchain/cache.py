@@ -71,10 +71,11 @@ class ToolchainCache:
             digest = digest_of_files(staging)
             try:
                 staging.rename(final)
-                self._keep_digest(final, digest)
             except OSError:
                 if not final.is_dir():
                     raise
+            else:
+                self._keep_digest(final, digest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return final

@@ -1,6 +1,6 @@
 """Read chosen members of a remote zip (a wheel) by ranged requests, never the whole file.
 
-A torch wheel is 500 MB; its headers are 12 MB. The central directory says where each member lies, and its
+A torch wheel is 500 MB; its headers are 11 MB. The central directory says where each member lies, and its
 size and CRC, so that a member which is already at hand need not be fetched. Neighbouring members are fetched in one
 request (gaps up to 64 KiB are cheaper than a round trip), and `zipfile` checks every CRC. `file:` URLs, as
 `pip --find-links` gives, are read the same way.
