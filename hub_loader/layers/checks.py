@@ -41,7 +41,7 @@ def check_layer(layer: Any, replaced: type[nn.Module], origin: str) -> None:
     theirs, ours = inspect.signature(layer.forward), inspect.signature(replaced.forward)
     if _kinds(theirs) != _kinds(ours):
         raise LayerError(
-            f"{origin} takes {_without_annotations(theirs)}, and {replaced.__name__}.forward takes {_without_annotations(ours)}: "
+            f"{origin} takes {_bare(theirs)}, and {replaced.__name__}.forward takes {_bare(ours)}: "
             "map a layer with the same number and kinds of arguments"
         )
 
@@ -74,6 +74,6 @@ def _kinds(signature: Signature) -> list[object]:
     return [parameter.kind for parameter in signature.parameters.values()]
 
 
-def _without_annotations(signature: Signature) -> Signature:
+def _bare(signature: Signature) -> Signature:
     bare = [p.replace(annotation=Parameter.empty) for p in signature.parameters.values()]
     return signature.replace(parameters=bare, return_annotation=Signature.empty)

@@ -389,6 +389,7 @@ def test_marks_on_what_cannot_be_marked_raise() -> None:
         use_kernelized_func([outputs])
 
 
+@pytest.mark.slow
 def test_kernelized_model_compiles_without_a_graph_break(layer: Any) -> None:
     model = Attention()
     with use_kernel_mapping({"Norm": {"cpu": layer("Double")}, "twist": {"cpu": layer("Double")}}):
