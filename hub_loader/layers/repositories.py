@@ -6,11 +6,12 @@ theirs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import get_kernel, get_local_kernel
@@ -40,7 +41,7 @@ class _HubKernel:
     repo_id: str
     revision: str | None = field(default=None, kw_only=True)
     version: int | None = field(default=None, kw_only=True)
-    trust_remote_code: bool | Sequence[str] = field(default=False, kw_only=True)
+    trust_remote_code: bool | Sequence[str] | None = field(default=None, kw_only=True)
     user_agent: str | dict[str, str] | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class _HubKernel:
         _freeze_trust(self)
 
     def _kernel(self, backend: str | None) -> ModuleType:
-        options = _given(trust_remote_code=self.trust_remote_code or None, user_agent=self.user_agent)
+        options = _given(trust_remote_code=self.trust_remote_code, user_agent=self.user_agent)
         return get_kernel(
             self.repo_id, revision=self.revision, version=self.version, backend=backend, **options
         )
@@ -75,16 +76,20 @@ class _LocalKernel:
 
 @dataclass(frozen=True)
 class _LockedKernel:
+    """A kernel as a lock file pins it; without `lockfile`, the one of the installed package that asks here."""
+
     repo_id: str
     lockfile: str | Path | None = field(default=None, kw_only=True)
-    trust_remote_code: bool | Sequence[str] = field(default=False, kw_only=True)
+    trust_remote_code: bool | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _freeze_trust(self)
+        if self.lockfile is None:
+            object.__setattr__(self, "lockfile", _lock_of_caller())
 
     def _kernel(self) -> ModuleType:
         lockfile = None if self.lockfile is None else Path(self.lockfile)
-        options = _given(trust_remote_code=self.trust_remote_code or None)
+        options = _given(trust_remote_code=self.trust_remote_code)
         loader = import_module("..", __package__)
         module: ModuleType = loader.get_locked_kernel(self.repo_id, lockfile=lockfile, **options)
         return module
@@ -212,5 +217,26 @@ def _given(**options: Any) -> dict[str, Any]:
 def _freeze_trust(repository: _HubKernel | _LockedKernel) -> None:
     """A list would make the repository unhashable, and change under it."""
     trust = repository.trust_remote_code
-    if not isinstance(trust, bool):
+    if isinstance(trust, list):
         object.__setattr__(repository, "trust_remote_code", tuple(trust))
+
+
+def _lock_of_caller() -> Path | None:
+    """`kernels.lock` in the metadata of the installed package whose code called into this one, if it has one.
+
+    Asked for when the repository is made: whoever calls `kernelize` later may be another package.
+    """
+    from importlib.metadata import distribution, packages_distributions  # slow to import, rarely needed
+
+    ours, frame = __name__.partition(".")[0], sys._getframe()
+    while frame.f_back is not None and _package_of(frame) == ours:
+        frame = frame.f_back
+    for name in packages_distributions().get(_package_of(frame), []):
+        for file in distribution(name).files or []:
+            if file.name == "kernels.lock" and file.parent.suffix == ".dist-info":
+                return Path(str(file.locate()))
+    return None
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from importlib import import_module
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,6 +17,7 @@ from hub_loader import (
     Device,
     KernelizeFallback,
     LayerRepository,
+    LockedLayerRepository,
     Mode,
     ROCMProperties,
     UsageError,
@@ -64,6 +67,24 @@ def test_mode_fallback_with_another_is_refused() -> None:
 def test_device_or_repository_that_contradicts_itself_is_refused(make: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_locked_repository_takes_the_lock_of_the_package_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "lockedpackage-1.0.dist-info"
+    metadata.mkdir()
+    (tmp_path / "lockedpackage.py").write_text(
+        "from hub_loader import LockedLayerRepository\nNORM = LockedLayerRepository('a/b', layer_name='Norm')\n"
+    )
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lockedpackage\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text(f"lockedpackage.py,,\n{metadata.name}/kernels.lock,,\n")
+    (metadata / "kernels.lock").write_text("[]")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert import_module("lockedpackage").NORM.lockfile == metadata / "kernels.lock"
+    assert LockedLayerRepository("a/b", layer_name="Norm").lockfile is None
+    given = LockedLayerRepository("a/b", layer_name="Norm", lockfile=tmp_path / "kernels.lock")
+    assert given.lockfile == tmp_path / "kernels.lock"
 
 
 def test_repositories_with_equal_arguments_are_one_key() -> None:
