@@ -30,6 +30,9 @@ class Mode(Flag):
             raise UsageError("Mode.FALLBACK stands alone: map it beside the other modes")
         return union
 
+    def __str__(self) -> str:  # as Python 3.11 writes it; 3.10 turns the order around
+        return "Mode." + ("|".join(str(mode.name) for mode in Mode if mode in self) or "0")
+
 
 class KernelizeFallback(Flag):
     """The cases in which `kernelize` keeps the layer's own forward instead of raising.
