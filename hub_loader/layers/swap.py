@@ -205,18 +205,21 @@ def _is_replaceable(module: nn.Module) -> bool:
 
 
 def _apply(module: nn.Module, swap: _Swap) -> None:
-    kernel, _ = _recorded(module)
+    kernel, _ = module.__dict__.get("_kernel_choice", (None, ""))
     if swap.layer is not None:
         module.__dict__["forward"] = MethodType(swap.layer.forward, module)
     elif kernel is not None:
-        del module.__dict__["forward"]
+        module.__dict__.pop("forward", None)
     module.__dict__["_kernel_choice"] = (swap.kernel, swap.reason)
 
 
 def _recorded(module: nn.Module) -> tuple[str | None, str]:
-    """Kernel and reason as `_apply` left them."""
-    kernel, reason = module.__dict__.get("_kernel_choice", (None, "not kernelized"))
-    return (kernel if "forward" in module.__dict__ else None), reason
+    """Kernel and reason as `_apply` left them; pickling a model keeps them and loses the kernel's forward."""
+    running = getattr(module.__dict__.get("forward"), "__func__", None)
+    if "_kernel_choice" not in module.__dict__ or running is type(module).forward:
+        return None, "not kernelized"
+    kernel, reason = module.__dict__["_kernel_choice"]
+    return kernel, reason
 
 
 def _target(model: nn.Module, device: str | torch.device | None, mode: Mode) -> _Target:

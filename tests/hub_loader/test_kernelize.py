@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from hub_loader import (
     LayerRepository,
     LocalFuncRepository,
     LocalLayerRepository,
+    LockedFuncRepository,
+    LockedLayerRepository,
     Mode,
     UsageError,
     kernelize,
@@ -382,6 +385,14 @@ def test_copy_of_a_kernelized_model_runs_the_kernel_with_parameters_of_its_own(l
     assert kernelized_layers(copied)[0].kernel == str(layer("AddBias"))
 
 
+def test_pickled_copy_of_a_kernelized_model_runs_its_own_forward_and_says_so(layer: Any) -> None:
+    with use_kernel_mapping({"Norm": {"cpu": layer("AddBias")}}):
+        copied = pickle.loads(pickle.dumps(kernelize(Norm(), **CPU)))
+        assert outputs(copied) == 1
+        assert kernelized_layers(copied)[0].kernel is None
+        assert outputs(kernelize(copied, **CPU)) == 11
+
+
 def test_marks_on_what_cannot_be_marked_raise() -> None:
     with pytest.raises(UsageError, match="marks a class or a function, not 3"):
         use_kernel_forward_from_hub("Norm")(3)
@@ -418,3 +429,17 @@ def test_kernelize_when_the_hub_has_no_such_kernel_keeps_the_layer_only_if_allow
         with pytest.raises(hub_loader.RepositoryNotFoundError):
             kernelize(Norm(), **CPU)
         assert outputs(kernelize(Norm(), **CPU, use_fallback=KernelizeFallback.ALL)) == 1
+
+
+def test_kernelize_with_locked_repositories_runs_what_the_lock_names(hub: StaticHub, tmp_path: Path) -> None:
+    pytest.importorskip("hub_loader.locked", reason="this loader has no lock files yet")
+    write_package(tmp_path, {"__init__.py": FACE, "layers.py": LAYERS}, kernel_id=unique_id())
+    commit = hub.publish("org/layered", "v1", tmp_path)
+    dependency = {"repo-id": "org/layered", "version": 1}
+    lockfile = tmp_path / "kernels.lock"
+    lockfile.write_text(json.dumps([{"dependency": dependency, "lock": {"commit": commit}}]))
+    layer = LockedLayerRepository("org/layered", layer_name="Double", lockfile=lockfile)
+    function = LockedFuncRepository("org/layered", func_name="triple", lockfile=lockfile)
+    for repository, expected in ((layer, 2), (function, 3)):
+        with use_kernel_mapping({"Norm": {"cpu": repository}}):
+            assert outputs(kernelize(Norm(), **CPU)) == expected

@@ -94,6 +94,22 @@ def test_apply_rotary_forward_and_backward_are_the_reference(kernel, dtype, unsq
         assert torch.equal(given[i], before[i])
 
 
+def test_gradients_of_gradients_are_the_reference(kernel):
+    """Of a penalty on the gradient, which runs through every backward pass once more."""
+    x, weight = leaf(torch.randn(1, 2, 3, 8)), torch.randn(8)
+    cos, sin = angles(torch.float32, 1, 3, 4)
+
+    def penalty(x, norm, rotate, gate):
+        q, k = rotate(norm(x, weight, 1e-3), x * x, cos, sin)
+        (slope,) = torch.autograd.grad(gate(q * k).pow(2).sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.pow(2).sum(), x)[0]
+
+    ours = (kernel.apply_rms_norm, kernel.apply_rotary_transformers, kernel.apply_silu_and_mul)
+    exact = penalty(leaf(x.double()), reference.rms_norm, rotary_reference, reference.silu_and_mul)
+    actual = penalty(x, *ours)
+    assert ((actual.double() - exact).abs().max() / exact.abs().max()).item() < 1e-4
+
+
 def test_functions_of_views_are_those_of_copies(kernel):
     wide = torch.randn(2, 6, 3, 16)
     x = wide.transpose(1, 2)[..., ::2]
@@ -147,6 +163,7 @@ def test_layers_lend_their_forward(cpu_kernel):
         assert_close(actual, expected)
 
 
+@pytest.mark.slow
 def test_functions_under_torch_compile_with_gradients_are_themselves(cpu_kernel):
     weight = nn.Parameter(torch.randn(32))
     cos, sin = angles(torch.float32, 1, 5, 8)

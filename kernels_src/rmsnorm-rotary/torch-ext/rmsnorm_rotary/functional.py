@@ -148,5 +148,5 @@ class _Rotary(torch.autograd.Function):
         ctx: Any, grad_q: torch.Tensor, grad_k: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        grad_q, grad_k = _rotate(grad_q, grad_k, cos, -sin, ctx.unsqueeze_dim)
+        grad_q, grad_k = apply_rotary_transformers(grad_q, grad_k, cos, -sin, ctx.unsqueeze_dim)
         return grad_q, grad_k, None, None, None
