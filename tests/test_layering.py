@@ -64,3 +64,13 @@ def test_import_hub_loader_imports_neither_torch_nor_huggingface_hub() -> None:
     code = "import sys, hub_loader; print(sorted({'torch', 'huggingface_hub', 'httpx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_layers_are_imported_on_first_use_and_import_no_torch() -> None:
+    code = (
+        "import sys, hub_loader; before = 'hub_loader.layers' in sys.modules; "
+        "[getattr(hub_loader, name) for name in hub_loader.__all__]; "
+        "print(before, 'hub_loader.layers' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
