@@ -20,6 +20,7 @@ from .errors import (
     IntegrityError,
     InvalidKernelError,
     KernelHubError,
+    LayerError,
     LockError,
     MissingDependencyError,
     NoMatchingVariantError,
@@ -46,28 +47,63 @@ from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
 from .resolver import Decision
 
 if TYPE_CHECKING:
+    from .layers import (
+        CUDAProperties,
+        Device,
+        FuncRepository,
+        KernelizeFallback,
+        LayerChoice,
+        LayerRepository,
+        LocalFuncRepository,
+        LocalLayerRepository,
+        LockedFuncRepository,
+        LockedLayerRepository,
+        Mode,
+        ROCMProperties,
+        kernelize,
+        kernelized_layers,
+        register_kernel_mapping,
+        replace_kernel_forward_from_hub,
+        use_kernel_forward_from_hub,
+        use_kernel_func_from_hub,
+        use_kernel_mapping,
+        use_kernelized_func,
+    )
     from .locked import get_locked_kernel, load_kernel
 
-# Imported at their first use: most processes lock no kernels.
+# Found at their first use, as the names of `layers` are: most processes lock no kernels.
 _LAZY = {"get_locked_kernel": "locked", "load_kernel": "locked"}
 
 __all__ = [
     "AuthenticationError",
+    "CUDAProperties",
     "CacheError",
     "Decision",
+    "Device",
     "DownloadError",
     "Environment",
     "Explanation",
     "FetchedKernel",
+    "FuncRepository",
     "IntegrityError",
     "InvalidKernelError",
     "KernelHubError",
+    "KernelizeFallback",
+    "LayerChoice",
+    "LayerError",
+    "LayerRepository",
     "LoadedKernel",
+    "LocalFuncRepository",
+    "LocalLayerRepository",
     "LockError",
+    "LockedFuncRepository",
+    "LockedLayerRepository",
     "MissingDependencyError",
+    "Mode",
     "NoMatchingVariantError",
     "OfflineError",
     "PolicyError",
+    "ROCMProperties",
     "RepoInfo",
     "RepositoryNotFoundError",
     "Torch",
@@ -86,15 +122,23 @@ __all__ = [
     "get_locked_kernel",
     "has_kernel",
     "install_kernel",
+    "kernelize",
+    "kernelized_layers",
     "load_kernel",
+    "register_kernel_mapping",
+    "replace_kernel_forward_from_hub",
+    "use_kernel_forward_from_hub",
+    "use_kernel_func_from_hub",
+    "use_kernel_mapping",
+    "use_kernelized_func",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    """What few processes need, on first use: the names of `hub_loader.layers`, locked kernels."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    globals()[name] = getattr(import_module(f".{_LAZY.get(name, 'layers')}", __name__), name)
+    return globals()[name]

@@ -137,3 +137,9 @@ class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 
     exit_code = 50
+
+
+class LayerError(KernelHubError, ValueError):
+    """A layer cannot be replaced: no kernel is mapped to it, or the one that is does not fit."""
+
+    exit_code = 60

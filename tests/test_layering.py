@@ -41,6 +41,8 @@ def test_module_imports_only_what_the_design_allows(path: Path) -> None:
     at_import, anywhere = ALLOWED[path.relative_to(ROOT).parts[0]]
     if path.name == "load_child.py":  # a program that the load gates run in the interpreter of a torch
         anywhere = anywhere | {"torch"}
+    if path.parent == ROOT / "hub_loader" / "layers":  # the layers it replaces are torch's
+        anywhere = anywhere | {"torch"}
     tree = ast.parse(path.read_text())
     at_import = at_import | EXTRAS.get(path.relative_to(ROOT).as_posix(), set())
     assert imported(list(tree.body)) <= at_import
@@ -62,3 +64,13 @@ def test_import_hub_loader_imports_neither_torch_nor_huggingface_hub() -> None:
     code = "import sys, hub_loader; print(sorted({'torch', 'huggingface_hub', 'httpx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_layers_are_imported_on_first_use_and_import_no_torch() -> None:
+    code = (
+        "import sys, hub_loader; before = 'hub_loader.layers' in sys.modules; "
+        "[getattr(hub_loader, name) for name in hub_loader.__all__]; "
+        "print(before, 'hub_loader.layers' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]

@@ -8,9 +8,20 @@ from typing import Optional
 
 import torch
 
+from . import layers
 from ._ops import add_op_namespace_prefix, ops
+from .functional import apply_rms_norm, apply_rotary_transformers, apply_silu_and_mul
 
-__all__ = ["fused_add_rms_norm", "rms_norm", "rotary_embedding", "silu_and_mul"]
+__all__ = [
+    "apply_rms_norm",
+    "apply_rotary_transformers",
+    "apply_silu_and_mul",
+    "fused_add_rms_norm",
+    "layers",
+    "rms_norm",
+    "rotary_embedding",
+    "silu_and_mul",
+]
 
 
 def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:

@@ -1,0 +1,152 @@
+"""The row-wise steps as functions that return new tensors and that autograd and torch.compile see through.
+
+Forward passes run the kernels; backward passes of the norm and the gate are torch's own operations, that of the
+rotation is the kernel once more, by the negative angle.
+"""
+
+from typing import Any
+
+import torch
+
+from ._ops import ops
+
+
+def apply_rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """``input * rsqrt(mean(input ** 2, -1) + eps) * weight``, differentiable.
+
+    Args:
+        input: ``[..., hidden_size]``; what is not contiguous is copied.
+        weight: ``[hidden_size]``. Of two dtypes the wider one is computed in and returned, as torch promotes.
+        eps: added to the mean of squares.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype or device.
+    """
+    if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
+        return _RMSNorm.apply(input, weight, eps)
+    return _rms_norm(input, weight, eps)
+
+
+def apply_silu_and_mul(input: torch.Tensor) -> torch.Tensor:
+    """``silu(input[..., :size]) * input[..., size:]``, differentiable.
+
+    Args:
+        input: ``[..., 2 * size]``; what is not contiguous is copied.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape or dtype.
+    """
+    if torch.is_grad_enabled() and input.requires_grad:
+        return _SiluAndMul.apply(input)
+    return _silu_and_mul(input)
+
+
+def apply_rotary_transformers(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary position embedding with the arguments of transformers' ``apply_rotary_pos_emb``, differentiable
+    in ``q`` and ``k``.
+
+    Args:
+        q, k: ``[batch, heads, seq_len, head_size]``, or with an ``unsqueeze_dim`` of 2
+            ``[batch, seq_len, heads, head_size]``. ``k`` may have another number of heads.
+        cos, sin: ``[batch or 1, seq_len, head_size]`` whose second half repeats the first, as models of that
+            library make them; only the first half is read. Not differentiated.
+        unsqueeze_dim: the dimension of ``q`` that ``cos`` lacks, the heads.
+
+    Returns:
+        The rotated query and key, new tensors of the shape and dtype of ``q`` and ``k``.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype or device.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return _Rotary.apply(q, k, cos, sin, unsqueeze_dim)
+    return _rotate(q, k, cos, sin, unsqueeze_dim)
+
+
+def _rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    dtype = torch.promote_types(input.dtype, weight.dtype)
+    input = input.to(dtype).contiguous()
+    out = torch.empty_like(input)
+    ops.rms_norm(out, input, weight.to(dtype), eps)
+    return out
+
+
+def _silu_and_mul(input: torch.Tensor) -> torch.Tensor:
+    input = input.contiguous()
+    out = input.new_empty((*input.shape[:-1], input.shape[-1] // 2))
+    ops.silu_and_mul(out, input)
+    return out
+
+
+def _rotate(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if unsqueeze_dim not in (1, 2):
+        raise RuntimeError("unsqueeze_dim must be 1 or 2, got " + str(unsqueeze_dim))
+    half = cos.shape[-1] // 2
+    table = torch.cat((cos[..., :half], sin[..., :half]), dim=-1)
+    # Row i of the table is the i-th token of `cos`; a batch of one serves every sequence.
+    positions = torch.arange(table.shape[0] * table.shape[1], device=q.device).view(table.shape[:2])
+    positions = positions.expand(q.shape[0], table.shape[1]).contiguous()
+    # The kernel rotates in place, with the heads before the head: it gets copies in that order.
+    rotated = [_heads_inside(x, unsqueeze_dim).clone(memory_format=torch.contiguous_format) for x in (q, k)]
+    ops.rotary_embedding(positions, rotated[0], rotated[1], q.shape[-1], table.flatten(0, 1), True)
+    return _heads_inside(rotated[0], unsqueeze_dim), _heads_inside(rotated[1], unsqueeze_dim)
+
+
+def _heads_inside(x: torch.Tensor, unsqueeze_dim: int) -> torch.Tensor:
+    """``[batch, seq_len, heads, head_size]`` of a tensor whose heads are in ``unsqueeze_dim``, and back."""
+    return x.transpose(1, 2) if unsqueeze_dim == 1 else x
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.eps = eps
+        return _rms_norm(input, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        input, weight = ctx.saved_tensors
+        wide, grad = input.float(), grad.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + ctx.eps)
+        normed, weighted = wide * scale, grad * weight.float()
+        grad_input = scale * (weighted - normed * (weighted * normed).mean(-1, keepdim=True))
+        grad_weight = (grad * normed).reshape(-1, weight.shape[0]).sum(0)
+        return grad_input.to(input.dtype), grad_weight.to(weight.dtype), None
+
+
+class _SiluAndMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(input)
+        return _silu_and_mul(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (input,) = ctx.saved_tensors
+        gate, up = input.float().chunk(2, dim=-1)
+        grad, open = grad.float(), torch.sigmoid(gate)
+        grad_gate = grad * up * open * (1 + gate * (1 - open))
+        return torch.cat((grad_gate, grad * gate * open), dim=-1).to(input.dtype)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.unsqueeze_dim = unsqueeze_dim
+        return _rotate(q, k, cos, sin, unsqueeze_dim)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_q: torch.Tensor, grad_k: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        grad_q, grad_k = apply_rotary_transformers(grad_q, grad_k, cos, -sin, ctx.unsqueeze_dim)
+        return grad_q, grad_k, None, None, None
