@@ -5,6 +5,7 @@ HF_HUB_OFFLINE          1: send no request, use the cache
 HF_TOKEN                token to send; else the file HF_TOKEN_PATH, else HF_HOME/token
 HF_HUB_DISABLE_TELEMETRY  1: name nothing but this library in the User-Agent header
 KHUB_REFRESH            seconds for which a branch means the commit it meant last; 3600 when unset
+LOCAL_KERNELS           org/name=/path:org/other=/path, folders to load instead (see source.py)
 KERNELS_CACHE           folder that holds the cache; else HF_HOME, else ~/.cache/huggingface
 """
 

@@ -13,8 +13,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from khub_process import Hub, khub_command, khub_environment
 
 from build_matrix.card import CARD_NAME, card, read_api
+from hub_loader.config import CACHE_NAME
 from hub_loader.errors import AuthenticationError, InvalidKernelError
 from hub_loader.manifest import parse_index
+from hub_loader.store import Store
 
 TINY = Path(__file__).with_name("tiny-relu")
 STABLE, EXACT = "torch-stable-abi210-cpu-x86_64-linux", "torch213-cxx11-cpu-x86_64-linux"
@@ -78,6 +80,9 @@ def test_publish_of_a_package_with_one_variant_less_writes_what_changed_and_remo
     api = HfApi(endpoint=access["HF_ENDPOINT"], token=access["HF_TOKEN"])
     there = api.list_repo_files(repo, repo_type="kernel", revision="v1")
     assert not any(EXACT in path for path in there)
+    # What this machine published is what it loads next, without waiting for what it knew to grow old.
+    known = Store(Path(access["HF_HOME"]) / CACHE_NAME).refs(access["HF_ENDPOINT"], repo)
+    assert known.refs["v1"].commit == second["commit"]
 
 
 def test_publish_puts_the_card_beside_the_variants(
