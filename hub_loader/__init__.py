@@ -9,6 +9,8 @@ Importing this package imports neither torch nor huggingface_hub.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .environment import Environment, Torch, detect_environment
 from .errors import (
     AuthenticationError,
@@ -29,13 +31,33 @@ from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
 from .local import get_local_kernel
 from .resolver import Decision
 
+if TYPE_CHECKING:
+    from .autotune import Fastest, Verdict
+    from .described import Description, describe_environment
+    from .explain import explain_folder
+    from .fallback import Choice, get_choices
+
+# Imported at their first use: most processes only load kernels.
+_LAZY = {
+    "Choice": "fallback",
+    "Description": "described",
+    "Fastest": "autotune",
+    "Verdict": "autotune",
+    "describe_environment": "described",
+    "explain_folder": "explain",
+    "get_choices": "fallback",
+}
+
 __all__ = [
     "AuthenticationError",
     "CacheError",
+    "Choice",
     "Decision",
+    "Description",
     "DownloadError",
     "Environment",
     "Explanation",
+    "Fastest",
     "FetchedKernel",
     "IntegrityError",
     "InvalidKernelError",
@@ -48,12 +70,24 @@ __all__ = [
     "RepositoryNotFoundError",
     "Torch",
     "UsageError",
+    "Verdict",
     "VersionNotFoundError",
+    "describe_environment",
     "detect_environment",
     "explain",
+    "explain_folder",
     "fetch_kernel",
+    "get_choices",
     "get_kernel",
     "get_loaded_kernels",
     "get_local_kernel",
     "has_kernel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 from .variant import Version
@@ -35,6 +34,8 @@ def musl_version(executable: Path) -> Version | None:
         return None
     if loader is None or "musl" not in loader:
         return None
+    import subprocess  # slow to import, needed on musl alone
+
     try:
         told = subprocess.run([loader], capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,14 @@ def test_explain_folder_when_there_is_no_package_then_says_what_to_pass(tmp_path
     (misnamed / "torch-cpu").rename(misnamed / "latest")
     with pytest.raises(InvalidKernelError, match="is not named like a variant"):
         explain_folder(misnamed)
+
+
+def test_the_public_names_that_most_processes_never_use_are_imported_at_their_first_use() -> None:
+    code = (
+        "import sys, hub_loader\n"
+        "late = ['hub_loader.' + n for n in ('autotune', 'described', 'explain', 'source_build')]\n"
+        "assert not set(late) & set(sys.modules), sys.modules.keys() & set(late)\n"
+        "assert all(getattr(hub_loader, name) is not None for name in hub_loader.__all__)\n"
+        "assert not hasattr(hub_loader, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -120,6 +120,7 @@ def test_record_then_logs_once_and_a_substitute_as_a_warning(caplog: pytest.LogC
     assert all(isinstance(choice, Choice) for _, choice in get_choices())
 
 
+@pytest.mark.slow
 def test_build_kernel_then_builds_what_fits_once_with_progress_and_it_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_build_kernel_then_builds_what_fits_once_with_progress_and_it_loads(
         built.verify()
 
 
+@pytest.mark.slow
 def test_build_kernel_when_the_source_changes_then_builds_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +231,7 @@ def publish_source(hub: Hub, folder: Path, repo_id: str) -> str:
     return api.create_commit(repo_id, operations, commit_message="source", repo_type="kernel").oid
 
 
+@pytest.mark.slow
 def test_published_source_is_fetched_once_proven_and_builds(
     registry: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

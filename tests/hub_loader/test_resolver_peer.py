@@ -20,6 +20,7 @@ from hub_loader.variant import parse_variant
 pytestmark = pytest.mark.slow
 
 PEER = Path(__file__).with_name("peer_resolver.py")
+PAGE = Path(__file__).parents[2] / "docs" / "resolver.md"
 CASES = 10_000
 # What we refuse and the peer takes: the rule's name in docs/resolver.md, by how our reason begins.
 REFUSED = {
@@ -164,4 +165,7 @@ def test_the_resolver_agrees_with_the_peers_on_10000_random_cases_but_for_the_ad
             seen["the same choice"] += 1
     # The comparison is worth something: answers that agree, and each addition at work.
     assert seen["the same choice"] > CASES / 10
-    assert set(REFUSED.values()) | {"interpreter tag", "two-digit minor", "exact before stable"} <= set(seen)
+    additions = set(REFUSED.values()) | {"interpreter tag", "two-digit minor", "exact before stable"}
+    assert set(seen) == additions | {"the same choice"}
+    documented = PAGE.read_text()
+    assert all(f"\n| {addition} |" in documented for addition in additions)
