@@ -140,6 +140,7 @@ class Matrix:
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
+    backfill: Version
     stable_targets: tuple[Target, ...]
     tvm_ffi: TvmFfiRelease
     libraries: Mapping[str, HeaderLibrary]
@@ -156,9 +157,11 @@ class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
     `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
-    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those. A cell
-    `on_request` is built only when it is asked for by its torch's name. For one interpreter, `python_release` is
-    the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11` the requirement of the other ones.
+    minor) targeted, None for an exact build. `backfill` is an older torch release for which the stable ABI is
+    brought along: the functions that it lacks are compiled with its own headers. `packages` are the requirements
+    it needs beside those. A cell `on_request` is built only when it is asked for by its torch's name. For one
+    interpreter, `python_release` is the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11`
+    the requirement of the other ones.
     """
 
     variant: Variant
@@ -168,6 +171,7 @@ class Cell:
     capabilities: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     on_request: bool = False
+    backfill: str | None = None
     python_release: str | None = None
     pybind11: str | None = None
 
@@ -197,6 +201,7 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     return Matrix(
         torch=tuple(_torch_release(table) for table in data["torch"]),
         stable_headers=data["stable-abi"]["headers"],
+        backfill=_pair(data["stable-abi"]["backfill"]),
         stable_targets=tuple(_target(name) for name in data["stable-abi"]["targets"]),
         tvm_ffi=TvmFfiRelease(
             _pair(tvm_ffi["version"]),

@@ -65,7 +65,7 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
     digest.update(repr(cell).encode())
     # The files that decide command lines, headers and the generated Python.
     for path in (
-        *sorted((_BUILDER / "include").glob("*.h")),
+        *sorted((_BUILDER / "include").iterdir()),
         _BUILDER / "compile.py",
         _BUILDER / "units.py",
         _BUILDER / "package.py",
