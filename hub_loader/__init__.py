@@ -34,7 +34,7 @@ from .resolver import Decision
 if TYPE_CHECKING:
     from .autotune import Fastest, Verdict
     from .described import Description, describe_environment
-    from .explain import explain_folder
+    from .explanation import explain_folder
     from .fallback import Choice, get_choices
 
 # Imported at their first use: most processes only load kernels.
@@ -44,7 +44,7 @@ _LAZY = {
     "Fastest": "autotune",
     "Verdict": "autotune",
     "describe_environment": "described",
-    "explain_folder": "explain",
+    "explain_folder": "explanation",
     "get_choices": "fallback",
 }
 

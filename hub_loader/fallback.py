@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
-from .manifest import BackendInfo
-from .resolver import Decision, best, resolve
+from .resolver import Decision, best
 from .variant import parse_variant
 
+Judge = Callable[[str | None], tuple[Decision, ...]]
 Step = Literal["exact", "stable-abi", "tvm-ffi", "noarch", "cpu", "build"]
 
 _STEPS: dict[str, Step] = {
@@ -58,17 +58,18 @@ class Choice:
 def fall_back(
     what: str,
     environment: Environment,
-    variants: Mapping[str, BackendInfo],
+    judge: Judge,
     backend: str | None = None,
     *,
     allow_cpu: bool = False,
     allow_build: bool = False,
 ) -> Choice:
-    """The first step that gives something. Pure.
+    """The first step that gives something. As pure as `judge`.
 
     Args:
         what: names the kernel in errors and in the record, e.g. "org/name version 1".
-        environment, variants, backend: as for `resolve`.
+        judge: the verdicts on every published variant for a backend, None for the environment's; as `resolve`.
+        backend: the one that the caller names, if any.
         allow_cpu: take a CPU variant where none fits the GPU that torch is built for.
         allow_build: else compile from source.
 
@@ -82,12 +83,12 @@ def fall_back(
             f"{what}: backend={backend!r} names the backend, so allow_cpu has nothing to allow: leave one out"
         )
     wanted = backend or environment.backend
-    decisions = resolve(environment, variants, backend)
+    decisions = judge(backend)
     chosen = best(decisions)
     if chosen is not None:
         step = _STEPS[parse_variant(chosen).framework.name]
         return Choice(what, step, chosen, wanted, backend, decisions[0].reason, decisions)
-    on_cpu = resolve(environment, variants, "cpu") if backend is None and wanted != "cpu" else ()
+    on_cpu = judge("cpu") if backend is None and wanted != "cpu" else ()
     cpu = best(on_cpu)
     if allow_cpu and cpu is not None:
         why = f"no variant fits {wanted}, and the CPU is allowed: {on_cpu[0].reason}"

@@ -11,7 +11,7 @@ from ..described import describe_environment, from_options
 from ..environment import Environment, detect_environment
 from ..environment_text import parse_environment
 from ..errors import NoMatchingVariantError, UsageError
-from ..explain import as_table, as_text, explain_folder, explanation_json
+from ..explanation import as_table, as_text, explain_folder, explanation_json
 from ..kernels import Explanation, explain
 from ._common import add_json, add_kernel, print_json
 

@@ -12,9 +12,10 @@ import pytest
 from packages import python_package
 from static_hub import StaticHub
 
+import hub_loader
 from hub_loader import Environment, InvalidKernelError, Torch, UsageError, explain
 from hub_loader.cli import main
-from hub_loader.explain import explain_folder
+from hub_loader.explanation import explain_folder
 
 VARIANTS = (
     "torch-stable-abi210-cpu-x86_64-linux",
@@ -139,9 +140,15 @@ def test_explain_folder_when_there_is_no_package_then_says_what_to_pass(tmp_path
 def test_the_public_names_that_most_processes_never_use_are_imported_at_their_first_use() -> None:
     code = (
         "import sys, hub_loader\n"
-        "late = ['hub_loader.' + n for n in ('autotune', 'described', 'explain', 'source_build')]\n"
+        "late = ['hub_loader.' + n for n in ('autotune', 'described', 'explanation', 'source_build')]\n"
         "assert not set(late) & set(sys.modules), sys.modules.keys() & set(late)\n"
         "assert all(getattr(hub_loader, name) is not None for name in hub_loader.__all__)\n"
         "assert not hasattr(hub_loader, 'nothing')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_module_has_the_name_of_a_public_function_which_importing_it_would_replace() -> None:
+    modules = {path.stem for path in Path(hub_loader.__file__).parent.glob("*.py")}
+    assert modules & set(hub_loader.__all__) == set()
+    assert callable(hub_loader.explain)

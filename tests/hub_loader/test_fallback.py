@@ -27,9 +27,10 @@ from hub_loader import (
 from hub_loader.bind import bind
 from hub_loader.config import load_config
 from hub_loader.errors import BuildConfigError, RepositoryNotFoundError
-from hub_loader.fallback import Choice, fall_back, get_choices, record
+from hub_loader.fallback import Choice, Judge, fall_back, get_choices, record
 from hub_loader.manifest import BackendInfo
 from hub_loader.published_source import published_source, source_paths
+from hub_loader.resolver import resolve
 from hub_loader.source_build import build_kernel
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,10 @@ CHAIN = {
 }
 
 
+def judging(environment: Environment, variants: dict[str, BackendInfo]) -> Judge:
+    return lambda backend: resolve(environment, variants, backend)
+
+
 def infos(*names: str) -> dict[str, BackendInfo]:
     return dict.fromkeys(names, BackendInfo("any"))
 
@@ -61,16 +66,18 @@ def infos(*names: str) -> dict[str, BackendInfo]:
 def test_fall_back_then_takes_one_step_after_the_other() -> None:
     names = list(CHAIN)
     for position, (name, step) in enumerate(CHAIN.items()):
-        choice = fall_back("org/demo", CUDA, infos(*names[position:]), allow_cpu=True, allow_build=True)
+        choice = fall_back(
+            "org/demo", CUDA, judging(CUDA, infos(*names[position:])), allow_cpu=True, allow_build=True
+        )
         assert (choice.variant, choice.step) == (name, step)
         assert len(choice.decisions) == len(names) - position
-    last = fall_back("org/demo", CUDA, {}, allow_cpu=True, allow_build=True)
+    last = fall_back("org/demo", CUDA, judging(CUDA, {}), allow_cpu=True, allow_build=True)
     assert (last.variant, last.step, last.backend) == (None, "build", "cuda")
 
 
 def test_fall_back_when_nothing_more_is_allowed_then_refuses_and_names_what_could_be() -> None:
     with pytest.raises(NoMatchingVariantError) as refused:
-        fall_back("org/demo", CUDA, infos("torch-cpu", "torch211-cxx11-cu130-aarch64-linux"))
+        fall_back("org/demo", CUDA, judging(CUDA, infos("torch-cpu", "torch211-cxx11-cu130-aarch64-linux")))
     message = str(refused.value)
     assert "torch-cpu is for cpu, and cuda is wanted" in message
     assert "is for aarch64-linux, this machine is x86_64-linux" in message
@@ -82,29 +89,29 @@ def test_fall_back_when_nothing_more_is_allowed_then_refuses_and_names_what_coul
 def test_fall_back_when_cuda_is_asked_for_on_a_cpu_machine_then_says_no_whatever_there_is() -> None:
     for names in (CHAIN, ["torch-universal"], ["torch-cuda"]):
         with pytest.raises(NoMatchingVariantError, match="needs a torch built for CUDA"):
-            fall_back("org/demo", CPU, infos(*names), "cuda")
+            fall_back("org/demo", CPU, judging(CPU, infos(*names)), "cuda")
 
 
 def test_fall_back_when_a_backend_is_named_then_the_cpu_is_no_substitute() -> None:
     with pytest.raises(NoMatchingVariantError) as refused:
-        fall_back("org/demo", CUDA, infos("torch-cpu"), "cuda")
+        fall_back("org/demo", CUDA, judging(CUDA, infos("torch-cpu")), "cuda")
     assert "allow_cpu" not in str(refused.value)
     with pytest.raises(UsageError, match="allow_cpu has nothing to allow"):
-        fall_back("org/demo", CUDA, infos("torch-cpu"), "cuda", allow_cpu=True)
-    assert fall_back("org/demo", CUDA, infos("torch-cpu"), "cpu").step == "noarch"
+        fall_back("org/demo", CUDA, judging(CUDA, infos("torch-cpu")), "cuda", allow_cpu=True)
+    assert fall_back("org/demo", CUDA, judging(CUDA, infos("torch-cpu")), "cpu").step == "noarch"
 
 
 def test_fall_back_when_no_compiler_is_offered_for_the_backend_then_building_is_no_step() -> None:
     xpu = replace(CUDA, torch=Torch((2, 11), "2.11.0+xpu", None, True, xpu=(2025, 2)))
     with pytest.raises(NoMatchingVariantError) as refused:
-        fall_back("org/demo", xpu, infos("torch-cuda"), allow_build=True)
+        fall_back("org/demo", xpu, judging(xpu, infos("torch-cuda")), allow_build=True)
     assert "allow_build" not in str(refused.value)
 
 
 def test_record_then_logs_once_and_a_substitute_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     commit = secrets.token_hex(20)
-    usual = fall_back("org/demo", CUDA, infos(*CHAIN))
-    substitute = fall_back("org/demo", CUDA, infos("torch-cpu"), allow_cpu=True)
+    usual = fall_back("org/demo", CUDA, judging(CUDA, infos(*CHAIN)))
+    substitute = fall_back("org/demo", CUDA, judging(CUDA, infos("torch-cpu")), allow_cpu=True)
     with caplog.at_level(logging.INFO, "hub_loader"):
         for choice in (usual, substitute, usual, substitute):
             record(choice, commit)
