@@ -38,12 +38,30 @@ class DebianPackages:
 
 
 @dataclass(frozen=True)
+class WheelFile:
+    """One file of a wheel: the pinned requirement and the path inside."""
+
+    package: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Assembler:
+    """Newer tools that make code for `capabilities`, which the compiler does not know, of its PTX for `ptx`."""
+
+    capabilities: tuple[str, ...]
+    ptx: str
+    ptxas: WheelFile
+    fatbinary: WheelFile
+
+
+@dataclass(frozen=True)
 class CudaRelease:
     """A CUDA compiler: pinned requirements, and its compute capabilities.
 
     `debian` holds the compiler where PyPI has headers alone. `headers` are requirements of which only the
     headers are wanted; `capabilities` are compiled unless a kernel names its own, of which those not
-    `supported` are left out.
+    `supported` are left out. With an `assembler`, some of those supported are newer than the compiler.
     """
 
     version: Version
@@ -52,6 +70,7 @@ class CudaRelease:
     headers: tuple[str, ...]
     supported: tuple[str, ...]
     capabilities: tuple[str, ...]
+    assembler: Assembler | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +263,14 @@ def _torch_release(table: Mapping[str, Any]) -> TorchRelease:
 def _cuda_release(version: str, table: Mapping[str, Any]) -> CudaRelease:
     debian = _debian(table["debian"]) if "debian" in table else None
     headers, supported, capabilities = (tuple(table[key]) for key in ("headers", "supported", "capabilities"))
-    return CudaRelease(_pair(version), tuple(table["packages"]), debian, headers, supported, capabilities)
+    assembler = _assembler(table["assembler"]) if "assembler" in table else None
+    packages = tuple(table["packages"])
+    return CudaRelease(_pair(version), packages, debian, headers, supported, capabilities, assembler)
+
+
+def _assembler(table: Mapping[str, Any]) -> Assembler:
+    ptxas, fatbinary = (WheelFile(**table[tool]) for tool in ("ptxas", "fatbinary"))
+    return Assembler(tuple(table["capabilities"]), table["ptx"], ptxas, fatbinary)
 
 
 def _debian(table: Mapping[str, Any]) -> DebianPackages:

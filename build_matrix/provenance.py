@@ -69,6 +69,7 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
         _BUILDER / "compile.py",
         _BUILDER / "units.py",
         _BUILDER / "package.py",
+        _BUILDER / "toolchain" / "fatbinary.sh",
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"_{build.general.python_name}_{build_backend(cell.variant)}_{digest.hexdigest()[:10]}"

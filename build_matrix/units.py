@@ -10,8 +10,8 @@ from pathlib import Path
 from hub_loader.errors import BuildConfigError
 
 from .build_toml import BuildFile, Component
-from .capabilities import component_capabilities, of_version
-from .matrix import Cell, minor_of
+from .capabilities import component_capabilities, is_assembled, of_version
+from .matrix import Cell, CudaRelease, minor_of
 from .objects import object_key, reachable
 from .provenance import source_files
 from .toolchain.cuda import CudaToolkit
@@ -161,10 +161,13 @@ def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) ->
     baseline = ["-include", str(INCLUDE / "baseline.h")]
     if source.path.suffix != ".cu":
         return [tools.compiler.path, *common, *host, *baseline, "-Wall"]
-    assert tools.cuda is not None  # `sources` refuses CUDA files of other backends
+    assert tools.cuda is not None and cell.cuda is not None  # `sources` refuses CUDA files of other backends
     nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common, *baseline]
     nvcc += ["-DENABLE_FP8"] if cell.torch_release is not None else []
-    nvcc += [f"-I{tools.cuda.include}", *_gencode(source.capabilities), "--expt-relaxed-constexpr"]
+    nvcc += [f"-I{tools.cuda.include}", *gencode(source.capabilities, cell.cuda), "--expt-relaxed-constexpr"]
+    # Names in anonymous namespaces get a digest of the source's whole path, which the last of these options gives.
+    path = f"{build.general.name}/{source.path.relative_to(build.folder).as_posix()}"
+    nvcc += ["-Xcudafe", "--orig_src_path_name", "-Xcudafe", path]
     # Without the last nvcc derives symbol names from the process id, and no two builds are equal.
     return [*nvcc, "-Xcompiler", ",".join(host), "--objdir-as-tempdir"]
 
@@ -174,13 +177,27 @@ def _standard(torch_release: str | None) -> str:
     return "c++20" if torch_release is not None and minor_of(torch_release) >= (2, 12) else "c++17"
 
 
-def _gencode(capabilities: Sequence[str]) -> list[str]:
-    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices."""
+def gencode(capabilities: Sequence[str], compiler: CudaRelease) -> list[str]:
+    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices.
+
+    What is newer than the compiler is asked of the toolkit's `fatbinary`, and the PTX it is made of of nvcc. Pure.
+    """
     flags = []
-    for capability in capabilities:
+    assembled = [capability for capability in capabilities if is_assembled(capability, compiler)]
+    origin = compiler.assembler.ptx if compiler.assembler is not None and assembled else None
+    native = [capability for capability in capabilities if capability not in assembled]
+    for capability in native:
         number = capability.removesuffix("+PTX").replace(".", "")
-        codes = f"sm_{number},compute_{number}" if capability.endswith("+PTX") else f"sm_{number}"
+        ptx = capability.endswith("+PTX") or capability == origin
+        codes = f"sm_{number},compute_{number}" if ptx else f"sm_{number}"
         flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
+    if origin is not None:
+        number = origin.replace(".", "")
+        if not {origin, f"{origin}+PTX"} & set(native):
+            flags.append(f"-gencode=arch=compute_{number},code=[compute_{number}]")
+        extra = [f"--from-ptx={number}", *(f"--assemble={c.replace('.', '')}" for c in assembled)]
+        extra += ["--keep-ptx"] if f"{origin}+PTX" in native else []
+        flags += [f"-Xfatbin={option}" for option in extra]
     return flags
 
 

@@ -1,4 +1,4 @@
-// The C functions that torch's stable ABI of 2.10 calls and older releases do not have, on top of their C++ interface.
+// The C functions that torch's stable ABI of 2.11 calls and older releases do not have, on top of their C++ interface.
 //
 // A binding written against the stable ABI is compiled once, with the newest headers, and linked with one object of
 // this file for each older torch: what the binding calls is here or in that torch. Everything is hidden inside the
@@ -12,6 +12,7 @@
 #include <ATen/core/jit_type.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/narrow.h>
 #include <ATen/ops/pad.h>
@@ -100,7 +101,7 @@ Boxed from_ivalue(const c10::Type& type, const c10::IValue& value) {
       for (const c10::IValue& item : value.toListRef()) list->push_back(from_ivalue(element, item));
       return box(list.release());
     }
-    default: TORCH_CHECK(false, "the stable ABI of torch 2.10 has no ", type.str());
+    default: TORCH_CHECK(false, "the stable ABI of torch 2.11 has no ", type.str());
   }
 }
 
@@ -122,7 +123,7 @@ c10::IValue to_ivalue(const c10::Type& type, Boxed boxed) {
       for (const Boxed item : unbox_owned<BoxedList>(boxed)) list.push_back(to_ivalue(*element, item));
       return list;
     }
-    default: TORCH_CHECK(false, "the stable ABI of torch 2.10 has no ", type.str());
+    default: TORCH_CHECK(false, "the stable ABI of torch 2.11 has no ", type.str());
   }
 }
 
@@ -215,6 +216,16 @@ int32_t aoti_torch_memory_format_contiguous_format() { return number(c10::Memory
 int32_t aoti_torch_memory_format_channels_last() { return number(c10::MemoryFormat::ChannelsLast); }
 int32_t aoti_torch_memory_format_channels_last_3d() { return number(c10::MemoryFormat::ChannelsLast3d); }
 int32_t aoti_torch_memory_format_preserve_format() { return number(c10::MemoryFormat::Preserve); }
+#if TORCH_VERSION_MINOR >= 7
+int32_t torch_dtype_float8_e8m0fnu() { return number(c10::ScalarType::Float8_e8m0fnu); }
+#else
+int32_t torch_dtype_float8_e8m0fnu() { return -1; }  // no tensor has it
+#endif
+#if TORCH_VERSION_MINOR >= 8
+int32_t torch_dtype_float4_e2m1fn_x2() { return number(c10::ScalarType::Float4_e2m1fn_x2); }
+#else
+int32_t torch_dtype_float4_e2m1fn_x2() { return -1; }
+#endif
 size_t aoti_torch_dtype_element_size(int32_t dtype) {
   return c10::elementSize(static_cast<c10::ScalarType>(dtype));
 }
@@ -282,6 +293,16 @@ Error aoti_torch_zero_(void* self) { REPORT(tensor(self).zero_()); }
 Error aoti_torch_as_strided(void* self, const int64_t* sizes, const int64_t* strides, void** result) {
   REPORT(const size_t dim = tensor(self).dim();
          *result = handle(at::as_strided(tensor(self), {sizes, dim}, {strides, dim})));
+}
+Error torch_from_blob(void* data, int64_t dims, const int64_t* sizes, const int64_t* strides, int64_t offset,
+                      int32_t dtype, int32_t device, int32_t index, void** result, int32_t layout,
+                      const uint8_t*, int64_t, void (*deleter)(void*, void*), void* context) {
+  REPORT(TORCH_CHECK(layout == number(c10::kStrided), "from_blob makes strided tensors alone");
+         auto made = at::for_blob(data, {sizes, size_t(dims)});
+         made.strides(at::IntArrayRef(strides, size_t(dims))).storage_offset(offset); made.options(
+             options(&dtype, nullptr, &device, index, nullptr));
+         if (deleter) { made.deleter([=](void* blob) { deleter(blob, context); }); }
+         *result = handle(made.make_tensor()));
 }
 Error torch_get_mutable_data_ptr(void* self, void** data) { REPORT(*data = tensor(self).mutable_data_ptr()); }
 Error torch_get_const_data_ptr(void* self, const void** data) {

@@ -38,26 +38,27 @@ def bound_to(build: BuildFile, major: int, minor: int) -> BuildFile:
 def test_plan_of_a_stable_kernel_has_an_exact_variant_for_each_older_torch() -> None:
     cells = select(plan(read_build_file(TINY), MATRIX)[0], ["*-x86_64-*"])
     assert [(str(cell), cell.backfill, cell.torch_release, cell.stable_abi) for cell in cells[1:]] == [
-        (f"torch2{minor}-{abi}-cpu-x86_64-linux", release, MATRIX.stable_headers, (2, 10))
+        (f"torch2{minor}-{abi}-cpu-x86_64-linux", release, MATRIX.stable_headers, (2, 11))
         for minor, abi, release in (
             (5, "cxx98", "2.5.1"),
             (6, "cxx98", "2.6.0"),
             (7, "cxx11", "2.7.1"),
             (8, "cxx11", "2.8.0"),
             (9, "cxx11", "2.9.1"),
+            (10, "cxx11", "2.10.0"),
         )
     ]
     assert cells[0].backfill is None
 
 
 def test_plan_of_a_kernel_for_a_newer_abi_than_is_brought_along_says_so() -> None:
-    cells, refused = plan(bound_to(read_build_file(TINY), 2, 11), MATRIX)
+    cells, refused = plan(bound_to(read_build_file(TINY), 2, 12), MATRIX)
     assert not any(cell.backfill for cell in cells)
     reasons = {u.name: u.reason for u in refused}
-    assert set(reasons) >= {"torch25-cxx98-cpu-x86_64-linux", "torch210-cxx11-cpu-x86_64-linux"}
-    assert reasons["torch210-cxx11-cpu-x86_64-linux"] == (
-        "the binding is written against torch's stable ABI of 2.11, which torch 2.10 does not have; one written "
-        "against that of 2.10 builds for it"
+    assert set(reasons) >= {"torch25-cxx98-cpu-x86_64-linux", "torch211-cxx11-cpu-x86_64-linux"}
+    assert reasons["torch211-cxx11-cpu-x86_64-linux"] == (
+        "the binding is written against torch's stable ABI of 2.12, which torch 2.11 does not have; one written "
+        "against that of 2.11 builds for it"
     )
 
 
@@ -73,7 +74,7 @@ def test_audit_refuses_a_function_of_the_shim_that_the_torch_named_does_not_have
 @pytest.mark.slow
 def test_what_is_linked_in_passes_every_value_and_function_of_the_abi(tmp_path: Path) -> None:
     """Built against the torch that is here, as for one that has no stable ABI at all."""
-    cell = Cell(EXACT, MATRIX.stable_headers, (2, 10), backfill="2.13.0")
+    cell = Cell(EXACT, MATRIX.stable_headers, (2, 11), backfill="2.13.0")
     build, cache = read_build_file(TINY), ToolchainCache()
     outcome = build_cell(build, cell, MATRIX, tmp_path, cache, Provenance(None, False))
     assert outcome.error is None

@@ -48,6 +48,7 @@ def check(kernel):
         torch.full((2, 3), 7.5, dtype=torch.half),
         torch.empty(4, 0, dtype=torch.int),
         torch.zeros(2, 2),
+        torch.tensor([[0.0, 2.0], [1.0, 3.0]]),
         torch.zeros(3, 1, dtype=torch.long),
         x.flatten()[:2],
     ]
@@ -58,7 +59,8 @@ def check(kernel):
         assert (result.dtype, result.shape) == (wanted.dtype, wanted.shape), number
         torch.testing.assert_close(result, wanted, msg=lambda text, n=number: f"function {n}: {text}")
 
-    assert ops.facts(x, 100_000) == (True, False, 4, 100_000, torch.device("cuda", 3))
+    del results, result
+    assert ops.facts(x, 100_000) == (True, False, 4, 100_000, torch.device("cuda", 3), 1)
     try:
         ops.facts(torch.tensor(1.0), 1)
     except RuntimeError as error:
