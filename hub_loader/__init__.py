@@ -33,6 +33,10 @@ from .local import get_local_kernel
 from .resolver import Decision
 
 if TYPE_CHECKING:
+    from .autotune import Fastest, Verdict
+    from .described import Description, describe_environment
+    from .explanation import explain_folder
+    from .fallback import Choice, get_choices
     from .layers import (
         CUDAProperties,
         Device,
@@ -56,15 +60,52 @@ if TYPE_CHECKING:
         use_kernelized_func,
     )
 
+# Imported at their first use: most processes only load kernels.
+_LAYERS = (
+    "CUDAProperties",
+    "Device",
+    "FuncRepository",
+    "KernelizeFallback",
+    "LayerChoice",
+    "LayerRepository",
+    "LocalFuncRepository",
+    "LocalLayerRepository",
+    "LockedFuncRepository",
+    "LockedLayerRepository",
+    "Mode",
+    "ROCMProperties",
+    "kernelize",
+    "kernelized_layers",
+    "register_kernel_mapping",
+    "replace_kernel_forward_from_hub",
+    "use_kernel_forward_from_hub",
+    "use_kernel_func_from_hub",
+    "use_kernel_mapping",
+    "use_kernelized_func",
+)
+_LAZY = {
+    **dict.fromkeys(_LAYERS, "layers"),
+    "Choice": "fallback",
+    "Description": "described",
+    "Fastest": "autotune",
+    "Verdict": "autotune",
+    "describe_environment": "described",
+    "explain_folder": "explanation",
+    "get_choices": "fallback",
+}
+
 __all__ = [
     "AuthenticationError",
     "CUDAProperties",
     "CacheError",
+    "Choice",
     "Decision",
+    "Description",
     "Device",
     "DownloadError",
     "Environment",
     "Explanation",
+    "Fastest",
     "FetchedKernel",
     "FuncRepository",
     "IntegrityError",
@@ -88,10 +129,14 @@ __all__ = [
     "RepositoryNotFoundError",
     "Torch",
     "UsageError",
+    "Verdict",
     "VersionNotFoundError",
+    "describe_environment",
     "detect_environment",
     "explain",
+    "explain_folder",
     "fetch_kernel",
+    "get_choices",
     "get_kernel",
     "get_loaded_kernels",
     "get_local_kernel",
@@ -108,10 +153,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `hub_loader.layers`, which few processes need, on first use."""
-    if name not in __all__:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import layers
+    from importlib import import_module
 
-    globals()[name] = getattr(layers, name)
+    globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     return globals()[name]
