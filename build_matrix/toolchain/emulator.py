@@ -21,7 +21,9 @@ _FORMAT = 1
 # Ten times slower than the machine itself, and importing torch reads a thousand files.
 _SECONDS = 1800
 
-# One Neoverse N1. Libraries read in the kernel's files which processor they run on; what this machine's say of
+# What is emulated: the oldest processor of today's ARM servers, without SVE and bfloat16 instructions.
+_CPU = "neoverse-n1"
+# One of those, as the kernel describes it. Libraries read in the kernel's files which processor they run on; what this machine's say of
 # another architecture's ends the process of some torch releases.
 _PROCESSOR = {
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\n"
@@ -42,7 +44,7 @@ def emulated_runner(cache: ToolchainCache, release: EmulatorRelease, compiler: H
     major, minor = release.python
     triple = f"{release.arch}-linux-gnu"
     return Runner(
-        (qemu, "-L", system, system / "usr" / "bin" / f"python{major}.{minor}"),
+        (qemu, "-cpu", _CPU, "-L", system, system / "usr" / "bin" / f"python{major}.{minor}"),
         minor,
         compiler,
         libraries=(system / "lib" / triple, system / "usr" / "lib" / triple),
