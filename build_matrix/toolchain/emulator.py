@@ -21,10 +21,10 @@ _FORMAT = 1
 # Ten times slower than the machine itself, and importing torch reads a thousand files.
 _SECONDS = 1800
 
-# What is emulated: the oldest processor of today's ARM servers, without SVE and bfloat16 instructions.
+# A processor of ARM servers, without SVE and bfloat16 instructions.
 _CPU = "neoverse-n1"
-# One of those, as the kernel describes it. Libraries read in the kernel's files which processor they run on; what this machine's say of
-# another architecture's ends the process of some torch releases.
+# One of those, as the kernel describes it in files that libraries read: this machine's own describe another
+# architecture's processor, over which some torch releases crash.
 _PROCESSOR = {
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\n"
     "CPU part\t: 0xd0c\nCPU revision\t: 1\n\n",
