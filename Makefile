@@ -31,7 +31,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY) ## the kernels against torch eager on this machine's CPU
-	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select '*cpu-x86_64*' --out .demo/dist/$$name || exit; done
+	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
 	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
 
 clean: ## remove the environment and what the demo made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _TVM_FFI_LIBRARIES = ("libtvm_ffi.so",)
 _TVM_FFI_EXPORT = re.compile(r"__tvm_ffi_\w+")
 # Mangled names of functions, objects, type data and thread-local accessors in torch's namespaces.
 _TORCH_CXX = re.compile(r"_Z(T[VTISHW]|GV)?N[rVK]*[RO]?(2at|3c10|5torch|6caffe2)\w+")
-_STABLE_C_SHIM = re.compile(r"(aoti_)?torch_\w+")
+_C_SHIM = re.compile(r"(aoti_)?torch_\w+")
 _PYTHON_SYMBOLS = frozenset(
     line
     for line in Path(__file__).with_name("python_stable_abi.txt").read_text().splitlines()
@@ -83,12 +83,16 @@ def read_library(path: Path) -> Library:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a library is held against: its variant's name, its id, the archs that its metadata claims."""
+    """What a library is held against: its variant's name, its id, the archs that its metadata claims.
+
+    `shim` holds the functions of torch's C shim that the targeted torch has; None where the linker saw to it.
+    """
 
     variant: Variant
     kernel_id: str
     baseline: Baseline
     capabilities: Sequence[str]
+    shim: Collection[str] | None = None
 
 
 def violations(library: Library, promise: Promise) -> list[str]:
@@ -128,6 +132,7 @@ def _symbols(library: Library, promise: Promise) -> list[str]:
         f"it needs the symbol {symbol}, which a user of {promise.variant} may not have"
         for symbol in library.undefined
         if not _is_offered(symbol, promise.variant)
+        or (promise.shim is not None and _C_SHIM.fullmatch(symbol) and symbol not in promise.shim)
     ]
 
 
@@ -178,7 +183,7 @@ def _is_offered(symbol: str, variant: Variant) -> bool:
         return symbol.startswith(("Py", "_Py"))
     if variant.framework.name == "torch" and _TORCH_CXX.fullmatch(symbol):
         return True
-    return symbol in _PYTHON_SYMBOLS or _STABLE_C_SHIM.fullmatch(symbol) is not None
+    return symbol in _PYTHON_SYMBOLS or _C_SHIM.fullmatch(symbol) is not None
 
 
 def _is_allowed(name: str, variant: Variant) -> bool:

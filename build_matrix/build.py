@@ -25,11 +25,11 @@ from .toolchain.cross import compiler_for
 from .toolchain.cuda import cuda_headers, cuda_toolkit
 from .toolchain.host import HostCompiler, find_compiler
 from .toolchain.python import python_sdk
-from .toolchain.stubs import system_stubs, torch_libraries, torch_stubs
+from .toolchain.stubs import declared_shim, system_stubs, torch_libraries, torch_stubs
 from .toolchain.torch_sdk import torch_sdk
 from .toolchain.tvm_ffi import tvm_ffi_sdk
 from .toolchain.wheel_files import wheel_files
-from .units import Toolchain
+from .units import OLDER_TORCH, Toolchain
 
 # The architecture whose wheel the stable ABI's headers are taken from: they are equal in all of them.
 STABLE_HEADERS = "x86_64"
@@ -88,7 +88,7 @@ def build_cell(
             compiled = compile_cell(build, cell, name, tools, cache.root, limits)
             library = compiled.library
             origin = made_of(origin, tools, cache, compiled.commands)
-            verdicts = gate(build, cell, name, library, matrix, cache, loader)
+            verdicts = gate(build, cell, name, library, matrix, cache, tools, loader)
         folder = write_variant(build, cell, name, library, out, origin)
     except KernelHubError as error:
         return Outcome(cell, time.monotonic() - begin, compiled, error=error)
@@ -123,13 +123,18 @@ def toolchain(
     else:
         sdk = torch_sdk(cache, cell.torch_release, arch if cell.stable_abi is None else STABLE_HEADERS)
         includes["torch"] = sdk.include_dirs
-        stubs = torch_stubs(cache, compiler, sdk, cell.stable_abi)
-        names = torch_libraries(cuda=cell.cuda is not None, stable=cell.stable_abi is not None)
-        framework = tuple(stubs / name for name in names)
-        if cell.stable_abi is None:
+        stable = cell.stable_abi is not None and cell.backfill is None
+        if cell.backfill is not None:
+            sdk = torch_sdk(cache, cell.backfill, arch)
+            includes[OLDER_TORCH] = sdk.include_dirs
+            if cuda is not None and cell.cuda is not None:
+                includes[OLDER_TORCH] += (cuda.include, *cuda_headers(cache, cell.cuda, arch))
+        elif not stable:
             includes["torch"] += (Path(sysconfig.get_path("include")),)
             if cell.cuda is not None:
                 includes["torch"] += cuda_headers(cache, cell.cuda, arch)
+        stubs = torch_stubs(cache, compiler, sdk, cell.stable_abi if stable else None)
+        framework = tuple(stubs / name for name in torch_libraries(cuda=cell.cuda is not None, stable=stable))
     for name in sorted(libraries):
         library = matrix.libraries[name]
         includes[name] = (wheel_files(cache, library.package, arch, [library.include]) / library.include,)
@@ -164,10 +169,14 @@ def gate(
     library: Path,
     matrix: Matrix,
     cache: ToolchainCache,
+    tools: Toolchain,
     loader: Loader | None,
 ) -> list[Verdict]:
     """Every gate's verdict on a library just built; the load gates where `loader` is given."""
-    promise = Promise(cell.variant, name, matrix.baseline, cell.capabilities)
+    shim = None
+    if cell.variant.framework.name == "torch":
+        shim = declared_shim(tools.framework[0].parent, cuda=cell.cuda is not None)
+    promise = Promise(cell.variant, name, matrix.baseline, cell.capabilities, shim)
     private = (build.folder, cache.root, Path.home())
     verdicts = static_verdicts(library, promise, private)
     require(f"{library.name} ({cell})", verdicts)

@@ -38,12 +38,14 @@ def check_capabilities(build: BuildFile, compilers: Iterable[CudaRelease]) -> No
     Raises:
         BuildConfigError: names the component and what is known.
     """
+    compilers = tuple(compilers)
     supported = sorted({s for compiler in compilers for s in compiler.supported}, key=capability_key)
     for component in build.components:
-        if component.cuda_capabilities and not known(component.cuda_capabilities, supported):
+        named = component.cuda_capabilities
+        if named and not any(known(named, compiler) for compiler in compilers):
             raise BuildConfigError(
                 f"{build.folder / 'build.toml'}: [kernel.{component.name}] names the CUDA capabilities "
-                f"{', '.join(component.cuda_capabilities)}, which no compiler here knows: "
+                f"{', '.join(named)}, which no compiler here knows: "
                 f"name some of {', '.join(supported)}"
             )
 
@@ -79,7 +81,7 @@ def component_capabilities(component: Component, compiler: CudaRelease) -> tuple
     """What `compiler` compiles one component for: what it names and the compiler knows, else the default."""
     if not component.cuda_capabilities:
         return compiler.capabilities
-    return known(component.cuda_capabilities, compiler.supported)
+    return known(component.cuda_capabilities, compiler)
 
 
 def of_version(components: Iterable[Component], cuda: tuple[int, int]) -> list[Component]:
@@ -87,9 +89,24 @@ def of_version(components: Iterable[Component], cuda: tuple[int, int]) -> list[C
     return [c for c in components if c.cuda_minver is None or c.cuda_minver <= cuda]
 
 
-def known(named: Iterable[str], supported: Sequence[str]) -> tuple[str, ...]:
-    """Those of `named` that a compiler for the plain capabilities `supported` knows, in the order named."""
-    return tuple(capability for capability in named if _is_known(capability, supported))
+def known(named: Iterable[str], compiler: CudaRelease) -> tuple[str, ...]:
+    """Those of `named` that `compiler` knows, in the order named.
+
+    Of what it has a newer assembler for there is plain code alone: "12.0a" is left out, "12.0+PTX" is "12.0".
+    """
+    found = []
+    for capability in named:
+        major, minor, suffix = capability_key(capability)
+        if is_assembled(plain := f"{major}.{minor}", compiler):
+            found += [plain] if suffix in ("", "+PTX") else []
+        elif _is_known(capability, compiler.supported):
+            found.append(capability)
+    return tuple(dict.fromkeys(found))
+
+
+def is_assembled(capability: str, compiler: CudaRelease) -> bool:
+    """Whether the code for a plain capability comes from an assembler newer than `compiler`."""
+    return compiler.assembler is not None and capability in compiler.assembler.capabilities
 
 
 def union(capabilities: Iterable[str]) -> tuple[str, ...]:

@@ -173,6 +173,8 @@ def _link(cell: Cell, tools: Toolchain) -> list[str | Path]:
     exact = cell.variant.framework.name == "torch"
     symbols = "undefs" if exact or cell.variant.python is not None else "defs"
     command += [f"-Wl,-z,{symbols},-z,noexecstack,-z,relro,-z,now,--build-id=sha1,-s"]
+    if cell.backfill is not None:
+        command += ["-Wl,--gc-sections"]  # of the backfill what the binding calls
     command += ["-Wl,--no-as-needed" if exact else "-Wl,--as-needed", *tools.framework, "-Wl,--as-needed"]
     if tools.cuda is not None:
         command += [tools.cuda.lib / tools.cuda.runtime]

@@ -26,7 +26,6 @@ DEPENDENCIES = (
     "sycl_tla",
     "metal-cpp",
 )
-COMPILED_BACKENDS = ("cpu", "cuda")
 
 
 def check(build: BuildFile, path: Path) -> None:
@@ -47,23 +46,6 @@ def check(build: BuildFile, path: Path) -> None:
     for one in checks:
         for problem in one(build):
             raise BuildConfigError(f"{path}: {problem}")
-
-
-def check_components(build: BuildFile) -> None:
-    """Check that each backend compiled here has something to compile.
-
-    A kernel whose sources all belong to its binding has no component at all, and needs none.
-
-    Raises:
-        BuildConfigError: a backend has no component while others have.
-    """
-    with_component = {component.backend for component in build.components}
-    for backend in build.general.backends:
-        if with_component and backend in COMPILED_BACKENDS and backend not in with_component:
-            raise BuildConfigError(
-                f"{build.folder / 'build.toml'}: [general] 'backends' names {backend!r}, but no [kernel.NAME] has "
-                f"backend = {backend!r}: add one, or take {backend!r} out of 'backends'"
-            )
 
 
 def _files(build: BuildFile) -> Iterator[str]:

@@ -39,12 +39,30 @@ class DebianPackages:
 
 
 @dataclass(frozen=True)
+class WheelFile:
+    """One file of a wheel: the pinned requirement and the path inside."""
+
+    package: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Assembler:
+    """Newer tools that make code for `capabilities`, which the compiler does not know, of its PTX for `ptx`."""
+
+    capabilities: tuple[str, ...]
+    ptx: str
+    ptxas: WheelFile
+    fatbinary: WheelFile
+
+
+@dataclass(frozen=True)
 class CudaRelease:
     """A CUDA compiler: pinned requirements, and its compute capabilities.
 
     `debian` holds the compiler where PyPI has headers alone. `headers` are requirements of which only the
     headers are wanted; `capabilities` are compiled unless a kernel names its own, of which those not
-    `supported` are left out.
+    `supported` are left out. With an `assembler`, some of those supported are newer than the compiler.
     """
 
     version: Version
@@ -53,6 +71,7 @@ class CudaRelease:
     headers: tuple[str, ...]
     supported: tuple[str, ...]
     capabilities: tuple[str, ...]
+    assembler: Assembler | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,7 @@ class Matrix:
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
+    backfill: Version
     stable_targets: tuple[Target, ...]
     tvm_ffi: TvmFfiRelease
     libraries: Mapping[str, HeaderLibrary]
@@ -156,9 +176,11 @@ class Cell:
     """One variant to build: the torch whose headers compile it and, for CUDA, the compiler and archs.
 
     `torch_release` is None where torch is not compiled against; `stable_abi` is the oldest torch (major,
-    minor) targeted, None for an exact build. `packages` are the requirements it needs beside those. A cell
-    `on_request` is built only when it is asked for by its torch's name. For one interpreter, `python_release` is
-    the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11` the requirement of the other ones.
+    minor) targeted, None for an exact build. `backfill` is an older torch release for which the stable ABI is
+    brought along: the functions that it lacks are compiled with its own headers. `packages` are the requirements
+    it needs beside those. A cell `on_request` is built only when it is asked for by its torch's name. For one
+    interpreter, `python_release` is the CPython whose headers compile the binding, e.g. "3.11.7", and `pybind11`
+    the requirement of the other ones.
     """
 
     variant: Variant
@@ -168,6 +190,7 @@ class Cell:
     capabilities: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     on_request: bool = False
+    backfill: str | None = None
     python_release: str | None = None
     pybind11: str | None = None
 
@@ -198,6 +221,7 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     return Matrix(
         torch=tuple(torch.values()),
         stable_headers=data["stable-abi"]["headers"],
+        backfill=_pair(data["stable-abi"]["backfill"]),
         stable_targets=tuple(_target(name) for name in data["stable-abi"]["targets"]),
         tvm_ffi=TvmFfiRelease(
             _pair(tvm_ffi["version"]),
@@ -243,7 +267,14 @@ def _torch_release(table: Mapping[str, Any]) -> TorchRelease:
 def _cuda_release(version: str, table: Mapping[str, Any]) -> CudaRelease:
     debian = _debian(table["debian"]) if "debian" in table else None
     headers, supported, capabilities = (tuple(table[key]) for key in ("headers", "supported", "capabilities"))
-    return CudaRelease(_pair(version), tuple(table["packages"]), debian, headers, supported, capabilities)
+    assembler = _assembler(table["assembler"]) if "assembler" in table else None
+    packages = tuple(table["packages"])
+    return CudaRelease(_pair(version), packages, debian, headers, supported, capabilities, assembler)
+
+
+def _assembler(table: Mapping[str, Any]) -> Assembler:
+    ptxas, fatbinary = (WheelFile(**table[tool]) for tool in ("ptxas", "fatbinary"))
+    return Assembler(tuple(table["capabilities"]), table["ptx"], ptxas, fatbinary)
 
 
 def _debian(table: Mapping[str, Any]) -> DebianPackages:

@@ -114,6 +114,8 @@ def left_out(refused: Iterable[Unbuildable]) -> Iterator[str]:
 
 def _made_with(cell: Cell) -> str:
     parts = [f"torch headers {cell.torch_release}" if cell.torch_release else "no torch headers"]
+    if cell.backfill:
+        parts.append(f"what {cell.backfill} lacks linked in")
     if cell.capabilities:
         parts.append(f"sm {', '.join(cell.capabilities)}")
     if cell.on_request:
@@ -125,6 +127,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     return {
         "variant": str(cell),
         "headers": cell.torch_release,
+        "backfill": cell.backfill,
         "capabilities": list(cell.capabilities),
         "on_request": cell.on_request,
     }

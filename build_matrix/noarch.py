@@ -5,6 +5,8 @@ Nothing is compiled, so every backend can be packaged here. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hub_loader.variant import Backend, Framework, Variant
 
 from .build_toml import BuildFile
@@ -13,15 +15,15 @@ from .build_toml import BuildFile
 _IN_VARIANTS = {"cann": "npu"}
 
 
-def noarch_variants(build: BuildFile) -> list[tuple[Variant, tuple[str, ...]]]:
-    """Each variant with the archs its metadata claims: those that `[torch-noarch]` names for its backend."""
+def noarch_variants(build: BuildFile, backends: Sequence[str]) -> list[tuple[Variant, tuple[str, ...]]]:
+    """The variant of each backend with the archs its metadata claims: those that `[torch-noarch]` names for it."""
     archs = {"cuda": build.framework.cuda_capabilities, "rocm": build.framework.rocm_archs}
     return [
         (
             Variant(Framework("torch-noarch"), Backend(_IN_VARIANTS.get(name, name))),
             archs.get(name, ()),
         )
-        for name in build.general.backends
+        for name in backends
     ]
 
 

@@ -2,8 +2,9 @@
 
 `matrix.toml` says what can be built, `build.toml` what the author wants; `plan` joins the two. Pure.
 
-    [torch] with stable-abi   one stable-ABI variant for each of the matrix's targets. Exact builds exist for the
-                              torch releases from that ABI on, but only on request: the stable ones serve them all.
+    [torch] with stable-abi   one stable-ABI variant for each of the matrix's targets, and an exact one for each older
+                              torch release, with what that release lacks of the ABI linked in. Exact builds for the
+                              releases from that ABI on are made on request alone: the stable ones serve them all.
     [torch] without           an exact variant for each torch release: CPU, and CUDA where torch's wheel has it.
     [tvm-ffi]                 one variant for each of the matrix's targets.
     [torch-noarch]            one variant for each backend.
@@ -21,9 +22,10 @@ from hub_loader.variant import Backend, Framework, Platform, Variant, Version
 
 from .build_toml import BuildFile
 from .capabilities import check_capabilities, cuda_capabilities
-from .contradictions import COMPILED_BACKENDS, check_components
 from .matrix import Cell, Matrix, TorchWheel, Unbuildable
 from .noarch import noarch_variants
+
+_COMPILED_BACKENDS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class _Candidate:
     arch: str
     torch_release: str | None
     on_request: bool = False
+    backfill: str | None = None
 
 
 def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable]]:
@@ -44,17 +47,23 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
         BuildConfigError: the kernel contradicts itself, or asks for what no compiler here knows.
     """
     if build.framework.kind == "torch-noarch":
-        return [Cell(variant, None, None, None, archs) for variant, archs in noarch_variants(build)], []
+        return _noarch(build, build.general.backends), []
     if build.framework.kind == "pybind11":
         from .python_cells import plan_python  # it imports the types of this module
 
         return plan_python(build, matrix)
-    check_components(build)
     check_capabilities(build, matrix.cuda.values())
+    with_component = {component.backend for component in build.components}
     cells: list[Cell] = []
     refused: list[Unbuildable] = []
     for name in build.general.backends:
-        if name not in COMPILED_BACKENDS:
+        # A kernel whose sources all belong to its binding has no component at all, and needs none.
+        if build.framework.kind == "torch" and with_component and name not in with_component:
+            cells += (python_only := _noarch(build, [name]))
+            why = f"packaged as Python only, since no [kernel.NAME] has backend = {name!r}"
+            refused += [Unbuildable(str(cell), why) for cell in python_only]
+            continue
+        if name not in _COMPILED_BACKENDS:
             refused.append(Unbuildable(name, f"no {name} compiler can be had from PyPI or Debian packages"))
             continue
         target = (build.framework.stable_abi or {}).get(name)
@@ -64,7 +73,7 @@ def plan(build: BuildFile, matrix: Matrix) -> tuple[list[Cell], list[Unbuildable
             refused.append(Unbuildable(name, f"no exact {name} build is in the matrix; {advice}"))
         for candidate in candidates:
             variant = Variant(candidate.framework, candidate.backend, Platform(candidate.arch, matrix.os))
-            reason = _too_old(candidate, target) or _reason_against(build, matrix, variant)
+            reason = _too_old(candidate, target, matrix) or _reason_against(build, matrix, variant)
             if reason is not None:
                 refused.append(Unbuildable(str(variant), reason))
                 continue
@@ -111,6 +120,10 @@ def compiler_version(installed: Version, compilers: Iterable[Version]) -> Versio
     return max(usable, default=None)
 
 
+def _noarch(build: BuildFile, backends: Sequence[str]) -> list[Cell]:
+    return [Cell(variant, None, capabilities=archs) for variant, archs in noarch_variants(build, backends)]
+
+
 def _matches(cell: Cell, glob: str) -> bool:
     if cell.on_request and not re.match(r"torch[^-*]", glob):
         return False
@@ -131,7 +144,11 @@ def _candidates(build: BuildFile, matrix: Matrix, target: Version | None) -> Ite
         for wheel in torch.wheels:
             framework = Framework("torch", torch.minor, wheel.cxx11_abi)
             for backend in _backends(wheel, matrix):
-                yield _Candidate(framework, backend, wheel.arch, torch.release, target is not None)
+                if target is not None and torch.minor < target:
+                    release = matrix.stable_headers
+                    yield _Candidate(framework, backend, wheel.arch, release, backfill=torch.release)
+                else:
+                    yield _Candidate(framework, backend, wheel.arch, torch.release, target is not None)
 
 
 def _backends(wheel: TorchWheel, matrix: Matrix) -> Iterator[Backend]:
@@ -142,13 +159,13 @@ def _backends(wheel: TorchWheel, matrix: Matrix) -> Iterator[Backend]:
         yield Backend("cuda", version)
 
 
-def _too_old(candidate: _Candidate, target: Version | None) -> str | None:
-    version = candidate.framework.version
-    if target is None or candidate.framework.name != "torch" or version is None or version >= target:
+def _too_old(candidate: _Candidate, target: Version | None, matrix: Matrix) -> str | None:
+    if target is None or candidate.backfill is None or target <= matrix.backfill:
         return None
+    major, minor, *_ = candidate.backfill.split(".")
     return (
-        f"the binding is written against torch's stable ABI of {target[0]}.{target[1]}, which torch "
-        f"{version[0]}.{version[1]} does not have; a binding without stable-abi builds for it"
+        f"the binding is written against torch's stable ABI of {target[0]}.{target[1]}, which torch {major}.{minor} "
+        f"does not have; one written against that of {matrix.backfill[0]}.{matrix.backfill[1]} builds for it"
     )
 
 
@@ -185,8 +202,10 @@ def _cell(
         if not archs:
             return None, problems
     stable = framework.version if framework.name == "torch-stable-abi" else None
-    release = candidate.torch_release
-    return Cell(variant, release, stable, cuda, archs, packages, candidate.on_request), problems
+    if candidate.backfill is not None:
+        stable = (build.framework.stable_abi or {})[variant.backend.name]
+    release, backfill = candidate.torch_release, candidate.backfill
+    return Cell(variant, release, stable, cuda, archs, packages, candidate.on_request, backfill), problems
 
 
 def _dependencies(build: BuildFile, backend: Backend) -> list[str]:

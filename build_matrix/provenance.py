@@ -65,10 +65,11 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
     digest.update(repr(cell).encode())
     # The files that decide command lines, headers and the generated Python.
     for path in (
-        *sorted((_BUILDER / "include").glob("*.h")),
+        *sorted((_BUILDER / "include").iterdir()),
         _BUILDER / "compile.py",
         _BUILDER / "units.py",
         _BUILDER / "package.py",
+        _BUILDER / "toolchain" / "fatbinary.sh",
     ):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"_{build.general.python_name}_{build_backend(cell.variant)}_{digest.hexdigest()[:10]}"

@@ -10,8 +10,8 @@ from pathlib import Path
 from hub_loader.errors import BuildConfigError
 
 from .build_toml import BuildFile, Component
-from .capabilities import component_capabilities, of_version
-from .matrix import Cell
+from .capabilities import component_capabilities, is_assembled, of_version
+from .matrix import Cell, CudaRelease, minor_of
 from .objects import object_key, reachable
 from .provenance import source_files
 from .toolchain.cuda import CudaToolkit
@@ -19,6 +19,9 @@ from .toolchain.host import HostCompiler
 from .toolchain.stubs import target_define
 
 INCLUDE = Path(__file__).with_name("include")
+# What older torch releases lack of the stable ABI; compiled against such a release's own headers.
+BACKFILL = INCLUDE / "backfill.cpp"
+OLDER_TORCH = "older-torch"
 _CXX_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 # Flags that make the compiler read files which no source names.
 _READING_FLAGS = ("-I", "-i", "@", "--include", "--imacros", "-Wp,", "-Xpreprocessor")
@@ -104,6 +107,8 @@ def sources(build: BuildFile, cell: Cell) -> list[Source]:
             found.append(Source(build.folder / name, include, extra, depends, archs))
     if not found:
         raise BuildConfigError(f"{build.folder}: build.toml names no source for {backend}; add [kernel.NAME]")
+    if cell.backfill is not None:
+        found.append(Source(BACKFILL, (), ("-ffunction-sections",), (OLDER_TORCH,), ()))
     return found
 
 
@@ -141,10 +146,14 @@ def units(build: BuildFile, cell: Cell, kernel_id: str, tools: Toolchain) -> lis
 
 def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) -> list[str | Path]:
     """The compiler and the flags that every unit of its kind is compiled with."""
-    abi = 0 if cell.variant.framework.cxx11_abi is False else 1
-    common = [f"-std={_standard(cell)}", "-O3", "-DNDEBUG", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+    # Beside the backfill nothing of such a cell meets torch's C++: it is compiled as for the stable ABI.
+    older = OLDER_TORCH in source.depends
+    exact = cell.variant.framework.name == "torch" and (older or cell.backfill is None)
+    abi = 0 if exact and cell.variant.framework.cxx11_abi is False else 1
+    standard = _standard(cell.backfill if older else cell.torch_release)
+    common = [f"-std={standard}", "-O3", "-DNDEBUG", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
     common += ["-DCUDA_KERNEL", "-DUSE_CUDA"] if cell.cuda else ["-DCPU_KERNEL"]
-    if source.needs_torch and cell.variant.framework.name == "torch":
+    if source.needs_torch and exact:
         # Kernels that bring their own module definition include Python.h; theirs too must fit every CPython.
         common.append("-DPy_LIMITED_API=0x030a0000")
     host = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-gnu-unique"]
@@ -152,29 +161,40 @@ def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) ->
     baseline = ["-include", str(INCLUDE / "baseline.h")]
     if source.path.suffix != ".cu":
         return [tools.compiler.path, *common, *host, *baseline, "-Wall"]
-    assert tools.cuda is not None  # `sources` refuses CUDA files of other backends
+    assert tools.cuda is not None and cell.cuda is not None  # `sources` refuses CUDA files of other backends
     nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common, *baseline]
     nvcc += ["-DENABLE_FP8"] if cell.torch_release is not None else []
-    nvcc += [f"-I{tools.cuda.include}", *_gencode(source.capabilities), "--expt-relaxed-constexpr"]
+    nvcc += [f"-I{tools.cuda.include}", *gencode(source.capabilities, cell.cuda), "--expt-relaxed-constexpr"]
     # Without the last nvcc derives symbol names from the process id, and no two builds are equal.
     return [*nvcc, "-Xcompiler", ",".join(host), "--objdir-as-tempdir"]
 
 
-def _standard(cell: Cell) -> str:
+def _standard(torch_release: str | None) -> str:
     """C++20 with the headers of torch 2.12 and later, as the Hub's builder does; C++17 otherwise."""
-    if cell.torch_release is None:
-        return "c++17"
-    major, minor, *_ = cell.torch_release.split(".")
-    return "c++20" if (int(major), int(minor)) >= (2, 12) else "c++17"
+    return "c++20" if torch_release is not None and minor_of(torch_release) >= (2, 12) else "c++17"
 
 
-def _gencode(capabilities: Sequence[str]) -> list[str]:
-    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices."""
+def gencode(capabilities: Sequence[str], compiler: CudaRelease) -> list[str]:
+    """nvcc's flags: "9.0a" compiles for exactly that, "12.0+PTX" also embeds code for newer devices.
+
+    What is newer than the compiler is asked of the toolkit's `fatbinary`, and the PTX it is made of of nvcc. Pure.
+    """
     flags = []
-    for capability in capabilities:
+    assembled = [capability for capability in capabilities if is_assembled(capability, compiler)]
+    origin = compiler.assembler.ptx if compiler.assembler is not None and assembled else None
+    native = [capability for capability in capabilities if capability not in assembled]
+    for capability in native:
         number = capability.removesuffix("+PTX").replace(".", "")
-        codes = f"sm_{number},compute_{number}" if capability.endswith("+PTX") else f"sm_{number}"
+        ptx = capability.endswith("+PTX") or capability == origin
+        codes = f"sm_{number},compute_{number}" if ptx else f"sm_{number}"
         flags.append(f"-gencode=arch=compute_{number},code=[{codes}]")
+    if origin is not None:
+        number = origin.replace(".", "")
+        if not {origin, f"{origin}+PTX"} & set(native):
+            flags.append(f"-gencode=arch=compute_{number},code=[compute_{number}]")
+        extra = [f"--from-ptx={number}", *(f"--assemble={c.replace('.', '')}" for c in assembled)]
+        extra += ["--keep-ptx"] if f"{origin}+PTX" in native else []
+        flags += [f"-Xfatbin={option}" for option in extra]
     return flags
 
 

@@ -30,6 +30,7 @@ def test_bare_install_has_khub_and_says_what_each_part_needs(tmp_path: Path) -> 
     members = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "build_matrix/matrix.toml",
+        "build_matrix/toolchain/fatbinary.sh",
         "build_matrix/include/registration.h",
         "hub_loader/py.typed",
     } <= members

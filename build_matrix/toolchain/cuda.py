@@ -1,7 +1,8 @@
 """A CUDA compiler from packages: no system toolkit, no driver, no GPU needed.
 
 CUDA 13 is complete on PyPI. Of CUDA 12 PyPI has everything but the compiler: that is Debian's, unpacked, and
-put where nvcc expects its parts. Either way the folder looks like a toolkit.
+put where nvcc expects its parts. Either way the folder looks like a toolkit. Where matrix.toml names an
+assembler, `fatbinary` is a script that also makes code for devices newer than the compiler.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from hub_loader.errors import ToolchainError
 
-from ..matrix import CudaRelease
+from ..matrix import Assembler, CudaRelease
 from .cache import ToolchainCache
 from .debian import unpack_packages
-from .wheel_files import wheel_files
+from .pins import Pins
+from .wheel_files import unpack_members, wheel_files
 from .wheels import unpack_wheels
 
 _FORMAT = 1
+_FATBINARY = Path(__file__).with_name("fatbinary.sh")
 # The machine that compiles: the packages of matrix.toml hold compilers that run on it.
 _HOST = "x86_64"
 # Where Debian's package has what a toolkit holds elsewhere.
@@ -75,8 +78,12 @@ def cuda_toolkit(cache: ToolchainCache, release: CudaRelease, arch: str) -> Cuda
         for needed in ("bin/nvcc", "include/cuda_runtime.h", f"lib/libcudart.so.{release.version[0]}"):
             if not (folder / _inside(release) / needed).exists():
                 raise ToolchainError(f"the packages {', '.join(release.packages)} hold no {needed}")
+        if release.assembler is not None:
+            _add_assembler(folder / _inside(release) / "bin", release.assembler, cache.pins)
 
     key = f"{_FORMAT} {release.packages} {release.debian}"
+    if release.assembler is not None:
+        key += f" {release.assembler} {_FATBINARY.read_text()}"
     root = cache.provide(f"cuda-{_dotted(release)}", key, fetch) / _inside(release)
     lib = root / "lib"
     if arch != _HOST:
@@ -118,6 +125,20 @@ def _merge_debian(folder: Path, release: CudaRelease, cache: ToolchainCache) -> 
             (top / place).parent.mkdir(parents=True, exist_ok=True)
             (Path(unpacked) / source).rename(top / place)
     (top / "bin" / "nvcc.profile").write_text(_PROFILE)
+
+
+def _add_assembler(folder: Path, assembler: Assembler, pins: Pins) -> None:
+    """Put the newer tools and the script that calls them into the `bin` of a toolkit."""
+    (folder / "newer").mkdir()
+    for name, source in (("ptxas", assembler.ptxas), ("fatbinary", assembler.fatbinary)):
+        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as unpacked:
+            unpack_members(Path(unpacked), source.package, _HOST, [source.file], pins)
+            (Path(unpacked) / source.file).rename(folder / "newer" / name)
+        (folder / "newer" / name).chmod(0o755)
+    (folder / "own").mkdir()
+    (folder / "fatbinary").rename(folder / "own" / "fatbinary")
+    shutil.copyfile(_FATBINARY, folder / "fatbinary")
+    (folder / "fatbinary").chmod(0o755)
 
 
 def _inside(release: CudaRelease) -> str:

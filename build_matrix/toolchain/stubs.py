@@ -41,7 +41,13 @@ _SYSTEM = (
 )
 # The one symbol of newer glibc that libstdc++'s inline code reads; false is the safe answer on any system.
 _COMPAT_SOURCE = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
-_SHIM_HEADERS = ("torch/csrc/stable/c/shim.h", "torch/csrc/inductor/aoti_torch/c/shim.h")
+_SHIM_HEADERS = (
+    "torch/csrc/stable/c/shim.h",
+    "torch/csrc/inductor/aoti_torch/c/shim.h",
+    "torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h",
+)
+# Lists of the shim's functions, without and with those of CUDA.
+_DECLARED = ("shim-cpu.txt", "shim-cuda.txt")
 _SHIM_FUNCTION = re.compile(r'__attribute__\s*\(\(__visibility__\("default"\)\)\)[^;{}()]*?\b(\w+)\s*\(')
 
 
@@ -84,7 +90,7 @@ def torch_stubs(
     """A folder of torch's libraries (`torch_libraries`) that define the stable C shim at `target`.
 
     Without a target they define nothing and only give the linker their names: of torch's C++ interface
-    there is no list.
+    there is no list. What its headers declare of the C shim is then beside them (`declared_shim`).
 
     Raises:
         ToolchainError: the headers declare no shim functions.
@@ -98,12 +104,21 @@ def torch_stubs(
                 raise ToolchainError(f"the headers of torch {sdk.release} declare no stable ABI at {target}")
             both = shim_functions(compiler, sdk, target, cuda=True)
             symbols = {"libtorch_cpu.so": cpu, "libtorch_cuda.so": both - cpu}
+        else:
+            for name in _DECLARED:
+                functions = shim_functions(compiler, sdk, None, cuda=name == _DECLARED[True])
+                (folder / name).write_text("\n".join(sorted(functions)))
         for name in torch_libraries(cuda=True, stable=target is not None):
-            functions = sorted(symbols.get(name, ()))
-            write_stub(compiler, folder / name, [StubSymbol(function, None) for function in functions])
+            wanted = sorted(symbols.get(name, ()))
+            write_stub(compiler, folder / name, [StubSymbol(function, None) for function in wanted])
 
-    key = f"{_FORMAT} {sdk.root.name} {target} {compiler.arch}"
+    key = f"{_FORMAT} {sdk.root.name} {target or 'declared'} {compiler.arch} {_SHIM_HEADERS}"
     return cache.provide(f"torch-stubs-{sdk.release}", key, make)
+
+
+def declared_shim(stubs: Path, *, cuda: bool) -> frozenset[str]:
+    """The functions of the C shim that an exact torch has, of its `torch_stubs` without a target."""
+    return frozenset((stubs / _DECLARED[cuda]).read_text().split())
 
 
 def torch_libraries(*, cuda: bool, stable: bool) -> tuple[str, ...]:
@@ -117,7 +132,8 @@ def shim_functions(
     compiler: HostCompiler, sdk: TorchSdk, target: tuple[int, int] | None, *, cuda: bool
 ) -> set[str]:
     """Names of the C functions that the shim headers declare at `target` (None: all of them)."""
-    source = "".join(f"#include <{header}>\n" for header in _SHIM_HEADERS)
+    include, _ = sdk.include_dirs
+    source = "".join(f"#include <{header}>\n" for header in _SHIM_HEADERS if (include / header).is_file())
     command: list[str | Path] = [compiler.path, "-x", "c++", "-std=c++17", "-E", "-P", "-"]
     command += [f"-I{path}" for path in sdk.include_dirs]
     command += target_define(target)

@@ -99,13 +99,14 @@ def test_read_build_file_of_a_face_with_a_generated_files_name_asks_to_rename_it
         read_build_file(kernel)
 
 
-def test_plan_of_a_backend_without_a_component_says_to_add_one(kernel: Path) -> None:
+def test_plan_of_a_backend_without_a_component_is_python_only_and_says_so(kernel: Path) -> None:
     text = (kernel / "build.toml").read_text()
     (kernel / "build.toml").write_text(text[: text.index("[kernel.relu_cuda]")])
-    with pytest.raises(
-        BuildConfigError, match="'backends' names 'cuda', but no .* has backend = 'cuda': add one"
-    ):
-        plan(read_build_file(kernel), MATRIX)
+    cells, refused = plan(read_build_file(kernel), read_matrix())
+    assert {cell.variant.backend.name for cell in cells if not cell.variant.is_noarch} == {"cpu"}
+    assert [str(cell) for cell in cells if cell.variant.is_noarch] == ["torch-cuda"]
+    reasons = {u.name: u.reason for u in refused}
+    assert reasons["torch-cuda"] == "packaged as Python only, since no [kernel.NAME] has backend = 'cuda'"
 
 
 def test_plan_of_capabilities_that_no_compiler_knows_names_those_it_knows(kernel: Path) -> None:

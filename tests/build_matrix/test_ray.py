@@ -127,7 +127,9 @@ def test_build_on_a_cluster_survives_a_machine_that_is_killed_in_the_middle(
         compiler("endless", f"echo $$ > {reached}.tmp; mv {reached}.tmp {reached}; exec sleep 600")
     )
     out = tmp_path / "package"
-    command = khub_command("build", TINY, "--select", "*-cpu-*", "--out", out, "--executor", "ray", "--json")
+    command = khub_command(
+        "build", TINY, "--select", "*stable*-cpu-*", "--out", out, "--executor", "ray", "--json"
+    )
     environment = khub_environment() | {"RAY_ADDRESS": cluster.address}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
