@@ -69,10 +69,7 @@ class Loader:
         arch = _arch(variant, self.compiler.arch)
         if arch != self.compiler.arch:
             if tool := missing_tool():
-                return (
-                    None,
-                    f"no {tool} on this machine, and the emulator of {arch} comes from Debian packages",
-                )
+                return None, f"no {tool} here to unpack the Debian packages of {arch}'s emulator"
             compiler = compiler_for(self.cache, self.compiler, self.matrix, arch)
             return emulated_runner(self.cache, self.matrix.emulator[arch], compiler), ""
         (_, oldest), (_, newest) = torch.pythons
