@@ -27,6 +27,8 @@ from .publish import publish
 from .reproduce import reproduce
 from .toolchain.cache import ToolchainCache
 from .toolchain.host import find_compiler
+from .toolchain.torch_sdk import PACKAGE as TORCH
+from .toolchain.traffic import Traffic
 
 _LOAD_HELP = (
     "also load each variant in the oldest and the newest torch its name promises, and run the kernel's "
@@ -42,7 +44,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         "  khub build kernels_src/paged-attention --select '*cu130*' --out dist/paged-attention\n"
         "  khub build kernels_src/paged-attention --load\n"
         "  khub build kernels_src/paged-attention --check\n\n"
-        "The first build fetches torch's headers (12 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
+        "The first build fetches torch's headers (11 MB) and, for CUDA, the compiler (100 MB) through pip into\n"
         "KHUB_TOOLCHAINS (default: ~/.cache/kernel-hub/toolchains). Neither torch nor a GPU is needed."
     )
     _add_source(parser)
@@ -138,9 +140,13 @@ def _build(args: argparse.Namespace) -> int:
         outcomes.append(outcome)
         console.finished(outcome)
     console.table(outcomes)
+    console.downloaded(cache.traffic)
     failed = [outcome.error for outcome in outcomes if outcome.error is not None]
     if args.json:
-        print(json.dumps({"package": str(out), "cells": [_outcome_json(o) for o in outcomes]}, indent=2))
+        # A cluster's machines fetch for themselves, uncounted.
+        downloaded = _traffic_json(cache.traffic) if args.executor == "local" else None
+        cells_json = [_outcome_json(o) for o in outcomes]
+        print(json.dumps({"package": str(out), "cells": cells_json, "downloaded": downloaded}, indent=2))
     elif not failed:
         print(f"{build.general.name} version {build.general.version}: {len(outcomes)} variants in {out}")
     for error in failed:
@@ -160,6 +166,11 @@ def _check(build: BuildFile, cells: list[Cell], matrix: Matrix, as_json: bool) -
     if as_json:
         print(json.dumps(rows, indent=2))
     return AuditError.exit_code if any(row["differing"] for row in rows) else 0
+
+
+def _traffic_json(traffic: Traffic) -> dict[str, int]:
+    """Bytes fetched by this run, in total and for torch's headers."""
+    return {"bytes": traffic.total, "torch_headers": traffic.of(TORCH)}
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import TextIO
 from .build import Outcome
 from .compile import Compiled
 from .matrix import Cell
+from .toolchain.torch_sdk import PACKAGE as TORCH
+from .toolchain.traffic import Traffic
 
 _HEADINGS = ("variant", "time", "size", "gates", "objects")
 
@@ -46,6 +48,11 @@ class Console:
             line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
             print(f"  {line.rstrip()}", file=self._out)
 
+    def downloaded(self, traffic: Traffic) -> None:
+        """What the build fetched, on one line; nothing when nothing was."""
+        if line := downloaded(traffic):
+            print(f"  {line}", file=self._out)
+
 
 def row(outcome: Outcome) -> tuple[str, str, str, str, str]:
     """A cell's row of the table: variant, time, size, gates, objects."""
@@ -62,6 +69,20 @@ def objects(compiled: Compiled | None) -> str:
     if not compiled.compiled:
         return "reused"
     return f"{compiled.compiled} compiled" + (f", {compiled.reused} reused" if compiled.reused else "")
+
+
+def downloaded(traffic: Traffic) -> str:
+    """How much was fetched, in megabytes of a million bytes: "downloaded 38.2 MB (torch headers 12.1 MB)", or ""."""
+    if not traffic.total:
+        return ""
+    headers = traffic.of(TORCH)
+    return f"downloaded {_megabytes(traffic.total)}" + (
+        f" (torch headers {_megabytes(headers)})" if headers else ""
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _line(outcome: Outcome) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hub_loader.errors import UsageError
+from hub_loader.errors import CacheError, UsageError
 
 from .build_toml import BUILD_FILE, read_build_file
 from .matrix import MATRIX_FILE, Cell, Matrix, Unbuildable, read_matrix
 from .plan import compiler_version, plan, select
 from .refresh import add_lines, missing_releases, propose
-from .toolchain.cache import ToolchainCache
+from .toolchain.cache import State, ToolchainCache
 from .toolchain.everything import fetch_everything
 from .toolchain.pins import LOCK_FILE, Recorder, write_lock
 
@@ -32,6 +32,7 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
         "  khub matrix kernels_src/paged-attention --select 'torch2{12,13}-*'\n"
         "  khub matrix refresh --write                     add lines for torch releases that the index has\n"
         "  khub matrix lock                                fetch every toolchain, rewrite the hashes (700 MB)\n"
+        "  khub matrix verify                              re-hash the toolchain cache (--repair: remove the damaged)\n"
         '  khub matrix kernels_src/* --github >> "$GITHUB_OUTPUT"\n\n'
         "A kernel with stable-abi is built in stable-ABI variants, which serve every torch from that release on.\n"
         "Its exact builds are made on request: by a --select glob that names torch releases, such as 'torch213-*'."
@@ -40,7 +41,7 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="KERNEL_DIR",
-        help="folders that hold a build.toml; or `refresh`, or `lock`",
+        help="folders that hold a build.toml; or `refresh`, `lock` or `verify`",
     )
     parser.add_argument(
         "--select",
@@ -53,6 +54,11 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
         "--github", action="store_true", help="print matrix={…}, the output that a GitHub Actions job reads"
     )
     parser.add_argument("--write", action="store_true", help="of refresh: write matrix.toml")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="of verify: remove the parts that are damaged, or that nothing is known of; builds fetch them anew",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.set_defaults(run=_run)
 
@@ -60,10 +66,14 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.write and args.what != ["refresh"]:
         raise UsageError("--write belongs to `khub matrix refresh`")
+    if args.repair and args.what != ["verify"]:
+        raise UsageError("--repair belongs to `khub matrix verify`")
     if args.what == ["refresh"]:
         return _refresh(args)
     if args.what == ["lock"]:
         return _lock()
+    if args.what == ["verify"]:
+        return _verify(args)
     return _kernels(args) if args.what else _releases(args)
 
 
@@ -187,4 +197,27 @@ def _lock() -> int:
         fetch_everything(ToolchainCache(Path(folder), recorder), read_matrix())
     write_lock(recorder.digests)
     print(f"{LOCK_FILE.name}: {len(recorder.digests)} files")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Re-hash the toolchain cache. Damage that was repaired is told and is no failure."""
+    cache = ToolchainCache()
+    states = dict(cache.verify())
+    suspect = [part for part, state in states.items() if state is not State.WHOLE]
+    damaged = [part for part, state in states.items() if state is State.DAMAGED]
+    for part in suspect if args.repair else ():
+        cache.remove(part)
+    if args.json:
+        parts = {part: state.value for part, state in states.items()}
+        print(json.dumps({"parts": parts, "removed": suspect if args.repair else []}, indent=2))
+    else:
+        for part in suspect:
+            print(f"{states[part].value:<8} {'removed ' if args.repair else ''}{part}")
+        print(f"{cache.root}: {len(states) - len(suspect)} of {len(states)} parts are what was made")
+    if damaged and not args.repair:
+        raise CacheError(
+            f"{', '.join(damaged)} in {cache.root} changed after being made: "
+            "`khub matrix verify --repair` removes what is damaged, and the next build fetches it anew"
+        )
     return 0

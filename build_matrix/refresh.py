@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from email import message_from_bytes
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -14,6 +15,7 @@ from hub_loader.variant import Version
 
 from .matrix import MATRIX_FILE, Matrix, minor_of
 from .toolchain.pip import NoSuchWheelError, WheelLocation, available_versions, locate_wheel
+from .toolchain.ranged import open_source, read_members
 
 # Interpreters worth asking for: none older than the oldest that a wheel of the matrix is for.
 _PYTHONS = tuple((3, minor) for minor in range(9, 20))
@@ -52,7 +54,7 @@ def propose(release: str) -> str:
     if not pythons:
         raise ToolchainError(f"the index has no wheel of torch {release} for {_ARCHS[0]}")
     wheels = {arch: _wheel(release, pythons[-1], arch) for arch in _ARCHS}
-    return line(release, pythons, {arch: wheel.requires for arch, wheel in wheels.items() if wheel})
+    return line(release, pythons, {arch: _requires(wheel) for arch, wheel in wheels.items() if wheel})
 
 
 def line(release: str, pythons: Sequence[Version], requires: dict[str, tuple[str, ...]]) -> str:
@@ -67,6 +69,14 @@ def line(release: str, pythons: Sequence[Version], requires: dict[str, tuple[str
         facts = [] if cuda is None else [f'cuda = "{cuda[0]}.{cuda[1]}"']
         parts.append(f"{arch} = {{ {', '.join([*facts, 'cxx11-abi = true'])} }}")
     return f"    {{ {', '.join(parts)} }},"
+
+
+def _requires(wheel: WheelLocation) -> tuple[str, ...]:
+    """What a wheel requires, read out of its metadata."""
+    with open_source(wheel.url) as source:
+        for _, content in read_members(source, lambda member: member.endswith(".dist-info/METADATA")):
+            return tuple(message_from_bytes(content).get_all("Requires-Dist", ()))
+    raise ToolchainError(f"{wheel.url} holds no METADATA: use another index")
 
 
 def _cuda(requirements: Iterable[str], arch: str) -> Version | None:

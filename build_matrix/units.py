@@ -165,6 +165,9 @@ def _compiler(build: BuildFile, cell: Cell, tools: Toolchain, source: Source) ->
     nvcc: list[str | Path] = [tools.cuda.nvcc, "-ccbin", tools.compiler.path, *common, *baseline]
     nvcc += ["-DENABLE_FP8"] if cell.torch_release is not None else []
     nvcc += [f"-I{tools.cuda.include}", *gencode(source.capabilities, cell.cuda), "--expt-relaxed-constexpr"]
+    # Names in anonymous namespaces get a digest of the source's whole path, which the last of these options gives.
+    path = f"{build.general.name}/{source.path.relative_to(build.folder).as_posix()}"
+    nvcc += ["-Xcudafe", "--orig_src_path_name", "-Xcudafe", path]
     # Without the last nvcc derives symbol names from the process id, and no two builds are equal.
     return [*nvcc, "-Xcompiler", ",".join(host), "--objdir-as-tempdir"]
 

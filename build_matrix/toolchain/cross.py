@@ -43,7 +43,8 @@ def cross_compiler(cache: ToolchainCache, release: CrossRelease) -> HostCompiler
     command = f"{release.arch}-linux-gnu-g++"
 
     def fetch(folder: Path) -> None:
-        unpack_packages(folder, release.debian, cache.downloads, cache.pins)
+        count = cache.traffic.count(command)
+        unpack_packages(folder, release.debian, cache.downloads, cache.pins, count)
         wrapper = folder / "usr" / "bin" / command
         wrapper.unlink(missing_ok=True)
         wrapper.write_text(_WRAPPER.format(command=f"{command}-{release.version}"))

@@ -17,7 +17,6 @@ from hub_loader.errors import ToolchainError
 from ..matrix import Assembler, CudaRelease
 from .cache import ToolchainCache
 from .debian import unpack_packages
-from .pins import Pins
 from .wheel_files import unpack_members, wheel_files
 from .wheels import unpack_wheels
 
@@ -72,14 +71,15 @@ def cuda_toolkit(cache: ToolchainCache, release: CudaRelease, arch: str) -> Cuda
     """
 
     def fetch(folder: Path) -> None:
-        unpack_wheels(folder, release.packages, _HOST, cache.downloads, cache.pins)
+        count = cache.traffic.count("cuda")
+        unpack_wheels(folder, release.packages, _HOST, cache.downloads, cache.pins, count)
         if release.debian is not None:
             _merge_debian(folder, release, cache)
         for needed in ("bin/nvcc", "include/cuda_runtime.h", f"lib/libcudart.so.{release.version[0]}"):
             if not (folder / _inside(release) / needed).exists():
                 raise ToolchainError(f"the packages {', '.join(release.packages)} hold no {needed}")
         if release.assembler is not None:
-            _add_assembler(folder / _inside(release) / "bin", release.assembler, cache.pins)
+            _add_assembler(folder / _inside(release) / "bin", release.assembler, cache)
 
     key = f"{_FORMAT} {release.packages} {release.debian}"
     if release.assembler is not None:
@@ -118,7 +118,8 @@ def _merge_debian(folder: Path, release: CudaRelease, cache: ToolchainCache) -> 
         if part.is_dir():
             shutil.rmtree(part)
     with tempfile.TemporaryDirectory(prefix=".debian-", dir=folder) as unpacked:
-        unpack_packages(Path(unpacked), release.debian, cache.downloads, cache.pins)
+        count = cache.traffic.count("cuda")
+        unpack_packages(Path(unpacked), release.debian, cache.downloads, cache.pins, count)
         for source, place in _DEBIAN.items():
             if not (Path(unpacked) / source).exists():
                 raise ToolchainError(f"{', '.join(release.debian.packages)} holds no {source}")
@@ -127,12 +128,12 @@ def _merge_debian(folder: Path, release: CudaRelease, cache: ToolchainCache) -> 
     (top / "bin" / "nvcc.profile").write_text(_PROFILE)
 
 
-def _add_assembler(folder: Path, assembler: Assembler, pins: Pins) -> None:
+def _add_assembler(folder: Path, assembler: Assembler, cache: ToolchainCache) -> None:
     """Put the newer tools and the script that calls them into the `bin` of a toolkit."""
     (folder / "newer").mkdir()
     for name, source in (("ptxas", assembler.ptxas), ("fatbinary", assembler.fatbinary)):
         with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as unpacked:
-            unpack_members(Path(unpacked), source.package, _HOST, [source.file], pins)
+            unpack_members(Path(unpacked), source.package, _HOST, [source.file], cache)
             (Path(unpacked) / source.file).rename(folder / "newer" / name)
         (folder / "newer" / name).chmod(0o755)
     (folder / "own").mkdir()

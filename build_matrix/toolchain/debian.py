@@ -19,14 +19,17 @@ from hub_loader.errors import ToolchainError
 from ..matrix import DebianPackages
 from .download import download
 from .pins import Pins
+from .traffic import Count, uncounted
 
 ARCHIVE_VARIABLE = "KHUB_DEBIAN"
 _TOOLS = ("apt-get", "dpkg-deb")
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+)")
 
 
-def unpack_packages(folder: Path, source: DebianPackages, downloads: Path, pins: Pins) -> None:
-    """Unpack `source` into `folder`, as if it were the root of a system.
+def unpack_packages(
+    folder: Path, source: DebianPackages, downloads: Path, pins: Pins, count: Count = uncounted
+) -> None:
+    """Unpack `source` into `folder`, as if it were the root of a system; `count` is told the bytes fetched.
 
     Raises:
         ToolchainError: apt or dpkg is not there, the archive lacks a package, or a file is not as locked.
@@ -37,7 +40,7 @@ def unpack_packages(folder: Path, source: DebianPackages, downloads: Path, pins:
             "install apt and dpkg, or build this variant on Debian"
         )
     for url, name in _locate(source):
-        package = download(url, name, downloads, pins)
+        package = download(url, name, downloads, pins, count)
         _run(["dpkg-deb", "-x", str(package), str(folder)], name)
 
 

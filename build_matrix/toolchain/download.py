@@ -15,13 +15,16 @@ from tqdm import tqdm
 from hub_loader.errors import ToolchainError
 
 from .pins import Pins
+from .traffic import Count, uncounted
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
 
 
-def download(url: str, name: str, folder: Path, pins: Pins) -> Path:
+def download(url: str, name: str, folder: Path, pins: Pins, count: Count = uncounted) -> Path:
     """Fetch `url` (http, https or file) to `folder/name`; a partial file of an earlier try is continued.
+
+    `count` is told what came over the network.
 
     Raises:
         ToolchainError: unreachable, or not the file that is locked; a wrong file is not kept.
@@ -35,7 +38,7 @@ def download(url: str, name: str, folder: Path, pins: Pins) -> Path:
             if parts.scheme == "file":
                 shutil.copyfile(unquote(parts.path), partial)
             else:
-                _continue(url, name, partial)
+                _continue(url, name, partial, count)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -51,7 +54,7 @@ def download(url: str, name: str, folder: Path, pins: Pins) -> Path:
     return path
 
 
-def _continue(url: str, name: str, partial: Path) -> None:
+def _continue(url: str, name: str, partial: Path, count: Count) -> None:
     """Append to `partial` what is missing of it, trying again where the connection breaks."""
     reason = ""
     with (
@@ -60,7 +63,7 @@ def _continue(url: str, name: str, partial: Path) -> None:
     ):
         for _ in range(_ATTEMPTS):
             try:
-                _append(client, url, partial, bar)
+                _append(client, url, partial, bar, count)
                 return
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
@@ -71,7 +74,7 @@ def _continue(url: str, name: str, partial: Path) -> None:
     raise ToolchainError(f"{url}: {reason}; check the network or the package index")
 
 
-def _append(client: httpx.Client, url: str, partial: Path, bar: tqdm[None]) -> None:
+def _append(client: httpx.Client, url: str, partial: Path, bar: tqdm[None], count: Count) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as response:
@@ -86,3 +89,4 @@ def _append(client: httpx.Client, url: str, partial: Path, bar: tqdm[None]) -> N
             for chunk in response.iter_raw():  # as it comes, so that all of it is kept if it breaks off
                 file.write(chunk)
                 bar.update(len(chunk))
+                count(len(chunk))

@@ -101,13 +101,13 @@ def hollow_torch(cache: ToolchainCache, runner: Runner, release: str) -> HollowT
         wheel = locate_wheel(f"torch=={release}", python=f"3.{runner.minor}", platform=platform)
         declared: set[str] = set()
         bar = tqdm(desc=f"hollow torch {release}", unit="B", unit_scale=True, disable=None, leave=False)
-        with open_source(wheel.url) as source, bar:
+        with open_source(wheel.url, cache.traffic.count("hollow torch")) as source, bar:
 
             def progress(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            for name, content in read_members(source, _is_wanted, progress):
+            for name, content in read_members(source, _is_wanted, progress=progress):
                 if name == _OVERRIDES:
                     content = b""
                 if _SHIM_HEADERS.fullmatch(name):
@@ -137,7 +137,8 @@ def torch_dependencies(cache: ToolchainCache) -> Path:
     """
 
     def fetch(folder: Path) -> None:
-        unpack_wheels(folder, _DEPENDENCIES, "x86_64", cache.downloads, cache.pins)
+        count = cache.traffic.count("hollow torch")
+        unpack_wheels(folder, _DEPENDENCIES, "x86_64", cache.downloads, cache.pins, count)
 
     return cache.provide("hollow-torch-dependencies", f"{_FORMAT} {' '.join(_DEPENDENCIES)}", fetch)
 

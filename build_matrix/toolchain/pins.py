@@ -30,6 +30,9 @@ _HEADER = """\
 class Pins(Protocol):
     """Says whether what was fetched is what was meant."""
 
+    def expected(self, name: str) -> str | None:
+        """The SHA-256 that `name` must have, None where nothing is known of it."""
+
     def check(self, name: str, sha256: str) -> None:
         """Accept the file or list of members `name`, whose digest is `sha256`.
 
@@ -49,8 +52,11 @@ class Lock:
     def names(self) -> tuple[str, ...]:
         return tuple(self._digests)
 
+    def expected(self, name: str) -> str | None:
+        return self._digests.get(name)
+
     def check(self, name: str, sha256: str) -> None:
-        expected = self._digests.get(name)
+        expected = self.expected(name)
         if expected is None:
             raise ToolchainError(
                 f"{name} is not in {self._path.name}: lock it with `khub matrix lock`, or use the matrix's versions"
@@ -67,6 +73,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
+
+    def expected(self, name: str) -> str | None:
+        return None
 
     def check(self, name: str, sha256: str) -> None:
         self.digests[name] = sha256

@@ -1,15 +1,23 @@
-"""Ask the user's own pip: its indexes, mirrors, proxies and credentials are the right ones."""
+"""Ask the user's own pip: its indexes, mirrors, proxies and credentials are the right ones.
+
+`pip index` names every file that it finds and fetches none. Resolving would fetch whole wheels, of hundreds of
+megabytes, where an index does not serve their metadata apart from them.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import Requirement
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
 
 from hub_loader.errors import ToolchainError
 
@@ -20,12 +28,9 @@ class NoSuchWheelError(ToolchainError):
 
 @dataclass(frozen=True)
 class WheelLocation:
-    """Where pip would take a wheel from, the SHA-256 the index states for the whole file, what it requires."""
+    """Where pip would take a wheel from."""
 
     url: str
-    version: str
-    sha256: str | None
-    requires: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -35,47 +40,59 @@ class WheelLocation:
 
 # Of what is fetched through pip nothing depends on it; every package of the matrix has wheels for this one.
 ANY_PYTHON = "3.11"
+_FOUND = re.compile(r"^ *Found link (\S+?)(?:#\S*)?(?: \(.*\))?, version: \S+$", re.MULTILINE)
 
 
 def locate_wheel(requirement: str, *, platform: str, python: str = ANY_PYTHON) -> WheelLocation:
     """Where pip would get `requirement` for another interpreter, e.g. platform="manylinux_2_28_x86_64".
 
+    `requirement` is of the form "torch==2.13.0", and means that version alone: not 2.13.0+cpu.
+
     Raises:
         NoSuchWheelError: the index has no such wheel.
         ToolchainError: it cannot be reached.
     """
-    return locate_wheels([requirement], platform=platform, python=python)[0]
-
-
-def locate_wheels(
-    requirements: Sequence[str], *, platform: str, python: str = ANY_PYTHON
-) -> list[WheelLocation]:
-    """As `locate_wheel`, of several requirements, in no particular order."""
-    # --target is what lets pip resolve for a foreign interpreter; --dry-run keeps it from being written.
-    options = [
-        "--dry-run",
-        "--no-deps",
-        "--ignore-installed",
-        "--quiet",
-        "--report",
-        "-",
-        "--target",
-        "unused",
-    ]
+    parsed = Requirement(requirement)
+    (pin,) = parsed.specifier
+    platforms = _compatible(platform)
     foreign = ["--only-binary=:all:", "--python-version", python]
-    foreign += [option for tag in _compatible(platform) for option in ("--platform", tag)]
-    # "==2.13.0" would also take 2.13.0+cpu, another wheel with other headers, where an index has it.
-    exactly = [re.sub(r"(?<!=)==(?!=)", "===", requirement) for requirement in requirements]
-    report = json.loads(_pip(["install", *options, *foreign, *exactly], " ".join(requirements)))
-    return [
-        WheelLocation(
-            url=item["download_info"]["url"],
-            version=item["metadata"]["version"],
-            sha256=item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256"),
-            requires=tuple(item["metadata"].get("requires_dist", ())),
+    foreign += [option for tag in platforms for option in ("--platform", tag)]
+    answer = _pip(["index", "versions", parsed.name, "-vv", *foreign], requirement)
+    urls = [match[1] for match in _FOUND.finditer(answer)]
+    if not urls:
+        raise ToolchainError(f"pip does not say where it finds {parsed.name}: use pip 23.1 or newer")
+    url = best_wheel(urls, Version(pin.version), platforms, python)
+    if url is None:
+        raise NoSuchWheelError(
+            f"pip finds no wheel of {requirement} for Python {python} on {platform}: check its index settings"
         )
-        for item in report["install"]
+    return WheelLocation(url)
+
+
+def best_wheel(urls: Iterable[str], version: Version, platforms: Sequence[str], python: str) -> str | None:
+    """Of `urls`, the wheel of `version` that pip prefers: by tag, then the highest build number. Pure.
+
+    `platforms` are the best first. Of equal ones the first is taken; a URL is given without credentials.
+    """
+    major, minor = map(int, python.split("."))
+    interpreter = f"cp{major}{minor}"
+    tags = [
+        *cpython_tags((major, minor), [interpreter], platforms),
+        *compatible_tags((major, minor), interpreter, platforms),
     ]
+    rank = {tag: -number for number, tag in enumerate(tags)}
+    fitting = []
+    for url in urls:
+        parts = urlsplit(url)
+        try:
+            _, found, build, its_tags = parse_wheel_filename(unquote(PurePosixPath(parts.path).name))
+        except InvalidWheelFilename:
+            continue  # a source archive
+        ranks = [rank[tag] for tag in its_tags if tag in rank]
+        if found == version and ranks:
+            plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+            fitting.append((max(ranks), build, plain))
+    return max(fitting, key=lambda candidate: candidate[:2])[2] if fitting else None
 
 
 def available_versions(package: str) -> list[str]:

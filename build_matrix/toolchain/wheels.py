@@ -10,18 +10,29 @@ from hub_loader.errors import ToolchainError
 
 from .download import download
 from .pins import Pins
-from .pip import locate_wheels
+from .pip import locate_wheel
 from .ranged import safe_path
+from .traffic import Count, uncounted
 
 
-def unpack_wheels(folder: Path, requirements: Sequence[str], arch: str, downloads: Path, pins: Pins) -> None:
+def unpack_wheels(
+    folder: Path,
+    requirements: Sequence[str],
+    arch: str,
+    downloads: Path,
+    pins: Pins,
+    count: Count = uncounted,
+) -> None:
     """Unpack the wheels of exactly `requirements` for `arch`, without their dependencies, into `folder`.
+
+    `count` is told the bytes fetched.
 
     Raises:
         ToolchainError: the index lacks one, cannot be reached, or serves a file that is not as locked.
     """
-    for wheel in locate_wheels(requirements, platform=f"manylinux_2_28_{arch}"):
-        path = download(wheel.url, wheel.name, downloads, pins)
+    for requirement in requirements:
+        wheel = locate_wheel(requirement, platform=f"manylinux_2_28_{arch}")
+        path = download(wheel.url, wheel.name, downloads, pins, count)
         try:
             with zipfile.ZipFile(path) as archive:
                 for member in archive.infolist():

@@ -89,6 +89,7 @@ def test_build_twice_reuses_and_a_changed_source_gets_another_id(kernel: Path, t
     before = (out / "index.json").read_bytes()
     again = json.loads(khub(*arguments).stdout)
     assert again["cells"][0]["reused"] is True
+    assert again["downloaded"] == {"bytes": 0, "torch_headers": 0}
     assert (out / "index.json").read_bytes() == before
     (kernel / "csrc" / "relu.cpp").write_text(
         (kernel / "csrc" / "relu.cpp").read_text() + f"// {uuid.uuid4()}\n"

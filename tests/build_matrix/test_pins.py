@@ -64,9 +64,10 @@ def serve() -> Iterator[type[Server]]:
 
 
 def test_download_that_breaks_off_continues_where_it_was(serve: type[Server], tmp_path: Path) -> None:
-    server = serve(first=1000)
-    path = download(server.url, "file.bin", tmp_path, Lock({"file.bin": DIGEST}))
+    server, came = serve(first=1000), []
+    path = download(server.url, "file.bin", tmp_path, Lock({"file.bin": DIGEST}), came.append)
     assert path.read_bytes() == CONTENT
+    assert sum(came) == len(CONTENT)
     assert server.ranges == [None, "bytes=1000-"]
 
 
