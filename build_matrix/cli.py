@@ -32,7 +32,7 @@ from .toolchain.traffic import Traffic
 
 _LOAD_HELP = (
     "also load each variant in the oldest and the newest torch its name promises, and run the kernel's "
-    "tests/load_check.py there (fetches about 140 MB per torch, once)"
+    "tests/load_check.py there (fetches about 140 MB per torch, once); aarch64 under qemu, minutes for each torch"
 )
 
 

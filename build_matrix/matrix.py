@@ -30,11 +30,12 @@ class Baseline:
 
 @dataclass(frozen=True)
 class DebianPackages:
-    """Packages of one Debian suite, each as "name=version"."""
+    """Packages of one Debian suite, each as "name=version", for the machines that Debian calls `architecture`."""
 
     suite: str
     component: str
     packages: tuple[str, ...]
+    architecture: str = "amd64"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class CrossRelease:
 
 
 @dataclass(frozen=True)
+class EmulatorRelease:
+    """What runs another architecture's programs: a static qemu, and a small system with a CPython `python`."""
+
+    arch: str
+    python: Version
+    qemu: DebianPackages
+    system: DebianPackages
+
+
+@dataclass(frozen=True)
 class TorchWheel:
     """What torch's wheel for one architecture is; `cuda` is None for a CPU-only one."""
 
@@ -102,6 +113,9 @@ class TorchRelease:
     @property
     def minor(self) -> Version:
         return minor_of(self.release)
+
+    def wheel(self, arch: str) -> TorchWheel | None:
+        return next((wheel for wheel in self.wheels if wheel.arch == arch), None)
 
 
 @dataclass(frozen=True)
@@ -131,21 +145,6 @@ class HeaderLibrary:
 
 
 @dataclass(frozen=True)
-class LoadTorch:
-    """A torch wheel to load variants into: its CUDA, and the range of Pythons it exists for, all (major, minor)."""
-
-    release: str
-    cuda: tuple[int, int]
-    oldest_python: tuple[int, int]
-    newest_python: tuple[int, int]
-
-    @property
-    def minor(self) -> tuple[int, int]:
-        major, minor, *_ = self.release.split(".")
-        return int(major), int(minor)
-
-
-@dataclass(frozen=True)
 class Pybind11:
     """The interpreters (cp311, …) that pybind11 bindings are built for, and the pinned requirement of its headers."""
 
@@ -155,7 +154,7 @@ class Pybind11:
 
 @dataclass(frozen=True)
 class Matrix:
-    """`matrix.toml`, parsed."""
+    """`matrix.toml`, parsed. `load` are those of `torch` that built variants are loaded into, oldest first."""
 
     torch: tuple[TorchRelease, ...]
     stable_headers: str
@@ -168,7 +167,8 @@ class Matrix:
     cross: Mapping[str, CrossRelease]
     os: str
     baseline: Baseline
-    load: tuple[LoadTorch, ...]
+    load: tuple[TorchRelease, ...]
+    emulator: Mapping[str, EmulatorRelease]
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,9 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     tvm_ffi: dict[str, Any] = data["tvm-ffi"]
     platform: dict[str, Any] = data["platform"]
+    torch = {table["release"]: _torch_release(table) for table in data["torch"]}
     return Matrix(
-        torch=tuple(_torch_release(table) for table in data["torch"]),
+        torch=tuple(torch.values()),
         stable_headers=data["stable-abi"]["headers"],
         backfill=_pair(data["stable-abi"]["backfill"]),
         stable_targets=tuple(_target(name) for name in data["stable-abi"]["targets"]),
@@ -237,10 +238,13 @@ def read_matrix(path: Path = MATRIX_FILE) -> Matrix:
         },
         os=platform["os"],
         baseline=Baseline(*(_numbers(platform[key]) for key in ("glibc", "glibcxx", "cxxabi", "gcc"))),
-        load=tuple(
-            LoadTorch(t["release"], _pair(t["cuda"]), _pair(t["python"][0]), _pair(t["python"][1]))
-            for t in data["load"]
-        ),
+        load=tuple(torch[release] for release in data["load"]["torch"]),
+        emulator={
+            arch: EmulatorRelease(
+                arch, _pair(table["python"]), _debian(table["qemu"]), _debian(table["system"])
+            )
+            for arch, table in data["emulator"].items()
+        },
     )
 
 
@@ -274,7 +278,8 @@ def _assembler(table: Mapping[str, Any]) -> Assembler:
 
 
 def _debian(table: Mapping[str, Any]) -> DebianPackages:
-    return DebianPackages(table["suite"], table["component"], tuple(table["packages"]))
+    packages = tuple(table["packages"])
+    return DebianPackages(table["suite"], table["component"], packages, table.get("architecture", "amd64"))
 
 
 def _target(name: str) -> Target:

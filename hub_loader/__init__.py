@@ -47,6 +47,10 @@ from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
 from .resolver import Decision
 
 if TYPE_CHECKING:
+    from .autotune import Fastest, Verdict
+    from .described import Description, describe_environment
+    from .explanation import explain_folder
+    from .fallback import Choice, get_choices
     from .layers import (
         CUDAProperties,
         Device,
@@ -71,18 +75,55 @@ if TYPE_CHECKING:
     )
     from .locked import get_locked_kernel, load_kernel
 
-# Found at their first use, as the names of `layers` are: most processes lock no kernels.
-_LAZY = {"get_locked_kernel": "locked", "load_kernel": "locked"}
+
+# Imported at their first use: most processes only load kernels.
+_LAYERS = (
+    "CUDAProperties",
+    "Device",
+    "FuncRepository",
+    "KernelizeFallback",
+    "LayerChoice",
+    "LayerRepository",
+    "LocalFuncRepository",
+    "LocalLayerRepository",
+    "LockedFuncRepository",
+    "LockedLayerRepository",
+    "Mode",
+    "ROCMProperties",
+    "kernelize",
+    "kernelized_layers",
+    "register_kernel_mapping",
+    "replace_kernel_forward_from_hub",
+    "use_kernel_forward_from_hub",
+    "use_kernel_func_from_hub",
+    "use_kernel_mapping",
+    "use_kernelized_func",
+)
+_LAZY = {
+    **dict.fromkeys(_LAYERS, "layers"),
+    "Choice": "fallback",
+    "Description": "described",
+    "Fastest": "autotune",
+    "Verdict": "autotune",
+    "describe_environment": "described",
+    "explain_folder": "explanation",
+    "get_choices": "fallback",
+    "get_locked_kernel": "locked",
+    "load_kernel": "locked",
+}
 
 __all__ = [
     "AuthenticationError",
     "CUDAProperties",
     "CacheError",
+    "Choice",
     "Decision",
+    "Description",
     "Device",
     "DownloadError",
     "Environment",
     "Explanation",
+    "Fastest",
     "FetchedKernel",
     "FuncRepository",
     "IntegrityError",
@@ -110,10 +151,14 @@ __all__ = [
     "UsageError",
     "VariantAccepted",
     "VariantRejected",
+    "Verdict",
     "VersionNotFoundError",
+    "describe_environment",
     "detect_environment",
     "explain",
+    "explain_folder",
     "fetch_kernel",
+    "get_choices",
     "get_kernel",
     "get_kernel_dep",
     "get_kernel_variants",
@@ -135,10 +180,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What few processes need, on first use: the names of `hub_loader.layers`, locked kernels."""
-    if name not in __all__:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(f".{_LAZY.get(name, 'layers')}", __name__), name)
+    globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     return globals()[name]

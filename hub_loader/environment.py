@@ -1,15 +1,9 @@
-"""What this machine and interpreter offer to a kernel: the resolver's view of the world.
-
-torch is described from its files and never imported: `torch/version.py` is parsed as text, and the C++ ABI
-is read off the symbols of `libc10`. Importing torch costs seconds and memory that resolving does not need.
-"""
+"""What this machine and interpreter offer to a kernel: the resolver's view of the world."""
 
 from __future__ import annotations
 
-import ast
 import os
 import platform
-import re
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -17,35 +11,24 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-from .nvml import visible_compute_capabilities
+from .libc import glibc_version, musl_version
+from .nvml import read_nvidia
+from .torch_files import Torch, leading_version, read_torch
 from .variant import Version
 
+__all__ = ["Environment", "Torch", "detect_environment"]
+
 _ARCHS = {"amd64": "x86_64", "arm64": "aarch64"}
-
-# c10::SetUsageMessage(const std::string&): the mangled argument tells which std::string torch was built with.
-_CXX11_SYMBOL = b"_ZN3c1015SetUsageMessageERKNSt7__cxx1112basic_string"
-_CXX98_SYMBOL = b"_ZN3c1015SetUsageMessageERKSs"
-
-
-@dataclass(frozen=True)
-class Torch:
-    """An installed torch: `version` (major, minor), `release` as it names itself, e.g. "2.13.0+cu130".
-
-    `cuda` is the toolkit it was built with, None for a CPU build; `cxx11_abi` is None where it has none.
-    """
-
-    version: Version
-    release: str
-    cuda: Version | None
-    cxx11_abi: bool | None
+_INTERPRETERS = {"cpython": "cp", "pypy": "pp"}
 
 
 @dataclass(frozen=True)
 class Environment:
     """Everything a variant can depend on.
 
-    `python` is an interpreter tag (cp311, cp313t); `glibc` is None where the C library is another one;
-    `compute_capabilities` lists the visible NVIDIA GPUs in order, empty without a GPU or driver.
+    `python` is an interpreter tag (cp311, cp313t); at most one of `glibc` and `musl` is not None, `macos` is
+    the system's version there. `compute_capabilities` lists the visible NVIDIA GPUs in order, empty without a
+    GPU or driver; `driver` is the NVIDIA driver's version and `driver_cuda` the newest CUDA it runs.
     """
 
     python: str
@@ -55,85 +38,53 @@ class Environment:
     torch: Torch | None = None
     tvm_ffi: Version | None = None
     compute_capabilities: tuple[Version, ...] = ()
+    musl: Version | None = None
+    macos: Version | None = None
+    driver: str | None = None
+    driver_cuda: Version | None = None
 
     @property
     def backend(self) -> str:
-        """The backend asked for by default: cuda for a torch built for CUDA, else cpu."""
-        return "cuda" if self.torch is not None and self.torch.cuda is not None else "cpu"
+        """The backend asked for by default: what torch is built for; metal on Apple's processors; else cpu."""
+        if self.torch is None:
+            return "cpu"
+        built = self.torch.backend
+        return "metal" if built == "cpu" and (self.os, self.arch) == ("darwin", "aarch64") else built
 
 
 def detect_environment() -> Environment:
     """Describe the running interpreter and machine. Imports neither torch nor tvm-ffi, starts no CUDA."""
-    machine = platform.machine().lower()
-    free_threaded = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    machine, system = platform.machine().lower(), platform.system().lower()
+    nvidia, glibc = read_nvidia(os.environ), glibc_version()
     return Environment(
-        python=f"cp{sys.version_info.major}{sys.version_info.minor}{free_threaded}",
+        python=_python_tag(),
         arch=_ARCHS.get(machine, machine),
-        os=platform.system().lower(),
-        glibc=_glibc(),
+        os=system,
+        glibc=glibc,
         torch=_torch(find_spec("torch")),
         tvm_ffi=_distribution_version("apache-tvm-ffi"),
-        compute_capabilities=visible_compute_capabilities(os.environ),
+        compute_capabilities=nvidia.compute_capabilities,
+        musl=musl_version(Path(sys.executable)) if system == "linux" and glibc is None else None,
+        macos=leading_version(platform.mac_ver()[0] + ".0") if system == "darwin" else None,
+        driver=nvidia.driver,
+        driver_cuda=nvidia.cuda,
     )
 
 
-def _glibc() -> Version | None:
-    try:
-        reported = os.confstr("CS_GNU_LIBC_VERSION")
-    except (AttributeError, ValueError, OSError):  # musl, macOS
-        return None
-    return _leading_version((reported or "").removeprefix("glibc "))
+def _python_tag() -> str:
+    name = sys.implementation.name
+    free_threaded = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    return f"{_INTERPRETERS.get(name, name)}{sys.version_info.major}{sys.version_info.minor}{free_threaded}"
 
 
 def _torch(spec: ModuleSpec | None) -> Torch | None:
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent
-    try:
-        constants = _string_constants((folder / "version.py").read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
-        return None  # a folder that happens to be called torch
-    release = constants.get("__version__") or ""
-    version = _leading_version(release)
-    if version is None:
-        return None
-    return Torch(version, release, _leading_version(constants.get("cuda") or ""), _cxx11_abi(folder / "lib"))
-
-
-def _string_constants(source: str) -> dict[str, str]:
-    """The module-level `name = "text"` assignments of Python source, read without running it."""
-    constants = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign):
-            targets: list[ast.expr] = node.targets
-        elif isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        else:
-            continue
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            constants.update({t.id: node.value.value for t in targets if isinstance(t, ast.Name)})
-    return constants
-
-
-def _cxx11_abi(lib: Path) -> bool | None:
-    try:
-        symbols = (lib / "libc10.so").read_bytes()
-    except OSError:
-        return None
-    if _CXX11_SYMBOL in symbols:
-        return True
-    return False if _CXX98_SYMBOL in symbols else None
+    return None if spec is None or spec.origin is None else read_torch(Path(spec.origin).parent)
 
 
 def _distribution_version(name: str) -> Version | None:
     from importlib import metadata  # a third of what importing this package would cost
 
     try:
-        return _leading_version(metadata.version(name))
+        return leading_version(metadata.version(name))
     except metadata.PackageNotFoundError:
         return None
-
-
-def _leading_version(text: str) -> Version | None:
-    match = re.match(r"(\d+)\.(\d+)", text)
-    return (int(match[1]), int(match[2])) if match else None

@@ -1,35 +1,39 @@
-"""Which variant fits an environment, best first, and why the others do not. Pure.
+"""Which variant fits an environment, best first, and why the others do not. Pure. Told in docs/resolver.md.
 
 Filtering. A variant is rejected for the first of these that fails:
-    backend     the variant's is the one asked for (default: cuda for a CUDA torch, else cpu), or universal
+    backend     the variant's is the one asked for (default: what torch is built for), or universal; a GPU
+                backend needs a torch built for it
     platform    arch and operating system are equal (noarch variants have none)
     framework   exact torch: same major.minor, and the same C++ ABI where the name states it;
-                stable ABI: not newer than the installed torch; tvm-ffi: same major, not newer
-    CUDA        same major as torch's, minor not newer
+                stable ABI: not newer than the installed torch; tvm-ffi: the same major.minor
+    version     CUDA: same major as torch's, minor not newer; ROCm, XPU: equal
     Python      an interpreter tag equals the interpreter's; without one a native module needs CPython's
                 stable ABI, which free-threaded interpreters do not load
-    glibc       native Linux variants need 2.28 or newer
+    system      native Linux variants need glibc 2.28 or newer, Metal's need macOS 26
+    driver      CUDA's major is not newer than the driver's
     GPU         every visible GPU is covered by an architecture compiled in (unchecked without a GPU, or
                 where the variant lists none)
 
-Ordering. exact torch, then exact interpreter without torch, then stable ABI (newest first), then tvm-ffi
-(newest first), then the noarch variant of the backend, then universal; within each the newest CUDA first,
-then by name. Names are unique, so the order is total.
+Ordering. exact torch (a name without the C++ ABI first), then exact interpreter without torch, then stable ABI
+(newest first), then tvm-ffi, then the noarch variant of the backend, then universal. Within each: a name with
+an interpreter tag, the newest CUDA, the name. Names are unique, so the order is total.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .cuda_arch import covers as covers  # part of this module's rules, and looked for here
+from .cuda_arch import is_arch
 from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
 from .manifest import BackendInfo
 from .variant import Variant, Version, parse_variant
 
-BACKENDS = ("cpu", "cuda")
+BACKENDS = ("cpu", "cuda", "rocm", "xpu", "metal", "neuron", "tpu", "cann")
 MINIMUM_GLIBC: Version = (2, 28)
+MINIMUM_MACOS_METAL: Version = (26, 0)
 
 _TIERS = ("torch", "none", "torch-stable-abi", "tvm-ffi", "torch-noarch")
 _TIER_NAMES = {
@@ -39,9 +43,14 @@ _TIER_NAMES = {
     "tvm-ffi": "built for tvm-ffi",
     "torch-noarch": "needs no compiled code",
 }
-# Suffix "a": this capability only, PTX included. "f": this one and later minors of the family, PTX included.
-# None: this one and later minors, and with PTX every later capability.
-_ARCH = re.compile(r"(\d+)\.(\d+)([af]?)(\+PTX)?")
+_LABELS = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "XPU", "metal": "Metal", "cann": "CANN"}
+_DETECTED = (
+    "cuda",
+    "rocm",
+    "xpu",
+    "metal",
+)  # backends that an environment tells; the others are taken on trust
+_NOARCH_NAMES = {"cann": "npu"}
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,14 @@ def resolve(
     Args:
         environment: what the variants have to run on.
         variants: names in the variant grammar, with the architectures compiled into each.
-        backend: "cpu" or "cuda"; None takes the environment's default.
+        backend: one of BACKENDS; None takes the environment's default.
 
     Raises:
         UsageError: an unknown backend.
         ValueError: a name outside the grammar.
     """
     if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}: use {' or '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}: use one of {', '.join(BACKENDS)}")
     wanted = backend or environment.backend
     accepted: list[tuple[Variant, str]] = []
     rejected: list[Decision] = []
@@ -108,43 +117,40 @@ def choose(
     return chosen
 
 
-def covers(arch: str, capability: Version) -> bool:
-    """Whether code compiled for `arch`, e.g. "8.0", "9.0a" or "9.0+PTX", runs on a GPU of `capability`.
-
-    Raises:
-        ValueError: `arch` is not written like that.
-    """
-    match = _ARCH.fullmatch(arch)
-    if not match:
-        raise ValueError(f"{arch!r} is not a compute capability like 9.0, 9.0a or 9.0+PTX")
-    compiled = (int(match[1]), int(match[2]))
-    if match[3] == "a":
-        return capability == compiled
-    if match[4] and not match[3]:
-        return capability >= compiled
-    return capability[0] == compiled[0] and capability[1] >= compiled[1]
-
-
 def _rejection(variant: Variant, info: BackendInfo, environment: Environment, wanted: str) -> str | None:
     return (
         _wrong_backend(variant, environment, wanted)
         or _wrong_platform(variant, environment)
         or _wrong_framework(variant, environment)
-        or _wrong_cuda(variant, environment)
+        or _no_such_backend(variant, environment, wanted)
+        or _wrong_version(variant, environment)
         or _wrong_python(variant, environment)
-        or _wrong_glibc(variant, environment)
+        or _wrong_system(variant, environment)
+        or _wrong_driver(variant, environment)
         or _wrong_gpu(variant, info, environment)
     )
 
 
 def _wrong_backend(variant: Variant, environment: Environment, wanted: str) -> str | None:
-    if variant.backend.name in (wanted, "universal"):
+    name = variant.backend.name
+    if name in (wanted, "universal") or (variant.is_noarch and name == _NOARCH_NAMES.get(wanted)):
         return None
-    if wanted == environment.backend:
-        why = "not built for CUDA" if wanted == "cpu" else "built for CUDA"
-        torch = "there is no torch" if environment.torch is None else f"torch is {why}"
-        return f"is for {variant.backend.name}, and {wanted} is wanted: {torch}"
-    return f"is for {variant.backend.name}, and {wanted} is asked for"
+    if wanted != environment.backend:
+        return f"is for {name}, and {wanted} is asked for"
+    if environment.torch is None:
+        return f"is for {name}, and {wanted} is wanted: there is no torch"
+    built = f"built for {_label(wanted)}" if wanted != "cpu" else f"not built for {_label(name)}"
+    return f"is for {name}, and {wanted} is wanted: torch is {built}"
+
+
+def _no_such_backend(variant: Variant, environment: Environment, wanted: str) -> str | None:
+    """A GPU backend asked for by name, which torch does not have: nothing may stand in for it."""
+    torch = environment.torch
+    if wanted not in _DETECTED or wanted == environment.backend:
+        return None
+    if torch is not None and variant.framework.name.startswith("torch"):
+        return f"needs a torch built for {_label(wanted)}, {torch.release} is not"
+    return None
 
 
 def _wrong_platform(variant: Variant, environment: Environment) -> str | None:
@@ -174,21 +180,23 @@ def _wrong_framework(variant: Variant, environment: Environment) -> str | None:
 def _wrong_tvm_ffi(needed: Version | None, installed: Version | None) -> str | None:
     if installed is None:
         return "needs tvm-ffi, which is not installed"
-    if needed is not None and (needed[0] != installed[0] or needed > installed):
+    if needed != installed:
         return f"needs tvm-ffi {_dotted(needed)}, {_dotted(installed)} is installed"
     return None
 
 
-def _wrong_cuda(variant: Variant, environment: Environment) -> str | None:
-    needed = variant.backend.version
-    if variant.backend.name != "cuda" or needed is None:
+def _wrong_version(variant: Variant, environment: Environment) -> str | None:
+    name, needed, torch = variant.backend.name, variant.backend.version, environment.torch
+    if needed is None:
         return None
-    installed = environment.torch.cuda if environment.torch is not None else None
+    versions = {} if torch is None else {"cuda": torch.cuda, "rocm": torch.rocm, "xpu": torch.xpu}
+    installed = versions.get(name)
     if installed is None:
-        return f"needs CUDA {_dotted(needed)}, and there is no torch built for CUDA"
-    if needed[0] != installed[0] or needed > installed:
-        return f"needs CUDA {_dotted(needed)}, torch has CUDA {_dotted(installed)}"
-    return None
+        return f"needs {_label(name)} {_dotted(needed)}, and there is no torch built for {_label(name)}"
+    same_major_not_newer = needed[0] == installed[0] and needed <= installed
+    if same_major_not_newer if name == "cuda" else needed == installed:
+        return None
+    return f"needs {_label(name)} {_dotted(needed)}, torch has {_label(name)} {_dotted(installed)}"
 
 
 def _wrong_python(variant: Variant, environment: Environment) -> str | None:
@@ -197,44 +205,67 @@ def _wrong_python(variant: Variant, environment: Environment) -> str | None:
     if variant.python in (None, "abi3"):
         if environment.python.endswith("t"):
             return f"needs CPython's stable ABI, which the free-threaded {environment.python} does not load"
+        if not environment.python.startswith("cp"):
+            return f"needs CPython's stable ABI, which {environment.python} does not have"
         return None
     if variant.python != environment.python:
         return f"needs the interpreter {variant.python}, this is {environment.python}"
     return None
 
 
-def _wrong_glibc(variant: Variant, environment: Environment) -> str | None:
+def _wrong_system(variant: Variant, environment: Environment) -> str | None:
+    if variant.backend.name == "metal" and not variant.is_noarch:
+        if environment.macos is None or environment.macos < MINIMUM_MACOS_METAL:
+            here = "an unknown one" if environment.macos is None else _dotted(environment.macos)
+            return f"needs macOS {_dotted(MINIMUM_MACOS_METAL)} or newer, this is {here}"
+        return None
     if variant.platform is None or variant.platform.os != "linux":
         return None
+    needs = f"needs glibc {_dotted(MINIMUM_GLIBC)} or newer"
+    if environment.musl is not None:
+        return f"{needs}, this system's C library is musl {_dotted(environment.musl)}"
     if environment.glibc is None:
-        return f"needs glibc {_dotted(MINIMUM_GLIBC)} or newer, this system's C library is another one"
+        return f"{needs}, this system's C library is another one"
     if environment.glibc < MINIMUM_GLIBC:
-        return f"needs glibc {_dotted(MINIMUM_GLIBC)} or newer, this is {_dotted(environment.glibc)}"
+        return f"{needs}, this is {_dotted(environment.glibc)}"
     return None
+
+
+def _wrong_driver(variant: Variant, environment: Environment) -> str | None:
+    needed, runs = variant.backend.version, environment.driver_cuda
+    if variant.backend.name != "cuda" or needed is None or runs is None or needed[0] <= runs[0]:
+        return None
+    named = f"the driver {environment.driver}" if environment.driver else "the driver"
+    return f"needs a driver for CUDA {needed[0]}, {named} runs CUDA up to {_dotted(runs)}"
 
 
 def _wrong_gpu(variant: Variant, info: BackendInfo, environment: Environment) -> str | None:
     if variant.backend.name != "cuda" or not info.archs:
         return None
-    malformed = [arch for arch in info.archs if not _ARCH.fullmatch(arch)]
+    malformed = [arch for arch in info.archs if not is_arch(arch)]
     if malformed:
         return f"lists the malformed compute capability {malformed[0]!r}"
+    runs, written_by = environment.driver_cuda, variant.backend.version
+    ptx = runs is None or written_by is None or runs >= written_by
     for capability in environment.compute_capabilities:
-        if not any(covers(arch, capability) for arch in info.archs):
-            return (
-                f"is compiled for compute capability {', '.join(info.archs)}, "
-                f"a visible GPU has {_dotted(capability)}"
-            )
+        if not any(covers(arch, capability, ptx=ptx) for arch in info.archs):
+            archs = ", ".join(info.archs)
+            why = f"is compiled for compute capability {archs}, a visible GPU has {_dotted(capability)}"
+            if any(covers(arch, capability) for arch in info.archs):
+                why += f", and the driver runs CUDA up to {_dotted(runs)}: too old for this PTX"
+            return why
     return None
 
 
-def _preference(variant: Variant, name: str) -> tuple[int, bool, int, int, int, int, str]:
+def _preference(variant: Variant, name: str) -> tuple[int, bool, int, int, int, bool, int, int, str]:
     framework, cuda = variant.framework.version or (0, 0), variant.backend.version or (0, 0)
     return (
         _TIERS.index(variant.framework.name),
         variant.backend.name == "universal",
         -framework[0],
         -framework[1],
+        2 if variant.python is None else variant.python == "abi3",
+        variant.framework.cxx11_abi is not None,
         -cuda[0],
         -cuda[1],
         name,
@@ -244,6 +275,10 @@ def _preference(variant: Variant, name: str) -> tuple[int, bool, int, int, int, 
 def _praise(variant: Variant, best: str) -> str:
     tier = _TIER_NAMES[variant.framework.name]
     return f"{tier}; the best fit" if str(variant) == best else f"{tier}; fits, but {best} is preferred"
+
+
+def _label(backend: str) -> str:
+    return _LABELS.get(backend, backend)
 
 
 def _dotted(version: Version | None) -> str:

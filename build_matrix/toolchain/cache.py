@@ -67,10 +67,14 @@ class ToolchainCache:
         self._drop_stale()
         staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.root))
         try:
-            make(staging)
-            digest = digest_of_files(staging)
+            # In a folder inside: packages set the times of what they are unpacked into, and another process
+            # would take one from years ago for left behind.
+            part = staging / "part"
+            part.mkdir()
+            make(part)
+            digest = digest_of_files(part)
             try:
-                staging.rename(final)
+                part.rename(final)
             except OSError:
                 if not final.is_dir():
                     raise

@@ -22,8 +22,7 @@ from .pins import Pins
 from .traffic import Count, uncounted
 
 ARCHIVE_VARIABLE = "KHUB_DEBIAN"
-# The machine that compiles; cross compilers of other hosts would be other packages.
-_ARCHITECTURE = "amd64"
+_TOOLS = ("apt-get", "dpkg-deb")
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+)")
 
 
@@ -35,15 +34,19 @@ def unpack_packages(
     Raises:
         ToolchainError: apt or dpkg is not there, the archive lacks a package, or a file is not as locked.
     """
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise ToolchainError(
-                f"no {tool} on this machine: {', '.join(source.packages)} come from Debian packages; "
-                "install apt and dpkg, or build this variant on Debian"
-            )
+    if tool := missing_tool():
+        raise ToolchainError(
+            f"no {tool} on this machine: {', '.join(source.packages)} come from Debian packages; "
+            "install apt and dpkg, or build this variant on Debian"
+        )
     for url, name in _locate(source):
         package = download(url, name, downloads, pins, count)
         _run(["dpkg-deb", "-x", str(package), str(folder)], name)
+
+
+def missing_tool() -> str | None:
+    """The first of the programs that packages are fetched with and that this machine lacks; None if it has all."""
+    return next((tool for tool in _TOOLS if shutil.which(tool) is None), None)
 
 
 def _locate(source: DebianPackages) -> list[tuple[str, str]]:
@@ -59,7 +62,8 @@ def _locate(source: DebianPackages) -> list[tuple[str, str]]:
         config.write_text(
             f'Dir::State "{root}";\nDir::State::lists "{root}/lists";\nDir::State::status "{root}/status";\n'
             f'Dir::Cache "{root}/cache";\nDir::Etc::sourcelist "{root}/sources.list";\n'
-            f'Dir::Etc::sourceparts "-";\nAPT::Architecture "{_ARCHITECTURE}";\nAPT::Architectures "{_ARCHITECTURE}";\n'
+            'Dir::Etc::sourceparts "-";\n'
+            f'APT::Architecture "{source.architecture}";\nAPT::Architectures "{source.architecture}";\n'
             'APT::Sandbox::User "";\nAcquire::Languages "none";\n'
         )
         what = f"{source.suite}/{source.component} of {archive}"

@@ -6,6 +6,7 @@ from ..matrix import Matrix
 from .cache import ToolchainCache
 from .cross import cross_compiler
 from .cuda import cuda_headers, cuda_toolkit
+from .emulator import fetch_emulator
 from .hollow import torch_dependencies
 from .host import find_compiler
 from .python import pybind11_headers
@@ -30,6 +31,8 @@ def fetch_everything(cache: ToolchainCache, matrix: Matrix) -> None:
         for arch in archs if release.debian is None else archs[-1:]:
             cuda_toolkit(cache, release, arch)
             cuda_headers(cache, release, arch)
+    for emulator in matrix.emulator.values():
+        fetch_emulator(cache, emulator)
     for arch in archs:
         for library in matrix.libraries.values():
             wheel_files(cache, library.package, arch, [library.include])

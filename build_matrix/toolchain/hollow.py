@@ -22,13 +22,12 @@ from tqdm import tqdm
 from hub_loader.errors import ToolchainError
 
 from .cache import ToolchainCache
-from .host import HostCompiler
-from .interpreters import Interpreter
 from .pip import locate_wheel
 from .ranged import open_source, read_members, safe_path
+from .runner import Runner
 from .wheels import unpack_wheels
 
-_FORMAT = 1
+_FORMAT = 2
 # What `import torch` imports. Pure Python, or with a pure fallback.
 _DEPENDENCIES = (
     "filelock==3.16.1",
@@ -40,10 +39,11 @@ _DEPENDENCIES = (
     "sympy==1.13.1",
     "typing-extensions==4.15.0",
 )
-_PACKAGES = ("torch", "torchgen", "functorch")
+_PACKAGES = ("torch", "torch.libs", "torchgen", "functorch")
 _LEFT_OUT = re.compile(
     r"torch/(include|bin/(?!torch_shm_manager)|share|test)/.*|torch/lib/libtorch_(cuda\w*|nvshmem)\.so|.*\.(pyi|a|lib|cuh?|cpp|h)"
 )
+_LIBRARIES = ("torch/lib/*.so*", "torch.libs/*.so*", "torch/*.so")
 # Declares the C functions of libtorch_cuda that a kernel may call.
 _SHIM_HEADERS = re.compile(
     r"torch/include/torch/csrc/(inductor/aoti_torch/c|inductor/aoti_torch/generated|stable/c)/\w+\.h"
@@ -89,18 +89,16 @@ class Links:
     defined: frozenset[str]
 
 
-def hollow_torch(
-    cache: ToolchainCache, compiler: HostCompiler, release: str, python: Interpreter
-) -> HollowTorch:
-    """The hollow torch `release` (e.g. "2.10.0") for `python` on this machine's architecture, fetched on first use.
+def hollow_torch(cache: ToolchainCache, runner: Runner, release: str) -> HollowTorch:
+    """The hollow torch `release` (e.g. "2.10.0") for the Python and architecture of `runner`, fetched on first use.
 
     Raises:
         ToolchainError: no such wheel, or the index cannot be reached or read by ranges.
     """
 
     def fetch_torch(folder: Path) -> None:
-        platform = f"manylinux_2_28_{compiler.arch}"
-        wheel = locate_wheel(f"torch=={release}", python=f"3.{python.minor}", platform=platform)
+        platform = f"manylinux_2_28_{runner.arch}"
+        wheel = locate_wheel(f"torch=={release}", python=f"3.{runner.minor}", platform=platform)
         declared: set[str] = set()
         bar = tqdm(desc=f"hollow torch {release}", unit="B", unit_scale=True, disable=None, leave=False)
         with open_source(wheel.url, cache.traffic.count("hollow torch")) as source, bar:
@@ -120,10 +118,10 @@ def hollow_torch(
                 path.write_bytes(content)
         if not (folder / "torch" / "__init__.py").is_file():
             raise ToolchainError(f"{wheel.url} holds no torch: use another index")
-        lib = folder / "torch" / "lib"
-        write_stubs(compiler, lib, [*lib.glob("*.so*"), *(folder / "torch").glob("*.so")], declared)
+        libraries = [path for place in _LIBRARIES for path in folder.glob(place)]
+        write_stubs(runner, folder / "torch" / "lib", libraries, declared)
 
-    name = f"hollow-torch-{release}-cp3{python.minor}-{compiler.arch}"
+    name = f"hollow-torch-{release}-cp3{runner.minor}-{runner.arch}"
     return HollowTorch(
         release,
         cache.provide(name, f"{name} {_FORMAT}", fetch_torch),
@@ -151,19 +149,17 @@ def _is_wanted(name: str) -> bool:
     return name.split("/")[0] in _PACKAGES and not _LEFT_OUT.fullmatch(name)
 
 
-def write_stubs(
-    compiler: HostCompiler, folder: Path, libraries: Iterable[Path], declared: Iterable[str]
-) -> None:
-    """Write into `folder` every library that `libraries` need and that neither they nor the system offer.
+def write_stubs(runner: Runner, folder: Path, libraries: Iterable[Path], declared: Iterable[str]) -> None:
+    """Write into `folder` every library that `libraries` need and that neither they nor the runner's system offer.
 
     libtorch_cuda.so also gets the functions `declared` in torch's headers.
     """
     links = {path.name: read_links(path) for path in libraries}
     for name in {name for link in links.values() for name in link.needed} - links.keys():
-        if (system := compiler.file(name)) is not None:
+        if (system := runner.library(name)) is not None:
             links[name] = read_links(system)
     for name, symbols in missing_libraries(links, declared).items():
-        _write_stub(compiler, folder / name, symbols)
+        _write_stub(runner, folder / name, symbols)
 
 
 def missing_libraries(links: Mapping[str, Links], extra: Iterable[str] = ()) -> dict[str, list[Symbol]]:
@@ -205,7 +201,7 @@ def read_links(path: Path) -> Links:
     return Links(needed, tuple(undefined), frozenset(defined))
 
 
-def _write_stub(compiler: HostCompiler, path: Path, symbols: Iterable[Symbol]) -> None:
+def _write_stub(runner: Runner, path: Path, symbols: Iterable[Symbol]) -> None:
     """Write a library that defines `symbols`, so that the others load and initialise themselves.
 
     Every function returns zeroed memory: who wants a reference gets one that may be written to, who wants a
@@ -234,11 +230,11 @@ def _write_stub(compiler: HostCompiler, path: Path, symbols: Iterable[Symbol]) -
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / "versions.map"
         script.write_text("".join(f"{version} {{ }};\n" for version in sorted(versions)))
-        command: list[str | Path] = [compiler.path, "-x", "c", "-", "-shared", "-nodefaultlibs", "-lstdc++"]
-        command += ["-fPIC", "-o", path]
+        command: list[str | Path] = [runner.compiler.path, "-x", "c", "-", "-shared", "-nodefaultlibs"]
+        command += ["-lstdc++", "-fPIC", "-o", path]
         command += [f"-Wl,-soname,{path.name}", *([f"-Wl,--version-script={script}"] if versions else [])]
         done = subprocess.run(command, input="\n".join(source), capture_output=True, text=True)
     if done.returncode:
         raise ToolchainError(
-            f"{compiler.path} cannot make a stub of {path.name}: {done.stderr.strip()[-500:]}"
+            f"{runner.compiler.path} cannot make a stub of {path.name}: {done.stderr.strip()[-500:]}"
         )

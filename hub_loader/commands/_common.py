@@ -22,9 +22,7 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--version", type=int, metavar="N", help="version N; the newest when left out")
     which.add_argument("--revision", metavar="REV", help="a branch, tag or commit")
-    parser.add_argument(
-        "--backend", choices=BACKENDS, help="cuda if torch is built for it, else cpu, when left out"
-    )
+    parser.add_argument("--backend", choices=BACKENDS, help="what torch is built for, when left out")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

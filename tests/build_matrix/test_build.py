@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,18 @@ def test_provide_when_making_fails_leaves_nothing_behind(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
     made = cache.provide("part", "key", lambda folder: (folder / "whole").touch())
     assert cache.provide("part", "key", interrupted) == made
+
+
+def test_provide_of_a_part_whose_folder_looks_old_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    """A package sets the time of the folder that it is unpacked into; another process cleans up meanwhile."""
+
+    def unpack(folder: Path) -> None:
+        os.utime(folder, (0, 0))
+        ToolchainCache(tmp_path).provide("other", "key", lambda other: (other / "file").touch())
+        (folder / "package").touch()
+
+    made = ToolchainCache(tmp_path).provide("part", "key", unpack)
+    assert [path.name for path in made.iterdir()] == ["package"]
 
 
 @pytest.mark.slow

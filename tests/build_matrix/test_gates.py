@@ -13,17 +13,31 @@ import torch
 
 from build_matrix import load_child
 from build_matrix.gates import Verdict, require, unique_ids
-from build_matrix.load import answer, promised
-from build_matrix.matrix import LoadTorch, read_matrix
+from build_matrix.load import answer, load_command, promised
+from build_matrix.matrix import DebianPackages, EmulatorRelease, TorchRelease, TorchWheel, read_matrix
+from build_matrix.toolchain.hollow import HollowTorch
+from build_matrix.toolchain.host import HostCompiler, find_compiler
+from build_matrix.toolchain.runner import Runner
 from hub_loader.errors import AuditError
 from hub_loader.variant import parse_variant
 
 TINY = Path(__file__).with_name("tiny-relu")
 STABLE = "torch-stable-abi210-cpu-x86_64-linux"
+ARM = STABLE.replace("x86_64", "aarch64")
+# Release, oldest Python, CUDA of the wheel for x86_64 and of the one for aarch64.
 TORCHES = tuple(
-    LoadTorch(release, cuda, (3, 10), (3, 14))
-    for release, cuda in (("2.5.1", (12, 4)), ("2.10.0", (12, 8)), ("2.11.0", (13, 0)), ("2.15.0", (13, 2)))
+    TorchRelease(
+        release, (oldest, (3, 14)), (TorchWheel("x86_64", x86, True), TorchWheel("aarch64", arm, True))
+    )
+    for release, oldest, x86, arm in (
+        ("2.5.1", (3, 9), (12, 4), None),
+        ("2.10.0", (3, 10), (12, 8), None),
+        ("2.11.0", (3, 10), (13, 0), (13, 0)),
+        ("2.13.0", (3, 10), (13, 0), (13, 0)),
+        ("2.15.0", (3, 11), (13, 2), (13, 2)),
+    )
 )
+NOTHING = DebianPackages("bookworm", "main", ())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +60,7 @@ def test_promised_is_the_oldest_and_the_newest_torch_the_name_fits(variant: str,
     ("variant", "reason"),
     [
         ("torch27-cxx11-cpu-x86_64-linux", "lists no torch"),
-        ("torch-stable-abi210-cpu-aarch64-linux", "needs a machine of architecture aarch64"),
+        (ARM, "needs a machine of architecture aarch64"),
         ("torch-cuda", "only what binds to torch's libraries"),
         ("cp311-cpu-x86_64-linux", "only what binds to torch's libraries"),
     ],
@@ -57,9 +71,62 @@ def test_promised_of_what_cannot_be_loaded_here_says_why(variant: str, reason: s
     assert reason in why
 
 
-def test_matrix_lists_load_torches_oldest_first() -> None:
-    minors = [torch.minor for torch in read_matrix().load]
+@pytest.mark.parametrize(
+    ("variant", "python", "releases"),
+    [
+        (ARM, (3, 11), ["2.10.0", "2.15.0"]),
+        (ARM, (3, 10), ["2.10.0", "2.13.0"]),
+        ("torch25-cxx98-cpu-aarch64-linux", (3, 11), ["2.5.1"]),
+        ("torch-stable-abi210-cu130-aarch64-linux", (3, 11), ["2.11.0", "2.15.0"]),
+        ("torch-stable-abi210-cu124-aarch64-linux", (3, 11), []),
+        (STABLE, (3, 10), ["2.10.0", "2.15.0"]),
+    ],
+)
+def test_promised_of_another_architecture_is_what_its_wheels_are_and_its_emulator_has_the_python_for(
+    variant: str, python: tuple[int, int], releases: list[str]
+) -> None:
+    emulator = EmulatorRelease("aarch64", python, NOTHING, NOTHING)
+    torches, _ = promised(parse_variant(variant), TORCHES, "x86_64", [emulator])
+    assert [torch.release for torch in torches] == releases
+
+
+def test_load_command_of_another_architecture_starts_with_the_emulator_and_passes_it_the_childs_arguments() -> (
+    None
+):
+    compiler = HostCompiler(Path("g++"), "12.2.0", "aarch64-linux-gnu")
+    hollow = HollowTorch("2.10.0", Path("/torch"), Path("/dependencies"))
+    python: tuple[str | Path, ...] = ("/qemu", "-L", Path("/system"), Path("/system/usr/bin/python3.11"))
+    command = load_command(Runner(python, 11, compiler), hollow, Path("/package"), parse_variant(ARM))
+    assert command[:8] == [*python, "-S", "-s", "-B", Path(load_child.__file__)]
+    assert command[8:13] == [Path("/package"), "--backend", "cpu", "--path", Path("/torch")]
+    # A machine of that architecture starts the same child without the emulator.
+    assert (
+        load_command(Runner(python[3:], 11, compiler), hollow, Path("/package"), parse_variant(ARM))
+        == command[3:]
+    )
+
+
+def test_runner_library_is_its_own_systems_before_the_compilers(tmp_path: Path) -> None:
+    (tmp_path / "libz.so.1.2").touch()
+    (tmp_path / "libz.so.1").symlink_to("libz.so.1.2")
+    runner = Runner((sys.executable,), 11, find_compiler(), libraries=(tmp_path / "none", tmp_path))
+    assert runner.library("libz.so.1") == tmp_path / "libz.so.1.2"
+    system = runner.library("libc.so.6")
+    assert system is not None
+    assert system.parent != tmp_path
+    assert runner.library("libnowhere.so.1") is None
+
+
+def test_matrix_lists_load_torches_oldest_first_and_each_emulator_has_a_python_for_some() -> None:
+    matrix = read_matrix()
+    minors = [torch.minor for torch in matrix.load]
     assert minors == sorted(minors)
+    for emulator in matrix.emulator.values():
+        assert emulator.arch in matrix.cross
+        assert any(
+            torch.wheel(emulator.arch) is not None and torch.pythons[0] <= emulator.python <= torch.pythons[1]
+            for torch in matrix.load
+        )
 
 
 def test_unique_ids_of_two_variants_with_one_id_names_both() -> None:
@@ -122,7 +189,7 @@ def child(variant: Path, *arguments: object) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.heavy
 def test_build_with_load_proves_each_variant_in_hollow_torch(tmp_path: Path) -> None:
-    done = khub("build", TINY, "--select", "torch-stable-*", "--load", "--json", "--out", tmp_path)
+    done = khub("build", TINY, "--select", "torch-stable-*-x86_64-*", "--load", "--json", "--out", tmp_path)
     cells = {cell["variant"]: cell for cell in json.loads(done.stdout)["cells"]}
     loads = {name: [g for g in cell["gates"] if g["gate"].startswith("load")] for name, cell in cells.items()}
     assert [g["gate"] for g in loads[STABLE]] == ["load in torch 2.10.0", "load in torch 2.15.0"]
@@ -131,6 +198,17 @@ def test_build_with_load_proves_each_variant_in_hollow_torch(tmp_path: Path) -> 
         True,
         True,
     ]
+
+
+@pytest.mark.heavy
+def test_build_with_load_for_another_architecture_runs_the_operator_under_qemu(tmp_path: Path) -> None:
+    if find_compiler().arch == "aarch64":
+        pytest.skip("this machine runs aarch64 itself")
+    done = khub("build", TINY, "--select", "*stable*cpu-aarch64*", "--load", "--json", "--out", tmp_path)
+    (cell,) = json.loads(done.stdout)["cells"]
+    loads = {gate["gate"]: gate["sentence"] for gate in cell["gates"] if gate["gate"].startswith("load")}
+    agrees = "it loads and its operator agrees with the reference"
+    assert loads == {f"load in torch {release} under qemu": agrees for release in ("2.10.0", "2.15.0")}
 
 
 @pytest.mark.heavy

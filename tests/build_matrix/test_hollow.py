@@ -11,6 +11,7 @@ from pathlib import Path
 from build_matrix.toolchain.hollow import Links, missing_libraries, read_links, write_stubs
 from build_matrix.toolchain.host import find_compiler
 from build_matrix.toolchain.interpreters import find_interpreter
+from build_matrix.toolchain.runner import Runner
 
 KEPT = {
     "libkept.so": Links(
@@ -64,10 +65,10 @@ def test_write_stubs_lets_a_library_load_whose_dependencies_are_gone(tmp_path: P
         subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / "libgone.so.1").unlink()
     (tmp_path / "libtorch_cuda.so").unlink()
-    compiler = find_compiler()
+    runner = Runner((sys.executable,), sys.version_info.minor, find_compiler())
     links = read_links(tmp_path / "libuser.so")
     assert ("gone", "GONE_1", "libgone.so.1") in links.undefined
-    write_stubs(compiler, tmp_path, [tmp_path / "libuser.so"], ())
+    write_stubs(runner, tmp_path, [tmp_path / "libuser.so"], ())
     library = ctypes.CDLL(str(tmp_path / "libuser.so"), mode=os.RTLD_NOW)
     library.name.restype = library.static_name.restype = ctypes.c_char_p
     assert library.value() == 7  # a static initialiser wrote through what a stub returned

@@ -127,8 +127,11 @@ def test_committed_lock_covers_every_package_of_the_matrix() -> None:
     names = " ".join(lock.names)
     sources = [release.debian for release in matrix.cuda.values() if release.debian]
     sources += [release.debian for release in matrix.cross.values()]
-    for package in (package for source in sources for package in source.packages):
-        assert package.replace("=", "_") + "_" in names, package
+    sources += [part for emulator in matrix.emulator.values() for part in (emulator.qemu, emulator.system)]
+    for source in sources:
+        for package in source.packages:
+            file = package.replace("=", "_")
+            assert f"{file}_{source.architecture}.deb" in names or f"{file}_all.deb" in names, package
     for release in matrix.cuda.values():
         for requirement in (*release.packages, *release.headers):
             assert requirement.replace("-", "_").replace("==", "-") + "-" in names, requirement

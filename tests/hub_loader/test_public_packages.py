@@ -262,7 +262,9 @@ def test_archs_of_a_variant_without_an_index_are_read_before_it_is_chosen(
     package = python_package(tmp_path / "source", has_index=False, variants=("torch-cuda",), archs=("8.0",))
     hub.publish("org/demo", "v1", package.folder)
     own = hub_loader.detect_environment()
-    hopper, ampere = (replace(own, compute_capabilities=(gpu,)) for gpu in ((9, 0), (8, 6)))
+    assert own.torch is not None
+    for_cuda = replace(own, torch=replace(own.torch, release="2.13.0+cu130", cuda=(13, 0)))
+    hopper, ampere = (replace(for_cuda, compute_capabilities=(gpu,)) for gpu in ((9, 0), (8, 6)))
     assert hub_loader.explain("org/demo", backend="cuda", environment=ampere).chosen == "torch-cuda"
     refused = hub_loader.explain("org/demo", backend="cuda", environment=hopper)
     assert refused.chosen is None

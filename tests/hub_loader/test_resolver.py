@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ CUDA = Environment(
     os="linux",
     glibc=(2, 36),
     torch=Torch((2, 11), "2.11.0+cu130", (13, 0), True),
-    tvm_ffi=(0, 2),
+    tvm_ffi=(0, 1),
     compute_capabilities=(H200,),
 )
 CPU = replace(CUDA, torch=Torch((2, 13), "2.13.0+cpu", None, True), compute_capabilities=())
@@ -81,8 +82,12 @@ def test_resolve_when_everything_fits_then_accepts(environment: Environment, nam
         (CUDA, "torch211-cxx11-cu132-x86_64-linux", "needs CUDA 13.2, torch has CUDA 13.0"),
         (CUDA, "torch211-cxx11-cu128-x86_64-linux", "needs CUDA 12.8, torch has CUDA 13.0"),
         (CUDA, "torch211-cxx11-cu1310-x86_64-linux", "needs CUDA 13.10, torch has CUDA 13.0"),
-        (CUDA, "tvm-ffi03-cu130-x86_64-linux", "needs tvm-ffi 0.3, 0.2 is installed"),
-        (CUDA, "tvm-ffi10-cu130-x86_64-linux", "needs tvm-ffi 1.0, 0.2 is installed"),
+        (CUDA, "tvm-ffi02-cu130-x86_64-linux", "needs tvm-ffi 0.2, 0.1 is installed"),
+        (
+            replace(CUDA, tvm_ffi=(0, 2)),
+            "tvm-ffi01-cu130-x86_64-linux",
+            "needs tvm-ffi 0.1, 0.2 is installed",
+        ),
         (
             replace(CUDA, tvm_ffi=None),
             "tvm-ffi01-cu130-x86_64-linux",
@@ -122,19 +127,20 @@ def test_resolve_when_cpu_is_asked_for_on_a_cuda_torch_then_takes_the_cpu_varian
 
 
 def test_resolve_when_the_backend_is_unknown_then_usage_error() -> None:
-    with pytest.raises(UsageError, match="unknown backend 'vulkan': use cpu or cuda"):
+    with pytest.raises(UsageError, match="unknown backend 'vulkan': use one of cpu, cuda, rocm"):
         resolve(CPU, {}, "vulkan")
 
 
 def test_resolve_when_several_fit_then_orders_by_how_exactly_they_fit() -> None:
     best_first = [
         "cp311-torch211-cxx11-cu130-x86_64-linux",
+        "torch211-cu130-x86_64-linux",
         "torch211-cxx11-cu130-x86_64-linux",
         "cp311-cu130-x86_64-linux",
+        "abi3-cu130-x86_64-linux",
         "torch-stable-abi211-cu130-x86_64-linux",
         "torch-stable-abi210-cu130-x86_64-linux",
         "torch-stable-abi29-cu130-x86_64-linux",
-        "tvm-ffi02-cu130-x86_64-linux",
         "tvm-ffi01-cu130-x86_64-linux",
         "torch-cuda",
         "torch-universal",
@@ -181,32 +187,108 @@ def test_resolve_when_a_visible_gpu_is_not_covered_then_rejects() -> None:
     assert reason(two, name, "sm_90") == "lists the malformed compute capability 'sm_90'"
 
 
+ROCM = replace(CUDA, torch=Torch((2, 11), "2.11.0+rocm6.3", None, True, rocm=(6, 3)), compute_capabilities=())
+XPU = replace(ROCM, torch=Torch((2, 11), "2.11.0+xpu", None, True, xpu=(2025, 2)))
+MAC = Environment(
+    "cp312", "aarch64", "darwin", torch=Torch((2, 11), "2.11.0", None, None), tvm_ffi=(0, 1), macos=(26, 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "sentence"),
+    [
+        (ROCM, "torch211-cxx11-rocm63-x86_64-linux", None),
+        (ROCM, "torch211-cxx11-rocm62-x86_64-linux", "needs ROCm 6.2, torch has ROCm 6.3"),
+        (ROCM, "torch-rocm", None),
+        (ROCM, "torch-cuda", "is for cuda, and rocm is wanted: torch is built for ROCm"),
+        (XPU, "torch211-cxx11-xpu20252-x86_64-linux", None),
+        (XPU, "torch211-cxx11-xpu20251-x86_64-linux", "needs XPU 2025.1, torch has XPU 2025.2"),
+        (MAC, "torch211-metal-aarch64-darwin", None),
+        (
+            replace(MAC, macos=(15, 6)),
+            "torch211-metal-aarch64-darwin",
+            "needs macOS 26.0 or newer, this is 15.6",
+        ),
+        (CPU, "torch-metal", "is for metal, and cpu is wanted: torch is not built for Metal"),
+        (
+            replace(CPU, python="pp310"),
+            "torch213-cpu-x86_64-linux",
+            "needs CPython's stable ABI, which pp310 does not have",
+        ),
+        (
+            replace(CPU, glibc=None, musl=(1, 2)),
+            "torch213-cpu-x86_64-linux",
+            "needs glibc 2.28 or newer, this system's C library is musl 1.2",
+        ),
+    ],
+)
+def test_resolve_on_other_backends_and_systems_accepts_or_says_why_not(
+    environment: Environment, name: str, sentence: str | None
+) -> None:
+    assert reason(environment, name) == sentence
+
+
+@pytest.mark.parametrize("name", ["torch-cuda", "torch-universal", "torch213-cxx11-cu130-x86_64-linux"])
+def test_resolve_when_cuda_is_asked_for_and_torch_has_none_then_nothing_stands_in(name: str) -> None:
+    assert reason(CPU, name, backend="cuda") == "needs a torch built for CUDA, 2.13.0+cpu is not"
+    assert (
+        reason(ROCM, "torch-universal", backend="cuda")
+        == "needs a torch built for CUDA, 2.11.0+rocm6.3 is not"
+    )
+
+
+def test_resolve_when_cann_is_asked_for_then_takes_the_noarch_variant_that_is_called_npu() -> None:
+    assert chosen(CPU, "torch-npu", "torch-cpu", backend="cann") == "torch-npu"
+    assert reason(CPU, "torch-cpu", backend="cann") == "is for cpu, and cann is asked for"
+
+
+def test_resolve_when_the_driver_is_older_than_the_cuda_then_rejects() -> None:
+    name = "torch211-cxx11-cu130-x86_64-linux"
+    older = replace(CUDA, driver="570.86", driver_cuda=(12, 8))
+    assert reason(older, name, "9.0") == "needs a driver for CUDA 13, the driver 570.86 runs CUDA up to 12.8"
+    assert reason(replace(older, driver_cuda=(13, 0)), name, "9.0") is None
+
+
+def test_resolve_when_a_gpu_is_covered_by_ptx_alone_then_the_driver_must_be_able_to_compile_it() -> None:
+    name = "torch211-cxx11-cu130-x86_64-linux"
+    newer = replace(
+        CUDA, torch=replace(CUDA.torch, cuda=(13, 2)), compute_capabilities=((12, 0),), driver_cuda=(13, 0)
+    )
+    assert reason(newer, name, "9.0+PTX") is None
+    assert reason(newer, "torch211-cxx11-cu132-x86_64-linux", "9.0+PTX") == (
+        "is compiled for compute capability 9.0+PTX, a visible GPU has 12.0, "
+        "and the driver runs CUDA up to 13.0: too old for this PTX"
+    )
+    assert reason(newer, "torch211-cxx11-cu132-x86_64-linux", "12.0") is None
+
+
 _names = st.one_of(
-    st.sampled_from(["torch-cuda", "torch-cpu", "torch-universal"]),
+    st.sampled_from([f"torch-{backend}" for backend in ("cuda", "cpu", "rocm", "npu", "universal")]),
     st.builds(
         "{}{}-{}-{}-linux".format,
-        st.sampled_from(["", "cp311-", "cp312-"]),
+        st.sampled_from(["", "cp311-", "cp312-", "abi3-"]),
         st.sampled_from(["torch211-cxx11", "torch211", "torch212-cxx11", "torch-stable-abi210", "tvm-ffi01"]),
-        st.sampled_from(["cpu", "cu126", "cu130", "cu132"]),
+        st.sampled_from(["cpu", "cu126", "cu130", "cu132", "rocm63"]),
         st.sampled_from(["x86_64", "aarch64"]),
     ),
 )
-_variants = st.dictionaries(
-    _names, st.builds(BackendInfo, st.just("any"), st.sampled_from([(), ("8.0",), ("9.0",)])), max_size=12
-)
+_archs = st.lists(st.sampled_from(["8.0", "9.0", "9.0a", "9.0+PTX", "sm_90"]), max_size=2).map(tuple)
+_variants = st.dictionaries(_names, st.builds(BackendInfo, st.just("any"), _archs), max_size=12)
 _environments = st.builds(
     Environment,
     python=st.sampled_from(["cp311", "cp312", "cp313t"]),
     arch=st.sampled_from(["x86_64", "aarch64"]),
     os=st.just("linux"),
     glibc=st.sampled_from([None, (2, 17), (2, 36)]),
-    torch=st.sampled_from([None, CUDA.torch, CPU.torch]),
+    torch=st.sampled_from([None, CUDA.torch, CPU.torch, ROCM.torch]),
     tvm_ffi=st.sampled_from([None, (0, 1)]),
     compute_capabilities=st.sampled_from([(), (H200,), ((8, 0), H200)]),
+    driver_cuda=st.sampled_from([None, (12, 8), (13, 0)]),
 )
+_backends = st.sampled_from([None, "cpu", "cuda"])
 
 
-@given(_environments, _variants, st.sampled_from([None, "cpu", "cuda"]), st.randoms())
+@given(_environments, _variants, _backends, st.randoms())
 def test_resolve_when_the_variants_are_shuffled_then_the_answer_is_the_same(
     environment: Environment, variants: dict[str, BackendInfo], backend: str | None, rng: random.Random
 ) -> None:
@@ -217,7 +299,7 @@ def test_resolve_when_the_variants_are_shuffled_then_the_answer_is_the_same(
     assert sorted(decision.variant for decision in decisions) == sorted(variants)
 
 
-@given(_environments, _variants, st.sampled_from([None, "cpu", "cuda"]))
+@given(_environments, _variants, _backends)
 def test_resolve_then_never_accepts_what_could_not_run(
     environment: Environment, variants: dict[str, BackendInfo], backend: str | None
 ) -> None:
@@ -229,8 +311,8 @@ def test_resolve_then_never_accepts_what_could_not_run(
         assert variant.platform is None or variant.platform.arch == environment.arch
         assert variant.backend.name in ((backend or environment.backend), "universal")
         assert variant.framework.name != "torch" or variant.framework.version == environment.torch.version
-        assert variant.python in (None, environment.python)
-        if variant.backend.version is not None:
+        assert variant.python in (None, "abi3", environment.python)
+        if variant.backend.name == "cuda" and variant.backend.version is not None:
             assert environment.torch.cuda[0] == variant.backend.version[0]
             assert environment.torch.cuda >= variant.backend.version
 
@@ -241,3 +323,30 @@ def test_resolve_then_accepted_variants_come_before_rejected_ones(
 ) -> None:
     accepted = [decision.accepted for decision in resolve(environment, variants)]
     assert accepted == sorted(accepted, reverse=True)
+
+
+@given(_environments, _variants, _backends)
+def test_resolve_when_any_two_accepted_variants_are_compared_alone_then_the_earlier_one_wins(
+    environment: Environment, variants: dict[str, BackendInfo], backend: str | None
+) -> None:
+    """Of any two one wins, whatever else is there: the order is total, transitive and of the variants alone."""
+    ranked = [d.variant for d in resolve(environment, variants, backend) if d.accepted]
+    for better, worse in itertools.combinations(ranked, 2):
+        pair = {name: variants[name] for name in (worse, better)}
+        assert [d.variant for d in resolve(environment, pair, backend) if d.accepted] == [better, worse]
+
+
+@given(
+    st.tuples(st.integers(1, 20), st.integers(0, 9)),
+    st.tuples(st.integers(1, 20), st.integers(0, 9)),
+    st.sampled_from(["", "a", "f"]),
+    st.booleans(),
+)
+def test_covers_then_ptx_only_ever_adds_later_gpus(
+    compiled: tuple[int, int], capability: tuple[int, int], suffix: str, ptx: bool
+) -> None:
+    arch = f"{compiled[0]}.{compiled[1]}{suffix}"
+    binary = covers(arch, capability)
+    assert not binary or (capability[0] == compiled[0] and capability >= compiled)
+    assert covers(f"{arch}+PTX", capability, ptx=False) == binary
+    assert covers(f"{arch}+PTX", capability) == (binary or (not suffix and capability >= compiled))
