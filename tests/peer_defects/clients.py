@@ -39,7 +39,10 @@ class Client:
         return self.folder / "cache"
 
     def scenario(self, code: str, *arguments: str | Path, **environment: str) -> str:
-        """What `code` prints in a new process, where `client` is the module and sys.argv[1:] the arguments."""
+        """What `code` prints in a new process, where `client` is the module and sys.argv[1:] the arguments.
+
+        `environment` are variables; `site` is a folder to import from.
+        """
         body = "\n".join(f"    {line}" for line in code.strip().splitlines())
         program = _SCENARIO.format(module=_MODULES[self.kind], body=body)
         done = self._run("-c", program, *map(str, arguments), **environment)
@@ -61,8 +64,8 @@ class Client:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "KERNELS_", "PYTHON"))}
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(self.folder / "home")}
         own |= {"KERNELS_CACHE": str(self.cache)}
-        if self.kind == "ours":
-            own["PYTHONPATH"] = str(ROOT)
+        paths = [str(ROOT)] * (self.kind == "ours") + [environment.pop("site", "")]
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         return subprocess.run(
             [self.python, *arguments],
             env=kept | own | environment,
