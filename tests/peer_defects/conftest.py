@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from khub_process import Hub
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub_loader")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "hub_loader"))
 from clients import Client, Shelf
 from packages import Package, python_package
 from relay import Relay
 
-STOCK = "kernels==0.17.2"
+STOCK = ("kernels==0.17.2", "huggingface_hub==2.4.0")  # with which docs/defects.md was measured
 _numbers = itertools.count()
 
 
@@ -30,7 +30,7 @@ def stock_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]
             venv = tmp_path_factory.mktemp("stock") / "venv"
             subprocess.run([sys.executable, "-m", "venv", venv], check=True)
             pip = [venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, STOCK], check=True)
+            subprocess.run([*pip, *STOCK], check=True)
             made.append(venv / "bin/python")
         return made[0]
 
@@ -78,4 +78,3 @@ def plain(tmp_path: Path) -> Callable[..., Package]:
         return python_package(folder, value=value, **options)  # type: ignore[arg-type]
 
     return make
-

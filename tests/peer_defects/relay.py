@@ -85,7 +85,14 @@ def _handler(relay: Relay) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_HEAD = do_POST = _relay
+        def do_GET(self) -> None:
+            self._relay()
+
+        def do_HEAD(self) -> None:
+            self._relay()
+
+        def do_POST(self) -> None:
+            self._relay()
 
         def log_message(self, *arguments: object) -> None:
             pass

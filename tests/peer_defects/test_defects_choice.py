@@ -48,7 +48,12 @@ def accepted(client: Client, environment: Environment, names: list[str]) -> list
         "free_threaded": environment.python.endswith("t"),
     }
     done = subprocess.run(
-        [client.python, PEER], input=json.dumps(question), capture_output=True, text=True, check=True, timeout=60
+        [client.python, PEER],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return [str(name) for name in json.loads(done.stdout)]
 
@@ -61,7 +66,9 @@ def test_exact_build_beats_a_stable_abi_build_for_an_older_cuda(client: Client) 
 
 def test_cuda_of_two_digits_after_the_point_is_read_as_written(client: Client) -> None:
     name = "torch211-cxx11-cu1310-x86_64-linux"
-    read = "from kernels.variants import parse_variant; print(parse_variant(sys.argv[1]).arch.backend.version)"
+    read = (
+        "from kernels.variants import parse_variant; print(parse_variant(sys.argv[1]).arch.backend.version)"
+    )
     if client.kind == "ours":
         assert parse_variant(name).backend.version == (13, 10)
     else:

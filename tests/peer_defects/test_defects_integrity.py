@@ -16,6 +16,13 @@ from packages import Package
 Plain = Callable[..., Package]
 GET = "print(client.get_kernel(sys.argv[1], version=1, trust_remote_code=True).value())"
 
+DIGEST = """
+from kernels._rust import Digest, Metadata
+metadata = Metadata.read_from_file(Path(sys.argv[1]) / "metadata.json")
+metadata.digest.validate(Digest.hash_variant(metadata.digest.algorithm, Path(sys.argv[1])))
+print("as published")
+"""
+
 
 def cached(client: Client, name: str) -> Path:
     """The file of that name in the client's cache, as it is opened: a link is followed."""
@@ -76,7 +83,10 @@ def test_bytecode_when_it_was_put_beside_a_cached_file_is_not_run(
 
 def test_bytecode_in_a_folder_of_ones_own_is_not_run(client: Client, plain: Plain) -> None:
     package = plain(value=20)
-    poison(package.variants["torch-universal"] / "numbers.py", "VALUE = 66")
+    folder = package.variants["torch-universal"]
+    poison(folder / "numbers.py", "VALUE = 66")
+    if client.kind == "peer":  # its own digest, were it asked, would not see it
+        assert client.scenario(DIGEST, folder) == "as published"
     said = client.scenario("print(client.get_local_kernel(Path(sys.argv[1])).value())", package.folder)
     client.expect(said, ours="20", peer="66")
 

@@ -18,7 +18,9 @@ def test_kernel_of_a_version_when_it_was_loaded_online_loads_offline(
     shelf.put(f"{org}/demo", plain(value=20).folder)
     assert client.scenario(GET, f"{org}/demo") == "20"
     said = client.scenario(GET, f"{org}/demo", HF_HUB_OFFLINE="1")
-    client.expect(said, ours="20", peer=r"ValueError: Version 1 of '.*/demo' is not available in the local cache .*")
+    client.expect(
+        said, ours="20", peer=r"ValueError: Version 1 of '.*/demo' is not available in the local cache .*"
+    )
 
 
 def test_kernel_of_a_commit_when_it_was_loaded_online_loads_offline(
