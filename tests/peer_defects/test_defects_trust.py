@@ -44,9 +44,7 @@ def test_redirect_of_an_allowed_repository_is_judged_by_who_answers(
 def test_publisher_that_nobody_vouched_for_is_refused_offline_too(
     client: Client, shelf: Shelf, plain: Plain, org: str
 ) -> None:
-    package = plain(value=66)
-    (client.folder / "pyproject.toml").write_text(f'[tool.kernels.dependencies]\n"{org}/demo" = 1\n')
-    commit = shelf.put(f"{org}/demo", package.folder)
+    commit = shelf.put(f"{org}/demo", plain(value=66).folder)
     # As a program that trusts everybody leaves the cache: what the peer looks for offline is all there.
     bring = "import huggingface_hub as h; h.snapshot_download(sys.argv[1], repo_type='kernel', revision=sys.argv[2],"
     bring += " cache_dir=sys.argv[3])"
