@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,25 +15,7 @@ from clients import Client, Shelf
 from packages import Package, python_package
 from relay import Relay
 
-STOCK = ("kernels==0.17.2", "huggingface_hub==2.4.0")  # with which docs/defects.md was measured
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def stock_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes, once, a venv with the stock client and without torch; returns its interpreter."""
-    made: list[Path] = []
-
-    def make() -> Path:
-        if not made:
-            venv = tmp_path_factory.mktemp("stock") / "venv"
-            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-            pip = [venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, *STOCK], check=True)
-            made.append(venv / "bin/python")
-        return made[0]
-
-    return make
 
 
 @pytest.fixture
@@ -53,12 +34,11 @@ def client(
     request: pytest.FixtureRequest,
     relay: Relay,
     tmp_path: Path,
-    stock_python: Callable[[], Path],
 ) -> Client:
     """This loader, then stock `kernels`."""
     folder = tmp_path / "project"
     folder.mkdir()
-    python = Path(sys.executable) if request.param == "ours" else stock_python()
+    python = Path(sys.executable) if request.param == "ours" else request.getfixturevalue("stock_python")
     return Client(request.param, python, folder, relay.url)
 
 

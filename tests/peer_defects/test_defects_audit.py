@@ -50,9 +50,9 @@ def compiled(folder: Path, *, is_stripped: bool) -> Path:
 
 
 @pytest.fixture(scope="module")
-def check(stock_python: Callable[[], Path]) -> Callable[[Path], list[str]]:
+def check(stock_python: Path) -> Callable[[Path], list[str]]:
     """The names that the peer's check complains about."""
-    python = stock_python()
+    python = stock_python
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, CHECK], check=True)
 
