@@ -1,8 +1,8 @@
 """The hub over HTTP: refs, the index and files of a kernel repository. Requests happen here and only here.
 
-Requests go through `huggingface_hub`'s session, so a client factory, proxies and certificates a user has set
-for it apply; the address comes from the configuration of the call, so nothing reaches another host unless the
-hub itself redirects there (which drops the token).
+A client factory, proxies and certificates that a user has set for `huggingface_hub` apply (transport.py); the address
+comes from the configuration of the call, so nothing reaches another host unless the hub itself redirects there
+(which drops the token).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .errors import (
     VersionNotFoundError,
 )
 from .manifest import INDEX_NAME, Entry
+from .transport import http_errors, stream
 
-_TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
 _MAX_JSON_BYTES = 32 << 20
 _MAX_TREE = 200_000  # entries of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -199,29 +199,27 @@ class Hub:
 
     @contextmanager
     def _get(self, url: str, what: str, repo_id: str, absent: tuple[str, ...] = ()) -> Iterator[Any]:
-        """A successful streaming response (httpx.Response of whichever httpx huggingface_hub uses).
+        """A successful streaming response (`transport.Response`, or httpx.Response).
 
         A 404 with one of the error codes in `absent` is an answer too.
         """
-        from huggingface_hub import get_session
-        from huggingface_hub.errors import OfflineModeIsEnabled
-
         endpoint = self._config.endpoint
         # A body in transit compressed would have another length than the manifest promises.
         headers = {"accept-encoding": "identity", "user-agent": self._config.user_agent}
         if self._config.token:
             headers["authorization"] = f"Bearer {self._config.token}"
-        request = get_session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUTS_S)
         with ExitStack() as stack:
             try:
-                response = stack.enter_context(request)
-            except OfflineModeIsEnabled:
-                raise OfflineError(
-                    f"{what}: huggingface_hub was imported with HF_HUB_OFFLINE=1: unset it and start again"
-                ) from None
-            except _http_error() as error:
+                response = stack.enter_context(stream(endpoint + url, headers))
+            except http_errors() as error:
                 raise DownloadError(
                     f"{what}: cannot reach {endpoint} ({error}): check the network and HF_ENDPOINT"
+                ) from None
+            except ConnectionError as error:
+                if type(error).__name__ != "OfflineModeIsEnabled":  # of a package that may not be imported
+                    raise
+                raise OfflineError(
+                    f"{what}: huggingface_hub was imported with HF_HUB_OFFLINE=1: unset it and start again"
                 ) from None
             is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
             if response.status_code != 200 and not is_absent:
@@ -284,15 +282,8 @@ def _chunks(response: Any, what: str, size: int | None, limit: int) -> Iterator[
                     f"{what}: expected at most {limit} bytes, the hub sends more: check HF_ENDPOINT"
                 )
             yield chunk
-    except _http_error() as error:
+    except http_errors() as error:
         broken = f" ({error})"
     if broken or size not in (None, received):
         expected = "the whole body" if size is None else f"{size} bytes"
         raise DownloadError(f"{what}: expected {expected}, got {received} bytes{broken}: try again")
-
-
-def _http_error() -> type[Exception]:
-    """The base of the session's errors: HTTPError of httpx or of httpx2, by version of huggingface_hub."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
