@@ -14,11 +14,13 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPMessage, HTTPResponse
+    from ssl import SSLContext
 
 _CONNECT_S, _READ_S = 10.0, 60.0
 _MAX_REDIRECTS = 20
@@ -174,8 +176,17 @@ def _exchange(connection: HTTPConnection, target: str, headers: Mapping[str, str
 def _connection(scheme: str, host: str) -> HTTPConnection:
     from http.client import HTTPConnection, HTTPSConnection
 
-    kind = HTTPSConnection if scheme == "https" else HTTPConnection
-    return kind(host, timeout=_CONNECT_S)
+    if scheme == "https":
+        return HTTPSConnection(host, timeout=_CONNECT_S, context=_tls_context())
+    return HTTPConnection(host, timeout=_CONNECT_S)
+
+
+@cache
+def _tls_context() -> SSLContext:
+    """OpenSSL's own trust, with SSL_CERT_FILE and SSL_CERT_DIR; once, for it reads all certificates there are."""
+    from ssl import create_default_context
+
+    return create_default_context()
 
 
 def _put_back(response: Response, connection: HTTPConnection) -> None:
