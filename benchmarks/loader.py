@@ -135,24 +135,24 @@ def loads(world: World, client: str, arguments: dict[str, Any], round_trip_s: fl
     asked = {"arguments": {"repo_id": f"{ORG}/kernel", "trust_remote_code": True, **arguments}}
     with tempfile.TemporaryDirectory(dir=world.work) as home:
         cold = loaded_run(world, Path(home), client, {**asked, "batches": 0, "calls": 0}, round_trip_s)
-        warm = loaded_run(world, Path(home), client, {**asked, "batches": 0, "calls": 0}, round_trip_s)
-        again = loaded_run(world, Path(home), client, asked | AGAIN[client], round_trip_s)
-    calls = AGAIN[client]["batches"] * AGAIN[client]["calls"]
-    per_call = (again["requests"] - warm["requests"]) / calls
-    return cold, {**warm, "again_ns": again["again_ns"], "again_requests": per_call}
+        warm = loaded_run(world, Path(home), client, asked | AGAIN[client], round_trip_s)
+    return cold, warm
 
 
 def loaded_run(world: World, home: Path, client: str, asked: Row, round_trip_s: float) -> Row:
-    """One process that loads the kernel, with what the hub saw of it."""
+    """One process that loads the kernel, with what the hub saw of it until then, and of each call afterwards."""
     world.begin(round_trip_s)
     run = client_run(world, home, client, "load", asked)
-    exchanges = world.exchanges()
+    seen, loaded_at = world.exchanges(), run.pop("loaded_at")
+    exchanges = [exchange for exchange in seen if exchange.start < loaded_at]
+    calls = asked["batches"] * asked["calls"]
     return {
         **run,
         "whole_s": run["import_s"] + run["call_s"],
         "requests": len(exchanges),
         "connections": sum(exchange.new_connection for exchange in exchanges),
         "depth": depth(exchanges),
+        "again_requests": [(len(seen) - len(exchanges)) / calls] if calls else [],
     }
 
 
@@ -203,7 +203,7 @@ def loaded(runs: list[Row]) -> Row:
     """Nanoseconds and requests of a further call."""
     return {
         "again_ns": spread([value for run in runs for value in run["again_ns"]]),
-        "requests": spread([run["again_requests"] for run in runs]),
+        "requests": spread([value for run in runs for value in run["again_requests"]]),
     }
 
 
