@@ -4,7 +4,7 @@
 
     attention = get_kernel("org/paged-attention")
 
-Importing this package imports neither torch nor huggingface_hub.
+Importing this package imports nothing else; each name brings what it needs when it is first used.
 """
 
 from __future__ import annotations
@@ -220,9 +220,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "errors":  # `except hub_loader.errors.IntegrityError` after `import hub_loader` alone
+        return import_module(".errors", __name__)
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
