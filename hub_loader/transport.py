@@ -117,9 +117,8 @@ def _session_may_differ() -> bool:
     return "NETRC" in os.environ or os.path.exists(os.path.expanduser("~/.netrc"))
 
 
-_Origin = tuple[
-    int, str, str
-]  # process (a child must not speak on its parent's connections), scheme, host and port
+# Process, scheme, host and port: a forked child must not speak on its parent's connections.
+_Origin = tuple[int, str, str]
 _idle: dict[_Origin, list[HTTPConnection]] = {}
 _idle_lock = threading.Lock()
 
@@ -140,7 +139,7 @@ def _follow(url: str, headers: Mapping[str, str]) -> tuple[Response, HTTPConnect
             return response, connection
         response.skip_short_body()
         _put_back(response, connection)
-        history, url = (*history, response), urljoin(url, target)
+        history, url = (*history, response), _attempt(urljoin, url, target)
         if len(history) > _MAX_REDIRECTS or urlsplit(url).scheme not in ("http", "https"):
             raise TransportError(f"redirected {len(history)} times, at last to {url}")
 
@@ -156,7 +155,7 @@ def _ask(url: str, headers: Mapping[str, str]) -> tuple[HTTPResponse, HTTPConnec
             return _attempt(_exchange, connection, target, headers), connection
         except TransportError:
             connection.close()
-    connection = _connection(parts.scheme, parts.netloc)
+    connection = _attempt(_connection, parts.scheme, parts.netloc)
     try:
         return _attempt(_exchange, connection, target, headers), connection
     except BaseException:
@@ -212,5 +211,5 @@ def _attempt(call: Any, *arguments: Any) -> Any:
         if type(error).__name__ == "SSLCertVerificationError":
             raise _NeedsSessionError from None
         raise TransportError(str(error) or type(error).__name__) from None
-    except (HTTPException, ValueError) as error:  # ValueError: a header that cannot be sent
+    except (HTTPException, ValueError) as error:  # ValueError: no address, or a header that cannot be sent
         raise TransportError(f"{type(error).__name__}: {error}") from None

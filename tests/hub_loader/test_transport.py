@@ -134,10 +134,10 @@ def test_redirect_to_another_host_drops_the_token(server: Server) -> None:
     assert [token for _, token, _ in other.seen] == [None, None]
 
 
-@pytest.mark.parametrize("target", ["/a", "file:///etc/passwd"])
+@pytest.mark.parametrize("target", ["/a", "file:///etc/passwd", "http://host:port/", "http://["])
 def test_redirect_that_leads_nowhere_is_an_error(server: Server, target: str) -> None:
     server.answers = {"/a": (302, {"Location": target}, b"")}
-    with pytest.raises(TransportError, match="redirected"):
+    with pytest.raises(TransportError, match="redirected|port|IPv6"):
         get(f"{server.url}/a")
 
 
