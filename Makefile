@@ -7,7 +7,7 @@ READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
 KERNELS := paged-attention rmsnorm-rotary quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench clean
+.PHONY: demo test test-all fast lint format bench bench-loader clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -33,6 +33,9 @@ format: $(READY)
 bench: $(READY) ## the kernels against torch eager on this machine's CPU
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
 	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
+
+bench-loader: $(READY) ## hub_loader against the stock client, on one hub of this machine
+	$(BIN)/python benchmarks/loader.py --json benchmarks/results/loader.json
 
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) .demo

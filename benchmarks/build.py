@@ -23,7 +23,6 @@ import os
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from _report import ROOT, commit, machine, spread
+
 KERNEL = ROOT / "kernels_src" / "paged-attention"
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"
 CELLS = ("torch-stable-abi210-cpu-x86_64-linux", "torch213-cxx11-cpu-x86_64-linux")
@@ -105,8 +105,7 @@ def main() -> int:
     report = {
         "machine": machine() | {"load_before": load, "load_after": os.getloadavg()},
         "versions": versions(),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        **commit(),
         "kernel": KERNEL.name,
         "results": results,
     }
@@ -231,27 +230,6 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def spread(seconds: list[float]) -> dict[str, float]:
-    return {
-        "median": statistics.median(seconds),
-        "min": min(seconds),
-        "max": max(seconds),
-        "runs": len(seconds),
-    }
-
-
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo").read_text()
-    model = next((line.split(":")[1].strip() for line in info.splitlines() if "model name" in line), "?")
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "kernel": platform.release(),
-    }
-
-
 def versions() -> dict[str, str]:
     gcc = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True)
     return {
@@ -261,11 +239,6 @@ def versions() -> dict[str, str]:
         "g++": gcc.stdout.strip(),
         "torch": TORCH,
     }
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def table(results: dict[str, Any]) -> str:

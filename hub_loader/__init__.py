@@ -4,53 +4,51 @@
 
     attention = get_kernel("org/paged-attention")
 
-Importing this package imports neither torch nor huggingface_hub.
+Importing this package imports nothing else; each name brings what it needs when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from .depends import get_kernel_dep
-from .environment import Environment, Torch, detect_environment
-from .errors import (
-    AuthenticationError,
-    CacheError,
-    DownloadError,
-    IntegrityError,
-    InvalidKernelError,
-    KernelHubError,
-    LayerError,
-    LockError,
-    MissingDependencyError,
-    NoMatchingVariantError,
-    OfflineError,
-    PolicyError,
-    RepositoryNotFoundError,
-    UsageError,
-    VersionNotFoundError,
-)
-from .kernels import (
-    Explanation,
-    FetchedKernel,
-    VariantAccepted,
-    VariantRejected,
-    explain,
-    fetch_kernel,
-    get_kernel,
-    get_kernel_variants,
-    get_local_kernel,
-    has_kernel,
-    install_kernel,
-)
-from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
-from .resolver import Decision
-
+TYPE_CHECKING = False  # what type checkers take for true; importing typing costs more than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .autotune import Fastest, Verdict
+    from .depends import get_kernel_dep
     from .described import Description, describe_environment
+    from .environment import Environment, Torch, detect_environment
+    from .errors import (
+        AuthenticationError,
+        CacheError,
+        DownloadError,
+        IntegrityError,
+        InvalidKernelError,
+        KernelHubError,
+        LayerError,
+        LockError,
+        MissingDependencyError,
+        NoMatchingVariantError,
+        OfflineError,
+        PolicyError,
+        RepositoryNotFoundError,
+        UsageError,
+        VersionNotFoundError,
+    )
     from .explanation import explain_folder
     from .fallback import Choice, get_choices
+    from .kernels import (
+        Explanation,
+        FetchedKernel,
+        VariantAccepted,
+        VariantRejected,
+        explain,
+        fetch_kernel,
+        get_kernel,
+        get_kernel_variants,
+        get_local_kernel,
+        has_kernel,
+        install_kernel,
+    )
     from .layers import (
         CUDAProperties,
         Device,
@@ -73,10 +71,42 @@ if TYPE_CHECKING:
         use_kernel_mapping,
         use_kernelized_func,
     )
+    from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
     from .locked import get_locked_kernel, load_kernel
+    from .resolver import Decision
 
 
-# Imported at their first use: most processes only load kernels.
+# Imported at their first use: a process pays for what it calls, and `import hub_loader` for next to nothing.
+_ERRORS = (
+    "AuthenticationError",
+    "CacheError",
+    "DownloadError",
+    "IntegrityError",
+    "InvalidKernelError",
+    "KernelHubError",
+    "LayerError",
+    "LockError",
+    "MissingDependencyError",
+    "NoMatchingVariantError",
+    "OfflineError",
+    "PolicyError",
+    "RepositoryNotFoundError",
+    "UsageError",
+    "VersionNotFoundError",
+)
+_KERNELS = (
+    "Explanation",
+    "FetchedKernel",
+    "VariantAccepted",
+    "VariantRejected",
+    "explain",
+    "fetch_kernel",
+    "get_kernel",
+    "get_kernel_variants",
+    "get_local_kernel",
+    "has_kernel",
+    "install_kernel",
+)
 _LAYERS = (
     "CUDAProperties",
     "Device",
@@ -100,14 +130,24 @@ _LAYERS = (
     "use_kernelized_func",
 )
 _LAZY = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(_KERNELS, "kernels"),
     **dict.fromkeys(_LAYERS, "layers"),
     "Choice": "fallback",
+    "Decision": "resolver",
     "Description": "described",
+    "Environment": "environment",
     "Fastest": "autotune",
+    "LoadedKernel": "loaded",
+    "RepoInfo": "loaded",
+    "Torch": "environment",
     "Verdict": "autotune",
     "describe_environment": "described",
+    "detect_environment": "environment",
     "explain_folder": "explanation",
     "get_choices": "fallback",
+    "get_kernel_dep": "depends",
+    "get_loaded_kernels": "loaded",
     "get_locked_kernel": "locked",
     "load_kernel": "locked",
 }
@@ -180,9 +220,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "errors":  # `except hub_loader.errors.IntegrityError` after `import hub_loader` alone
+        return import_module(".errors", __name__)
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -66,6 +66,18 @@ def test_import_hub_loader_imports_neither_torch_nor_huggingface_hub() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_import_hub_loader_imports_nothing_else_and_has_every_name() -> None:
+    code = (
+        "import sys; before = {*sys.modules}; import hub_loader; print(sorted({*sys.modules} - before)); "
+        "print({*hub_loader.__all__} <= {*dir(hub_loader)}, {*hub_loader.__all__} == {*hub_loader._LAZY}); "
+        "print(hub_loader.errors.IntegrityError is hub_loader.IntegrityError)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported, *checks = done.stdout.splitlines()
+    assert set(ast.literal_eval(imported)) <= {"__future__", "hub_loader"}
+    assert checks == ["True True", "True"]
+
+
 def test_layers_are_imported_on_first_use_and_import_no_torch() -> None:
     code = (
         "import sys, hub_loader; before = 'hub_loader.layers' in sys.modules; "
