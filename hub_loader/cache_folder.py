@@ -111,5 +111,12 @@ def read(path: Path) -> bytes | None:
         raise unreadable(error) from None
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below `folder`, of which other processes may rename or remove any part meanwhile."""
+    for current, _, names in os.walk(folder):
+        for name in names:
+            yield Path(current, name)
+
+
 def unreadable(error: OSError) -> CacheError:
     return CacheError(f"cannot read the cache: {error}: set KERNELS_CACHE to another folder")

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache_folder import files_below
 from .locks import is_at, is_locked_by_nobody
 from .store import Store
 from .variant_store import USE_PRECISION_S
@@ -54,7 +55,7 @@ def stored_variants(store: Store) -> list[StoredVariant]:
 
 def folder_size(folder: Path) -> int:
     """Bytes of the files below `folder`."""
-    return sum(path.lstat().st_size for path in _present(folder.rglob("*")) if not path.is_dir())
+    return sum(path.lstat().st_size for path in _present(files_below(folder)))
 
 
 def collect(store: Store, max_size: int) -> Collected:
@@ -122,7 +123,7 @@ def _remove(store: Store, folder: Path, reason: str) -> str | None:
 
 def _youngest(folder: Path) -> float:
     """Seconds since the latest change at or below `folder`."""
-    return min((_age(path) for path in (folder, *folder.rglob("*"))), default=0.0)
+    return min((_age(path) for path in (folder, *files_below(folder))), default=0.0)
 
 
 def _age(path: Path) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .cache_folder import CacheFolder, unreadable
+from .cache_folder import CacheFolder, files_below, unreadable
 from .errors import IntegrityError, InvalidKernelError
 from .locks import is_at, share
 
@@ -111,9 +111,10 @@ class VariantStore(CacheFolder):
     def _partial_sizes(self, key: str) -> list[int]:
         """What changes while a process fetches the variant."""
         sizes = []
-        for path in (self.root / "partial").glob(f"*/{key}/**/*"):
-            with suppress(OSError):
-                sizes.append(path.lstat().st_size)
+        for folder in (self.root / "partial").glob(f"*/{key}"):
+            for path in files_below(folder):
+                with suppress(OSError):
+                    sizes.append(path.lstat().st_size)
         return sizes
 
     def _open_folder(self, folder: Path) -> int | None:
