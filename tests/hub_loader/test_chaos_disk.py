@@ -1,4 +1,4 @@
-"""A disk that is full, read-only, or whose clock jumps; real ones, mounted in a namespace that ends with the process."""
+"""A disk that is full or read-only, really mounted for one process alone, and clocks that jump."""
 
 from __future__ import annotations
 
