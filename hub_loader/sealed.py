@@ -7,7 +7,7 @@ import os
 import sys
 
 # A copy is memory that processes do not share and the system cannot drop. Larger libraries are opened in place.
-MAX_SEALED_BYTES = 64 << 20
+MAX_SEALED_BYTES = 32 << 20
 _MAX_NAME_BYTES = 200  # the system allows 249
 
 
