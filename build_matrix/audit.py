@@ -46,6 +46,9 @@ _WEAK_RUNTIME = (
     "__cxa_finalize",
 )
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+# An entry of `.dynsym` in a 64-bit little-endian file, and what its fields may say.
+_SYMBOL = struct.Struct("<IBBHQQ")
+_SECTION_SYMBOL, _UNVERSIONED = 3, 1
 _FATBIN_MAGIC = 0xBA55ED50
 _FATBIN_PTX, _FATBIN_ELF = 1, 2
 _FATBIN_ARCH_ONLY, _FATBIN_FAMILY = 1 << 20, 1 << 21  # code for "9.0a", "10.0f"
@@ -213,15 +216,7 @@ def _read(elf: ELFFile) -> Library:
         versions = [
             (str(need.name), str(aux.name)) for need, auxes in verneed.iter_versions() for aux in auxes
         ]
-    versym = section(".gnu.version")
-    undefined, exported = [], []
-    for index, symbol in enumerate(section(".dynsym").iter_symbols()):
-        if not symbol.name or symbol["st_info"]["type"] == "STT_SECTION":
-            continue
-        if symbol["st_shndx"] != "SHN_UNDEF":
-            exported.append(symbol.name)
-        elif versym is None or isinstance(versym.get_symbol(index)["ndx"], str):
-            undefined.append(symbol.name)  # no version: not of the C or C++ runtime
+    undefined, exported = _symbols_of(elf)
     return Library(
         machine=elf["e_machine"],
         needed=needed,
@@ -231,6 +226,26 @@ def _read(elf: ELFFile) -> Library:
         exported=tuple(sorted(exported)),
         capabilities=_capabilities(elf),
     )
+
+
+def _symbols_of(elf: ELFFile) -> tuple[list[str], list[str]]:
+    """Names in `.dynsym`: those undefined without a version, so not of the C or C++ runtime, and those defined.
+
+    Read from the bytes: a package has thousands of them, and an object for each takes most of an audit's time.
+    """
+    section: Callable[[str], Any] = elf.get_section_by_name
+    names, versym = section(".dynstr").data(), section(".gnu.version")
+    versions = versym.data() if versym is not None else b""
+    undefined, exported = [], []
+    for index, (at, info, _, home, _, _) in enumerate(_SYMBOL.iter_unpack(section(".dynsym").data())):
+        name = names[at : names.index(b"\0", at)].decode()
+        if not name or info & 0xF == _SECTION_SYMBOL:
+            continue
+        if home:
+            exported.append(name)
+        elif not versions or int.from_bytes(versions[2 * index : 2 * index + 2], "little") <= _UNVERSIONED:
+            undefined.append(name)
+    return undefined, exported
 
 
 def _capabilities(elf: ELFFile) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 _FORMAT = 1
@@ -33,18 +34,22 @@ def reachable(source: Path, search: Sequence[Path], everything: Iterable[Path]) 
         if path in found:
             continue
         found[path] = path.read_bytes()
-        text = found[path].decode(errors="replace").replace("\\\n", "")
-        if _OPAQUE.search(text):
+        names, opaque = _included(found[path])
+        if opaque:
             waiting += (other.resolve() for other in everything)
-        for directive in _INCLUDE.finditer(text):
-            operand = _OPERAND.match(directive[1])
-            if operand is None:
-                waiting += (other.resolve() for other in everything)
-                continue
-            name = operand[1] or operand[2]
+        for name in names:
             places = (folder / name for folder in (path.parent, *search))
             waiting += (place.resolve() for place in places if place.is_file())
     return found
+
+
+@cache
+def _included(source: bytes) -> tuple[tuple[str, ...], bool]:
+    """The names that a source includes, and whether it may read files that it does not name."""
+    text = source.decode(errors="replace").replace("\\\n", "")
+    operands = [_OPERAND.match(directive[1]) for directive in _INCLUDE.finditer(text)]
+    names = tuple(dict.fromkeys(operand[1] or operand[2] for operand in operands if operand))
+    return names, None in operands or _OPAQUE.search(text) is not None
 
 
 def object_key(

@@ -102,6 +102,8 @@ def get_kernel(
     user_agent: UserAgent = None,
     trust_remote_code: Trust = None,
     check_arch: bool = True,
+    allow_cpu: bool = False,
+    allow_build: bool = False,
 ) -> ModuleType:
     """Load the variant of a kernel that fits this environment, and what it depends on; return its module.
 
@@ -116,6 +118,9 @@ def get_kernel(
             HF_ENDPOINT names. Holds for what the kernel depends on too, and is checked on the repository that
             answers, before any of its code is fetched. What is not checked is a publisher's signature.
         check_arch: False takes a CUDA variant even if no code in it is compiled for the GPU here.
+        allow_cpu: where no variant fits the GPU that torch is built for, take one for the CPU. Said as a warning.
+        allow_build: where no variant fits at all, compile the source that the repository publishes, with `khub build`,
+            which must be installed. Said as a warning; kept for the next time. `get_choices` lists what was taken.
 
     Raises:
         NoMatchingVariantError: no variant fits; the message says why for each.
@@ -123,7 +128,7 @@ def get_kernel(
         PolicyError: `trust_remote_code` does not allow it.
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
-    asked = (repo_id, version, revision, backend, trust_remote_code, check_arch)
+    asked = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
     key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(asked))
     found = _modules.get(key)  # without the lock: a module is put there when it is whole
     if found is not None:
@@ -132,6 +137,7 @@ def get_kernel(
     with lock:
         if key not in _modules:
             source = _source(load_config(user_agent=user_agent), backend, trust_remote_code, check_arch)
+            source = replace(source, allow_cpu=allow_cpu, allow_build=allow_build)
             _modules[key] = load_tree(source, request)
         return _modules[key]
 

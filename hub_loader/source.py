@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -16,6 +16,7 @@ from .config import Config
 from .depends import kernel_depends
 from .environment import Environment
 from .errors import DownloadError, InvalidKernelError, NoMatchingVariantError, OfflineError, UsageError
+from .fallback import Choice, fall_back, record
 from .fetch import fetch_metadata, fetch_variant
 from .hub import Hub, check_repo_id
 from .listing import backend_of
@@ -58,6 +59,8 @@ class HubSource:
     backend: str | None = None
     overrides: Mapping[str, Path] | None = None
     fresh: bool = False
+    allow_cpu: bool = False
+    allow_build: bool = False
 
     def find(self, request: Request) -> Found:
         """As `Source.find`; what the policy does not allow is refused before any of its code is fetched."""
@@ -66,8 +69,27 @@ class HubSource:
             return Found(*find_local(local, self.environment, self.backend), None)
         version = pinned_version(self.config, request, fresh=self.fresh)
         allow(self.config, self.policy, version.repo_id, fresh=self.fresh)
-        decisions = judge(self.config, request, version, self.environment, self.backend)
-        return fetch_verified(self.config, request, version, require(request, decisions))
+        choice = fall_back(
+            str(request),
+            self.environment,
+            lambda backend: judge(self.config, request, version, self.environment, backend),
+            self.backend,
+            allow_cpu=self.allow_cpu,
+            allow_build=self.allow_build,
+        )
+        if choice.variant is None:
+            return self._build(request, version, choice)
+        record(choice, version.commit)
+        return fetch_verified(self.config, request, version, choice.variant)
+
+    def _build(self, request: Request, version: Version, choice: Choice) -> Found:
+        from .published_source import published_source
+        from .source_build import build_kernel
+
+        source = published_source(self.config, version.repo_id, version.commit)
+        built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
+        record(replace(choice, variant=built.variant), version.commit)
+        return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))
 
 
 def allow(config: Config, policy: Policy, repo_id: str, *, fresh: bool = False) -> None:

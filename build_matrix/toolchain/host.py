@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hub_loader.errors import ToolchainError
@@ -61,6 +62,16 @@ def ask_compiler(path: Path) -> HostCompiler:
 
 
 def _ask(path: Path, option: str) -> str:
+    try:
+        file = path.stat()
+    except OSError as error:
+        raise ToolchainError(f"{path} cannot be run: {error.strerror}; set CXX to a g++") from None
+    return _answer(path, option, file.st_ino, file.st_mtime_ns)
+
+
+@cache
+def _answer(path: Path, option: str, inode: int, changed: int) -> str:
+    """What a compiler answers, asked once in a process while its file is the same: a build asks hundreds of times."""
     done = subprocess.run([path, option], capture_output=True, text=True)
     if done.returncode:
         raise ToolchainError(f"{path} {option} failed: {done.stderr.strip()}; set CXX to a g++")

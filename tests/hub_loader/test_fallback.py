@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from khub_process import Hub, StartHub
+from packages import python_package
 
 from hub_loader import (
     Environment,
@@ -28,6 +29,7 @@ from hub_loader.bind import bind
 from hub_loader.config import load_config
 from hub_loader.errors import BuildConfigError, RepositoryNotFoundError
 from hub_loader.fallback import Choice, Judge, fall_back, get_choices, record
+from hub_loader.kernels import get_kernel
 from hub_loader.manifest import BackendInfo
 from hub_loader.published_source import published_source, source_paths
 from hub_loader.resolver import resolve
@@ -284,3 +286,33 @@ def test_source_paths_are_those_beside_the_variants() -> None:
     paths = ["build.toml", "csrc/a.cpp", "build/torch-cpu/__init__.py", "index.json", "README.md"]
     assert source_paths(paths) == ["build.toml", "csrc/a.cpp"]
     assert source_paths(["csrc/a.cpp"]) == []
+
+
+@pytest.mark.slow
+def test_get_kernel_with_allow_build_compiles_the_published_source_and_says_so(
+    registry: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    published = tmp_path / "published"
+    python_package(published, variants=("torch-cuda",))
+    files = {path: root for root in (NOARCH, published) for path in root.rglob("*") if path.is_file()}
+    api = HfApi(registry.url, token=registry.token("org"))
+    api.create_repo("org/cuda-only", repo_type="kernel")
+    operations = [
+        CommitOperationAdd(path.relative_to(root).as_posix(), path.read_bytes())
+        for path, root in files.items()
+    ]
+    commit = api.create_commit("org/cuda-only", operations, commit_message="both", repo_type="kernel").oid
+    with pytest.raises(NoMatchingVariantError, match="allow_build=True would compile it here"):
+        get_kernel("org/cuda-only", revision=commit)
+    with caplog.at_level("WARNING", logger="hub_loader"):
+        kernel = get_kernel("org/cuda-only", revision=commit, allow_build=True)
+    assert torch.equal(kernel.scale(torch.ones(2)), torch.full((2,), 3.0))
+    assert "building is allowed" in caplog.text
+    assert [(at, choice.step, choice.variant) for at, choice in get_choices()][-1] == (
+        commit,
+        "build",
+        "torch-cpu",
+    )
