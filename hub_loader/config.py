@@ -102,7 +102,13 @@ def _folder(env: Mapping[str, str], name: str, *below: str) -> Path | None:
     if not value:
         return None
     path = Path(os.path.expandvars(value)).expanduser().joinpath(*below)
-    if path.exists() and not path.is_dir():
+    try:
+        is_other = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise UsageError(
+            f"{name}={value!r} cannot be used ({error.strerror}): set it to another folder"
+        ) from None
+    if is_other:
         raise UsageError(f"{name}={value!r} is not a folder: set it to one, or unset it")
     return path.absolute()
 

@@ -45,6 +45,8 @@ def fetch_variant(config: Config, request: Request, version: Version, name: str)
             return folder
         _tidy(staging, variant.all_files)
         known = {METADATA_NAME: data} if (data := _cached_metadata(store, version, name)) is not None else {}
+        for path in variant.all_files:
+            store.make_folder((staging / path).parent)
         _download(Hub(config), version, name, known, staging)
         origin = f"build/{name}/{METADATA_NAME} of {version.repo_id} at {version.commit[:12]}"
         metadata = parse_metadata((staging / METADATA_NAME).read_bytes(), origin=origin)
@@ -123,7 +125,7 @@ def _tidy(staging: Path, files: Collection[str]) -> None:
 
 
 def _download(hub: Hub, version: Version, name: str, known: Mapping[str, bytes], staging: Path) -> None:
-    """Fill `staging` with the variant's files, several at a time; `known` need not be asked for."""
+    """Fill `staging`, which has the folders, with the variant's files, several at a time; but for those `known`."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and a warm process fetches nothing
 
     files = version.variants[name].all_files
@@ -132,8 +134,6 @@ def _download(hub: Hub, version: Version, name: str, known: Mapping[str, bytes],
         source = f"build/{name}/{path}"
         hub.download(version.repo_id, version.commit, source, files[path], staging / path)
 
-    for path in files:
-        (staging / path).parent.mkdir(parents=True, exist_ok=True)
     for path, data in known.items():
         (staging / path).unlink(missing_ok=True)
         with (staging / path).open("xb") as file:
