@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,29 @@ def start_hub() -> Iterator[StartHub]:
 def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """One registry for the whole run: take an organization or repository name of your own."""
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
+
+
+def _stock_client(folder: Path, *packages: str) -> Path:
+    """The interpreter of an environment of its own that has the Hub's client and `packages`."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for package in (*packages, "kernels==0.17.2"):
+        subprocess.run([*pip, package], check=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def stock_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the stock `kernels`, without torch."""
+    return _stock_client(tmp_path_factory.mktemp("stock") / "venv")
+
+
+@pytest.fixture(scope="session")
+def stock_torch_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the stock `kernels`, and this environment's torch and tvm-ffi."""
+    torch = f"torch=={version('torch').split('+')[0]}"
+    return _stock_client(tmp_path_factory.mktemp("stock-torch") / "venv", torch, "apache-tvm-ffi", "numpy")
 
 
 @pytest.hookimpl(tryfirst=True)

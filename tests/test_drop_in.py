@@ -93,14 +93,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(hub: Hub, stock_python: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     from huggingface_hub import HfApi
 
     folder = tmp_path_factory.mktemp("drop-in")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python = folder / "venv/bin/python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "kernels==0.17.2"], check=True)
     needed = ({"repo-id": "org/plain", "version": 1},)
     both = ("torch-universal", "torch-rocm")  # a machine with CUDA's runtime is no other for either client
     python_package(folder / "plain", value=20, name="plain", variants=both, has_index=False)
@@ -121,7 +117,7 @@ def world(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> World:
     python_package(folder / "local", value=7, name="local", variants=("torch-universal",))
     (folder / "project").mkdir()
     (folder / "project/pyproject.toml").write_text('[tool.kernels.dependencies]\n"org/top" = 1\n')
-    return World(hub.url, python, folder / "project", folder / "local")
+    return World(hub.url, stock_python, folder / "project", folder / "local")
 
 
 @pytest.mark.slow

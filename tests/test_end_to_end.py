@@ -192,17 +192,10 @@ def test_greedy_tokens_of_32_prompts_in_one_batch_equal_transformers_with_torch_
 
 @pytest.mark.slow
 def test_stock_kernels_client_loads_our_package_and_gets_the_reference_result(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, stock_torch_python: Path
 ) -> None:
-    import torch
-
-    run([sys.executable, "-m", "venv", tmp_path / "venv"])
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*pip, f"torch=={torch.__version__.split('+')[0]}"])
-    run([*pip, "kernels==0.17.2"])
     environment = world.environment(tmp_path / "home")
-    assert "equal _paged_attention_cpu_" in run([python, "-c", STOCK, 3], environment).stdout
+    assert "equal _paged_attention_cpu_" in run([stock_torch_python, "-c", STOCK, 3], environment).stdout
 
 
 @pytest.mark.slow

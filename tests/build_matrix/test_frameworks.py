@@ -47,6 +47,9 @@ except RuntimeError as error:
     print(str(error).splitlines()[0])
 """
 
+RELU = "assert torch.equal(kernel.relu(x), x.clamp(min=0))"
+SILU = "torch.testing.assert_close(kernel.silu_and_mul(x), F.silu(x[:, :32]) * x[:, 32:])"
+
 
 def build(kernel: Path, select: str, out: Path) -> None:
     command = [
@@ -138,10 +141,44 @@ def test_build_of_an_aten_kernel_with_a_module_of_its_own_loads_on_its_torch(tmp
 @pytest.mark.heavy
 @pytest.mark.skipif(EXAMPLES is None, reason="KHUB_HUB_EXAMPLES names no folder of kernels")
 @pytest.mark.parametrize(
-    "name", ["extra-data", "relu", "relu-torch-stable-abi", "relu-triton", "relu-tvm-ffi", "silu-and-mul"]
+    ("name", "select", "check"),
+    [
+        ("relu", EXACT, RELU),
+        (
+            "extra-data",
+            EXACT,
+            f"{RELU} and kernel.EASTER_EGG == 42",
+        ),
+        (
+            "relu-torch-stable-abi",
+            "torch-stable-*-cpu-x86_64-*",
+            RELU,
+        ),
+        (
+            "relu-tvm-ffi",
+            TVM_FFI,
+            f"kernel.relu(x, out := torch.empty_like(x)); {RELU.replace('kernel.relu(x)', 'out')}",
+        ),
+        (
+            "silu-and-mul",
+            "torch-cpu",
+            SILU,
+        ),
+        ("relu-triton", "torch-cuda", None),  # its clients load it on a machine with a GPU alone
+    ],
 )
-def test_build_of_the_hubs_examples_unchanged(name: str, tmp_path: Path) -> None:
-    select = "torch-cuda" if name == "relu-triton" else "*-cpu*"
+def test_hubs_examples_build_unchanged_and_the_stock_client_loads_them(
+    name: str, select: str, check: str | None, tmp_path: Path, stock_torch_python: Path
+) -> None:
     build(Path(EXAMPLES or "") / name, select, tmp_path / "package")
     index = parse_index((tmp_path / "package" / "index.json").read_bytes(), origin="")
     assert index.name == name
+    if check is None:
+        return
+    program = (
+        "import sys, torch, pathlib\nimport torch.nn.functional as F\nfrom kernels import get_local_kernel\n"
+        f"kernel, x = get_local_kernel(pathlib.Path(sys.argv[1])), torch.randn(3, 64)\n{check}"
+    )
+    command = [stock_torch_python, "-c", program, tmp_path / "package"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,9 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a venv with the stock client; its resolver needs no torch."""
-    venv = tmp_path_factory.mktemp("peer") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    python = venv / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "kernels==0.17.2"]
-    subprocess.run(install, check=True)
-    return python
+def peer(stock_python: Path) -> Path:
+    """The stock client's interpreter: its resolver needs no torch."""
+    return stock_python
 
 
 def random_environment(rng: random.Random) -> Environment:
