@@ -102,7 +102,10 @@ def command_lines(
         names |= {folder: f"{name}-{number}" for number, folder in enumerate(folders)}
     names |= {path.parent: "framework" for path in tools.framework}
     if tools.cuda is not None:
-        names |= {tools.cuda.root: "cuda", tools.cuda.lib: "cuda/lib"}  # another architecture's lies elsewhere
+        names |= {
+            tools.cuda.root: "cuda",
+            tools.cuda.lib: "cuda/lib",
+        }  # another architecture's lies elsewhere
     system = [tools.compiler.file(name) for name in ("libc_nonshared.a", "libstdc++.a")]
     names |= {path: path.name for path in (tools.compiler.path, *system) if path is not None}
     lines = [" ".join(map(str, (*unit.command, "-c", unit.source))) for unit in parts]

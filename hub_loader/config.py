@@ -4,6 +4,7 @@ HF_ENDPOINT             the hub to ask; https://huggingface.co when unset
 HF_HUB_OFFLINE          1: send no request, use the cache
 HF_TOKEN                token to send; else the file HF_TOKEN_PATH, else HF_HOME/token
 HF_HUB_DISABLE_TELEMETRY  1: name nothing but this library in the User-Agent header
+KHUB_CACHE_MAX_SIZE     like 5GB: after a download, variants that were used longest ago make room; unset, none does
 KHUB_REFRESH            seconds for which a branch means the commit it meant last; 3600 when unset
 LOCAL_KERNELS           org/name=/path:org/other=/path, folders to load instead (see source.py)
 KERNELS_CACHE           folder that holds the cache; else HF_HOME, else ~/.cache/huggingface
@@ -12,6 +13,7 @@ KERNELS_CACHE           folder that holds the cache; else HF_HOME, else ~/.cache
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +26,16 @@ _PUBLIC_HOSTS = ("huggingface.co", "hf.co", "hf-mirror.com")
 _REFRESH_S = 3600.0
 CACHE_NAME = "kernel-hub"  # of our folder within KERNELS_CACHE, which other clients use as well
 _TRUE = ("1", "on", "yes", "true")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i)?)?b?", re.ASCII)
 _FALSE = ("", "0", "off", "no", "false")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What one call runs under. `cache` is the folder that is ours alone, `refresh` counts in seconds."""
+    """What one call runs under.
+
+    `cache` is the folder that is ours alone, `refresh` counts in seconds, `max_cache` in bytes.
+    """
 
     endpoint: str
     cache: Path
@@ -37,6 +43,7 @@ class Config:
     token: str | None = field(repr=False)
     refresh: float = _REFRESH_S
     user_agent: str = "kernel-hub"
+    max_cache: int | None = None
 
     @property
     def is_public(self) -> bool:
@@ -64,6 +71,7 @@ def load_config(
         token=_token(env, home),
         refresh=_seconds(env, "KHUB_REFRESH", _REFRESH_S),
         user_agent=_user_agent(env, user_agent),
+        max_cache=_max_cache(env),
     )
 
 
@@ -94,7 +102,13 @@ def _folder(env: Mapping[str, str], name: str, *below: str) -> Path | None:
     if not value:
         return None
     path = Path(os.path.expandvars(value)).expanduser().joinpath(*below)
-    if path.exists() and not path.is_dir():
+    try:
+        is_other = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise UsageError(
+            f"{name}={value!r} cannot be used ({error.strerror}): set it to another folder"
+        ) from None
+    if is_other:
         raise UsageError(f"{name}={value!r} is not a folder: set it to one, or unset it")
     return path.absolute()
 
@@ -117,6 +131,27 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
     if not seconds >= 0:
         raise UsageError(f"{name}={value!r} is not a number of seconds: set it to 0 or more, or unset it")
     return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from text like 5GB, 500 MB, 1.5GiB or 0.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write it like 5GB, 500MB or 1.5GiB")
+    power = "kmgt".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def _max_cache(env: Mapping[str, str]) -> int | None:
+    value = env.get("KHUB_CACHE_MAX_SIZE", "")
+    try:
+        return parse_size(value) if value else None
+    except ValueError as error:
+        raise UsageError(f"KHUB_CACHE_MAX_SIZE: {error}") from None
 
 
 def _user_agent(env: Mapping[str, str], added: str | Mapping[str, object] | None) -> str:

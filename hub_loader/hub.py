@@ -7,21 +7,32 @@ hub itself redirects there (which drops the token).
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
+from .body import (
+    MAX_JSON_BYTES,
+    body,
+    check,
+    chunks,
+    continues,
+    finish,
+    http_error,
+    is_whole,
+    open_partial,
+    read_into,
+)
 from .config import Config
 from .errors import (
     AuthenticationError,
     DownloadError,
-    IntegrityError,
     InvalidKernelError,
     KernelHubError,
     OfflineError,
@@ -32,7 +43,6 @@ from .errors import (
 from .manifest import INDEX_NAME, Entry
 
 _TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
-_MAX_JSON_BYTES = 32 << 20
 _MAX_TREE = 200_000  # entries of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO_URL = re.compile(r"/(?:api/)?kernels/([^/?]+/[^/?]+)/")
@@ -76,7 +86,7 @@ class Hub:
         """
         what = f"the refs of {repo_id}"
         with self._get(f"/api/kernels/{repo_id}/refs", what, repo_id) as response:
-            data = self._parse(_body(response, what), what)
+            data = self._parse(body(response, what), what)
             try:
                 refs = {
                     str(ref["name"]): str(ref["targetCommit"]) for ref in (*data["tags"], *data["branches"])
@@ -95,11 +105,11 @@ class Hub:
         with self._get(
             _file_url(repo_id, revision, INDEX_NAME), what, repo_id, ("EntryNotFound",)
         ) as response:
-            body = _body(response, what) if response.status_code == 200 else None
+            data = body(response, what) if response.status_code == 200 else None
             commit = response.headers.get("x-repo-commit") or _first_hop(response, "x-repo-commit")
             if not commit or not COMMIT.fullmatch(commit):
                 commit = None
-            return IndexAnswer(self._moved_to(response, repo_id), commit, body)
+            return IndexAnswer(self._moved_to(response, repo_id), commit, data)
 
     def tree(self, repo_id: str, commit: str) -> list[Mapping[str, Any]]:
         """Every entry of the repository at `commit`, all pages of it.
@@ -115,7 +125,7 @@ class Hub:
         page = url
         while page:
             with self._get(page, what, repo_id) as response:
-                found = self._parse(_body(response, what), what)
+                found = self._parse(body(response, what), what)
                 # Only the cursor is taken from the link, so that a page is never asked of another host.
                 cursor = parse_qs(urlsplit(response.links.get("next", {}).get("url", "")).query).get("cursor")
             if not isinstance(found, list) or len(entries) + len(found) > _MAX_TREE:
@@ -134,11 +144,11 @@ class Hub:
         what = f"{path} of {repo_id}"
         size = None if entry is None else entry.size
         with self._get(_file_url(repo_id, commit, path), what, repo_id) as response:
-            data = b"".join(_chunks(response, what, size, _MAX_JSON_BYTES if size is None else size))
+            data = b"".join(chunks(response, what, size, MAX_JSON_BYTES if size is None else size))
         if entry is not None:
             digest = entry.new_hash()
             digest.update(data)
-            _check(entry, digest.hexdigest(), what)
+            check(entry, digest.hexdigest(), what)
         return data
 
     def is_trusted_publisher(self, org: str) -> bool:
@@ -153,30 +163,49 @@ class Hub:
         ) as response:
             if response.status_code == 404:
                 return False
-            data = self._parse(_body(response, what), what)
+            data = self._parse(body(response, what), what)
             return isinstance(data, dict) and data.get("trustedKernelPublisher") is True
 
     def download(self, repo_id: str, commit: str, path: str, entry: Entry, destination: Path) -> None:
-        """Write `path` of the repository to the new file `destination`, read-only and flushed to disk.
+        """Complete the file `destination`, read-only and flushed to disk; only what it lacks is asked for.
 
         Raises:
-            DownloadError: fewer or more bytes than `entry` promises, or the hub failed.
+            DownloadError: fewer or more bytes than `entry` promises, or the hub failed; what came is kept.
             IntegrityError: as many bytes, but others.
-            VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, OfflineError
+            VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, OfflineError, OSError
         """
-        what = f"{path} of {repo_id}"
-        digest = entry.new_hash()
-        with (
-            self._get(_file_url(repo_id, commit, path), what, repo_id) as response,
-            destination.open("xb") as file,
-        ):
-            for chunk in _chunks(response, what, entry.size, entry.size):
+        what, url = f"{path} of {repo_id}", _file_url(repo_id, commit, path)
+        if is_whole(destination, entry):
+            return
+        with open_partial(destination, entry.size) as file:
+            digest = entry.new_hash()
+            start = read_into(digest, file)
+            if start:
+                if start < entry.size:
+                    self._append(url, what, repo_id, entry, file, digest)
+                if digest.hexdigest() == entry.digest:
+                    return finish(file)
+            # Nothing is there, or what an earlier attempt left is of no use.
+            file.seek(0)
+            file.truncate()
+            digest = entry.new_hash()
+            self._append(url, what, repo_id, entry, file, digest)
+            if digest.hexdigest() != entry.digest:
+                file.truncate(0)
+            check(entry, digest.hexdigest(), what)
+            finish(file)
+
+    def _append(
+        self, url: str, what: str, repo_id: str, entry: Entry, file: BinaryIO, digest: hashlib._Hash
+    ) -> None:
+        """Ask for what follows the end of `file`; nothing is appended where the hub answers with another part."""
+        start = file.tell()
+        with self._get(url, what, repo_id, start=start) as response:
+            if start and not continues(response, start):
+                return
+            for chunk in chunks(response, what, entry.size, entry.size, start):
                 digest.update(chunk)
                 file.write(chunk)
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
-        _check(entry, digest.hexdigest(), what)
 
     def _parse(self, body: bytes, what: str) -> Any:
         try:
@@ -198,10 +227,13 @@ class Hub:
         return repo_id
 
     @contextmanager
-    def _get(self, url: str, what: str, repo_id: str, absent: tuple[str, ...] = ()) -> Iterator[Any]:
+    def _get(
+        self, url: str, what: str, repo_id: str, absent: tuple[str, ...] = (), start: int = 0
+    ) -> Iterator[Any]:
         """A successful streaming response (httpx.Response of whichever httpx huggingface_hub uses).
 
-        A 404 with one of the error codes in `absent` is an answer too.
+        A 404 with one of the error codes in `absent` is an answer too. With `start`, the body from that byte
+        on is asked for, and that the hub gives all of it or has no such byte are answers too.
         """
         from huggingface_hub import get_session
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -211,6 +243,8 @@ class Hub:
         headers = {"accept-encoding": "identity", "user-agent": self._config.user_agent}
         if self._config.token:
             headers["authorization"] = f"Bearer {self._config.token}"
+        if start:
+            headers["range"] = f"bytes={start}-"
         request = get_session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUTS_S)
         with ExitStack() as stack:
             try:
@@ -219,12 +253,13 @@ class Hub:
                 raise OfflineError(
                     f"{what}: huggingface_hub was imported with HF_HUB_OFFLINE=1: unset it and start again"
                 ) from None
-            except _http_error() as error:
+            except http_error() as error:
                 raise DownloadError(
                     f"{what}: cannot reach {endpoint} ({error}): check the network and HF_ENDPOINT"
                 ) from None
             is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
-            if response.status_code != 200 and not is_absent:
+            accepted = (200, 206, 416) if start else (200,)
+            if response.status_code not in accepted and not is_absent:
                 raise self._refusal(response, what, repo_id)
             yield response
 
@@ -259,40 +294,3 @@ def _file_url(repo_id: str, revision: str, path: str) -> str:
 def _first_hop(response: Any, header: str) -> str | None:
     """A header of the hub's own answer, where that was a redirect to where the bytes are."""
     return next((hop.headers[header] for hop in response.history if header in hop.headers), None)
-
-
-def _body(response: Any, what: str) -> bytes:
-    return b"".join(_chunks(response, what, None, _MAX_JSON_BYTES))
-
-
-def _check(entry: Entry, actual: str, what: str) -> None:
-    if actual != entry.digest:
-        raise IntegrityError(
-            f"{what}: the hub sent other bytes than its manifest promises, expected {entry.algorithm} "
-            f"{entry.digest}, got {actual}: ask the publisher to upload it again"
-        )
-
-
-def _chunks(response: Any, what: str, size: int | None, limit: int) -> Iterator[bytes]:
-    """The body piece by piece; DownloadError unless it has `size` bytes, or when it exceeds `limit`."""
-    received, broken = 0, ""
-    try:
-        for chunk in response.iter_bytes():
-            received += len(chunk)
-            if received > limit:
-                raise DownloadError(
-                    f"{what}: expected at most {limit} bytes, the hub sends more: check HF_ENDPOINT"
-                )
-            yield chunk
-    except _http_error() as error:
-        broken = f" ({error})"
-    if broken or size not in (None, received):
-        expected = "the whole body" if size is None else f"{size} bytes"
-        raise DownloadError(f"{what}: expected {expected}, got {received} bytes{broken}: try again")
-
-
-def _http_error() -> type[Exception]:
-    """The base of the session's errors: HTTPError of httpx or of httpx2, by version of huggingface_hub."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")

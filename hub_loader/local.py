@@ -37,7 +37,7 @@ def find_local(path: Path, environment: Environment, backend: str | None) -> tup
         raise IntegrityError(f"{build / chosen} is not in {index_path}: build the package again")
     indexed = None if index is None else index.variants[chosen]
     cure = "build or copy the package again"
-    return verify_package(build / chosen, indexed=indexed, cure=cure, ignores_bytecode=True), chosen
+    return verify_package(build / chosen, indexed=indexed, cure=cure, is_own=True), chosen
 
 
 def _variant_names(build: Path) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+from .cache_folder import read
 from .config import Config, load_config
 from .environment import Environment, detect_environment
 from .errors import IntegrityError, LockError
@@ -24,7 +25,7 @@ from .pin import Version, cached_version, version_at
 from .policy import Policy, Trust, make_policy
 from .request import Request
 from .source import Found, allow, fetch_verified, judge, load_tree, require
-from .store import LISTING_NAME, LOCKED, Store, read
+from .store import LISTING_NAME, LOCKED, Store
 
 ALLOW_LOCKED = Policy(everything=True)
 

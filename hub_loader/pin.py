@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .cache_folder import read
 from .config import Config, load_config
 from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineError, VersionNotFoundError
 from .hub import COMMIT, Hub, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
 from .request import Request, pick_ref
-from .store import LISTING_NAME, KnownRef, Store, read
+from .store import LISTING_NAME, KnownRef, Store
 
 _MAX_MOVES = 3
 
@@ -54,7 +55,7 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
             found = version_at(config, request, known.repo_id, known.commit)
         else:
             require_online(config, request, "it")
-            found = _ask(config, request)
+            found = _ask_once(config, request, fresh)
     except (DownloadError, OfflineError) as error:
         found = _last_known(config, request, error)
     if isinstance(found, Version):
@@ -80,6 +81,16 @@ def version_at(
     if cached is not None:
         return cached
     require_online(config, request, f"its index at {commit[:12]}")
+    with Store(config.cache).lock(
+        f"{config.endpoint}/{repo_id}/{commit}"
+    ):  # one process asks, the others wait
+        cached = cached_version(config, repo_id, commit, label)
+        return cached if cached is not None else _ask_at(config, request, repo_id, commit, label)
+
+
+def _ask_at(
+    config: Config, request: Request, repo_id: str, commit: str, label: str | None
+) -> Version | tuple[str, str]:
     answer = Hub(config).index(repo_id, commit)
     if answer.commit not in (None, commit):
         raise IntegrityError(f"{repo_id}: the hub was asked for {commit} and answered {answer.commit}")
@@ -118,6 +129,15 @@ def require_online(config: Config, request: Request, what: str) -> None:
             f"{request}: {what} is not in the cache {config.cache} for {config.endpoint}, and HF_HUB_OFFLINE "
             f"is set: unset it, or run `khub get {request.repo_id}{version}` while online"
         )
+
+
+def _ask_once(config: Config, request: Request, fresh: bool) -> Version | tuple[str, str]:
+    """`_ask`, unless another process has asked while this one waited for its turn."""
+    with Store(config.cache).lock(f"{config.endpoint}/{request.repo_id}"):
+        known = None if fresh else _known(config, request, any_age=False)
+        if known is not None:
+            return version_at(config, request, known.repo_id, known.commit)
+        return _ask(config, request)
 
 
 def _ask(config: Config, request: Request) -> Version | tuple[str, str]:

@@ -8,29 +8,30 @@
     hubs/<endpoint>/<org>/<name>/refs/<ref>.json    the same of one that was asked for by name
     hubs/<endpoint>/<org>/<name>/<commit>/index.json, or listing.json
     publishers/<endpoint>/<org>.json      whether the hub vouches for an organization
-    tmp/                                  downloads under way; renamed into place when whole
+    partial/<user>/<key>/                 a variant under way, or interrupted: the next attempt goes on from there
+    locks/<name>                          held while something is asked for, so that one process asks and all know
+    tmp/                                  small files under way; what is being removed
 
-A commit never changes, so an index is asked for once. Everything appears by one atomic rename; of two
-processes that fetch the same variant the first to finish wins and the other uses its work. `<endpoint>` is
-"locked" for what a lock file has proven: it is the same from every hub.
+A commit never changes, so an index is asked for once. Everything appears by one atomic rename. A variant's
+modification time is its last use; a process holds a shared lock on the folder of each variant it has used,
+and garbage collection (gc.py) leaves those. `<endpoint>` is "locked" for what a lock file has proven: it is
+the same from every hub. New folders get the permissions of the cache's own folder, so that a group can share it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+from .cache_folder import read
 from .errors import CacheError
 from .manifest import INDEX_NAME
+from .variant_store import VariantStore
 
 LISTING_NAME = "listing.json"
 LOCKED = "locked"
@@ -54,11 +55,8 @@ class KnownRefs:
     refs: Mapping[str, KnownRef]
 
 
-class Store:
+class Store(VariantStore):
     """The cache under one folder, which need not exist yet."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
 
     def refs(self, endpoint: str, repo_id: str) -> KnownRefs:
         """What is remembered of a repository's branches and tags.
@@ -79,12 +77,12 @@ class Store:
     def remember_refs(self, endpoint: str, repo_id: str, commits: Mapping[str, str], moved_to: str) -> None:
         """Keep every branch and tag, as `moved_to`, the repository that answered, has them now."""
         data = {"seen": time.time(), "repo_id": moved_to, "commits": dict(commits)}
-        self._write(self._repo(endpoint, repo_id) / "branches.json", _json(data))
+        self.write(self._repo(endpoint, repo_id) / "branches.json", _json(data))
 
     def remember_ref(self, endpoint: str, repo_id: str, name: str, commit: str, moved_to: str) -> None:
         """Keep one branch or tag."""
         data = {"seen": time.time(), "repo_id": moved_to, "commit": commit}
-        self._write(self._repo(endpoint, repo_id) / "refs" / f"{quote(name, safe='')}.json", _json(data))
+        self.write(self._repo(endpoint, repo_id) / "refs" / f"{quote(name, safe='')}.json", _json(data))
 
     def publisher(self, endpoint: str, org: str) -> tuple[bool, float] | None:
         """Whether the hub vouched for `org`, and when it said so; None if it was never asked.
@@ -96,7 +94,7 @@ class Store:
 
     def remember_publisher(self, endpoint: str, org: str, trusted: bool) -> None:
         """Keep whether the hub vouches for `org`."""
-        self._write(self._publisher(endpoint, org), _json({"seen": time.time(), "trusted": trusted}))
+        self.write(self._publisher(endpoint, org), _json({"seen": time.time(), "trusted": trusted}))
 
     def index_path(self, endpoint: str, repo_id: str, commit: str, name: str = INDEX_NAME) -> Path:
         """Where the index, or with `LISTING_NAME` the listing, of a commit is kept."""
@@ -106,11 +104,11 @@ class Store:
         self, endpoint: str, repo_id: str, commit: str, data: bytes, name: str = INDEX_NAME
     ) -> None:
         """Keep the index or listing of a commit."""
-        self._write(self.index_path(endpoint, repo_id, commit, name), data)
+        self.write(self.index_path(endpoint, repo_id, commit, name), data)
 
     def forget_index(self, endpoint: str, repo_id: str, commit: str) -> None:
         """Remove the index and the listing of a commit."""
-        with self._cache_errors():
+        with self.cache_errors():
             for name in (INDEX_NAME, LISTING_NAME):
                 self.index_path(endpoint, repo_id, commit, name).unlink(missing_ok=True)
 
@@ -120,7 +118,7 @@ class Store:
 
     def remember_listing(self, key: str, data: bytes) -> None:
         """Keep the listing of a variant."""
-        self._write(self.listing(key), data)
+        self.write(self.listing(key), data)
 
     def metadata(self, key: str) -> Path:
         """Where metadata.json of a variant is kept that was looked at and not fetched; it may not exist."""
@@ -128,83 +126,13 @@ class Store:
 
     def remember_metadata(self, key: str, data: bytes) -> None:
         """Keep metadata.json of a variant."""
-        self._write(self.metadata(key), data)
-
-    def variant(self, digest: str) -> Path:
-        """The folder of the variant with the key `digest` (hex); it may not exist."""
-        return self.root / "variants" / digest
-
-    def variants(self) -> list[Path]:
-        """The folders of all variants in the cache, by digest."""
-        folder = self.root / "variants"
-        return sorted(folder.iterdir()) if folder.is_dir() else []
-
-    @contextmanager
-    def adding_variant(self, digest: str) -> Iterator[Path]:
-        """An empty folder to fill; it becomes `variant(digest)` if the block ends well, else it is gone."""
-        with self._cache_errors(), self._temporary_folder() as folder:
-            content = folder / "variant"
-            content.mkdir()
-            yield content
-            for path in (content, *(p for p in content.rglob("*") if p.is_dir())):
-                _sync_folder(path)
-            target = self.variant(digest)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                content.rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another process was faster
-                    raise
-            _sync_folder(target.parent)
-
-    def clear(self) -> None:
-        """Remove everything. Kernels loaded by running processes keep working."""
-        with self._cache_errors():
-            if self.root.exists():
-                shutil.rmtree(self.root)
+        self.write(self.metadata(key), data)
 
     def _repo(self, endpoint: str, repo_id: str) -> Path:
         return self.root / "hubs" / quote(endpoint, safe="") / repo_id
 
     def _publisher(self, endpoint: str, org: str) -> Path:
         return self.root / "publishers" / quote(endpoint, safe="") / f"{org}.json"
-
-    def _write(self, path: Path, data: bytes) -> None:
-        with self._cache_errors(), self._temporary_folder() as folder:
-            temporary = folder / path.name
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
-
-    @contextmanager
-    def _temporary_folder(self) -> Iterator[Path]:
-        parent = self.root / "tmp"
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent) as name:
-            yield Path(name)
-
-    @contextmanager
-    def _cache_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CacheError(
-                f"cannot write the cache {self.root}: {error}; free some space, "
-                "or set KERNELS_CACHE to another folder"
-            ) from None
-
-
-def read(path: Path) -> bytes | None:
-    """The bytes of a file of the cache, None if there is none. Raises CacheError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CacheError(f"cannot read the cache: {error}; set KERNELS_CACHE to another folder") from None
 
 
 def _read_json(path: Path, parse: Callable[[Any], _T]) -> _T | None:
@@ -232,11 +160,3 @@ def _ref(data: Any) -> KnownRef:
 def _branches(data: Any) -> tuple[float, dict[str, KnownRef]]:
     seen, repo_id = _seen(data), str(data["repo_id"])
     return seen, {name: KnownRef(str(commit), seen, repo_id) for name, commit in data["commits"].items()}
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

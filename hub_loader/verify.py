@@ -1,7 +1,9 @@
 """Prove a variant's folder: exactly the files its manifest names, each with the bytes it promises.
 
-What is proven is handed on, not read again: small files as bytes, native libraries as the open descriptor
-that was hashed. So the bytes verified are the bytes that run, whatever happens to the folder afterwards.
+What is proven is handed on, not read again: small files as bytes, native libraries of the cache as a sealed
+copy in memory that was hashed. So the bytes verified are the bytes that run, whatever happens to the folder
+afterwards. A library of a user's own folder, or one too large to copy (sealed.py), is handed on as the open
+descriptor that was hashed: replacing the file changes nothing then, writing into it would.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from .errors import IntegrityError, InvalidKernelError
 from .listing import SIGNATURE_NAME, ListedVariant
 from .manifest import METADATA_NAME, Entry, IndexedVariant, Metadata, parse_metadata, sha256_hex
+from .sealed import sealed_copy
 
 _BLOCK = 1 << 20
 _NATIVE_SUFFIXES = (".so", ".dylib")
@@ -47,7 +50,7 @@ def verify_package(
     *,
     indexed: IndexedVariant | ListedVariant | None,
     cure: str,
-    ignores_bytecode: bool = False,
+    is_own: bool = False,
 ) -> VerifiedPackage:
     """Read and prove the variant in `folder`.
 
@@ -56,15 +59,16 @@ def verify_package(
         indexed: what index.json or the repository's tree says of the variant; None where there is neither,
             and metadata.json is trusted.
         cure: what to do about a corrupt folder, the end of each error message.
-        ignores_bytecode: pass over `__pycache__`, which another program's import of the folder leaves behind;
-            bytecode is never read either way.
+        is_own: a folder in which a user works, not the cache. `__pycache__`, which another program's import
+            leaves behind, is passed over (bytecode is never read either way), and libraries are opened in
+            place, where profilers and debuggers find them.
 
     Raises:
         IntegrityError: a file is missing, changed, not a plain file, or not in the manifest.
         InvalidKernelError: metadata.json is malformed, or contradicts what was indexed; or nothing but
             metadata.json is at hand and it has no digest.
     """
-    found = _files(folder, cure, ignores_bytecode)
+    found = _files(folder, cure, is_own)
     origin = folder / METADATA_NAME
     if METADATA_NAME not in found:
         raise IntegrityError(f"{origin} is missing: {cure}")
@@ -79,7 +83,7 @@ def verify_package(
         raise IntegrityError(f"{folder / path} is not in the manifest: {cure}")
     for path in sorted(expected.keys() - found):
         raise IntegrityError(f"{folder / path} is missing: {cure}")
-    contents, natives = _prove(folder, expected, cure)
+    contents, natives = _prove(folder, expected, cure, seals=not is_own)
     return VerifiedPackage(folder, metadata, sha256_hex(data), {METADATA_NAME: data, **contents}, natives)
 
 
@@ -125,7 +129,7 @@ def _expected(
 
 
 def _prove(
-    folder: Path, expected: Mapping[str, Iterable[Entry | str]], cure: str
+    folder: Path, expected: Mapping[str, Iterable[Entry | str]], cure: str, *, seals: bool
 ) -> tuple[dict[str, bytes], dict[str, int]]:
     """The bytes of each file that is not native, the descriptor of each that is; all held against their proofs."""
     contents: dict[str, bytes] = {}
@@ -133,7 +137,7 @@ def _prove(
     with ExitStack() as opened:
         for path, proofs in expected.items():
             if path.endswith(_NATIVE_SUFFIXES):
-                natives[path] = _open(folder / path, cure)
+                natives[path] = _open_native(folder / path, cure, seals)
                 opened.callback(os.close, natives[path])
                 _check(folder / path, proofs, _blocks(natives[path]), cure)
             else:
@@ -194,6 +198,15 @@ def _open(path: Path, cure: str) -> int:
         os.close(descriptor)
         raise IntegrityError(f"{path} is not a plain file: {cure}")
     return descriptor
+
+
+def _open_native(path: Path, cure: str, seals: bool) -> int:
+    descriptor = _open(path, cure)
+    copy = sealed_copy(descriptor, path.name) if seals else None
+    if copy is None:
+        return descriptor
+    os.close(descriptor)
+    return copy
 
 
 def _read(path: Path, cure: str) -> bytes:

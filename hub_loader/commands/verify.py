@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..cache_folder import read
 from ..config import load_config
 from ..errors import IntegrityError, InvalidKernelError
 from ..listing import ListedVariant, parse_listed_variant
 from ..locked import find_lock
 from ..lockfile import LockFile
 from ..manifest import METADATA_NAME, sha256_hex
-from ..store import Store, read
+from ..store import Store
 from ..verify import verify_package
 from ._common import add_json, print_json
 
@@ -47,8 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     store = Store(load_config().cache)
-    verdicts = list(_cache(store) if args.lock is None else _locked(store, find_lock(args.lock)))
-    if args.json:
+    verdicts = list(verify_cache(store) if args.lock is None else _locked(store, find_lock(args.lock)))
+    return report(store, verdicts, args.json)
+
+
+def report(store: Store, verdicts: list[Verdict], as_json: bool) -> int:
+    """Print the verdicts; returns the exit code."""
+    if as_json:
         print_json({"cache": str(store.root), "variants": [asdict(verdict) for verdict in verdicts]})
     else:
         for verdict in verdicts:
@@ -58,7 +64,8 @@ def _run(args: argparse.Namespace) -> int:
     return IntegrityError.exit_code if any(verdict.problem for verdict in verdicts) else 0
 
 
-def _cache(store: Store) -> Iterator[Verdict]:
+def verify_cache(store: Store) -> Iterator[Verdict]:
+    """The verdict on each variant in the cache."""
     for folder in store.variants():
         yield Verdict(str(folder), str(folder), _problem(store, folder.name, None))
 

@@ -12,6 +12,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StaticHub]:
     """A hub on loopback that HF_ENDPOINT names, with an empty cache under tmp_path / "cache"."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
+    # What a process remembers of a hub is under its address, and a port may be given twice.
+    monkeypatch.setattr("hub_loader.kernels._modules", {})
+    monkeypatch.setattr("hub_loader.source._versions", {})
     with StaticHub() as server:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))

@@ -99,13 +99,16 @@ def write_package(
     return Package(folder, kernel_id, folders)
 
 
-def python_package(folder: Path, *, value: int = 1, name: str = "demo", **options: object) -> Package:
-    """A package without native code: `value()` in __init__.py, a subpackage `<name>` and a data file."""
+def python_package(
+    folder: Path, *, value: int = 1, name: str = "demo", data: bytes = b"", **options: object
+) -> Package:
+    """A package without native code: `value()` in __init__.py, a subpackage `<name>`, a table, `data` if any."""
     files = {
         "__init__.py": b"from .demo import value\n\n__all__ = ['value']\n",
         "demo/__init__.py": b"from ..numbers import VALUE\n\ndef value():\n    return VALUE\n",
         "numbers.py": f"VALUE = {value}\n".encode(),
         "demo/table.txt": b"one two\n",
+        **({"data.bin": data} if data else {}),
     }
     kernel_id = options.pop("kernel_id", None) or unique_id(name)
     return write_package(folder, files, kernel_id=str(kernel_id), name=name, **options)  # type: ignore[arg-type]

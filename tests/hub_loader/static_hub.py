@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # many processes connect at once
 
 
 @dataclass
@@ -21,6 +28,11 @@ class StaticHub:
     `lfs` the file names that the tree lists by SHA-256, `page` how many entries a page of it has,
     `names_commit` whether answers carry X-Repo-Commit. A request whose path ends in a key of `together` is
     answered when all that share its barrier have arrived: only requests sent at once are answered at all.
+
+    A Range request is answered as such where `ranges` is true; `sent` counts the bytes of each file's bodies.
+    `zeros` maps a file name to the number of zero bytes sent instead of a file that need not be on disk, `pace`
+    one to the seconds between its blocks of `block` bytes, `endless` are sent without a length and without an end,
+    `headers` are added to every answer.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -37,10 +49,17 @@ class StaticHub:
     names_commit: bool = True
     together: dict[str, threading.Barrier] = field(default_factory=dict)
     agents: list[str | None] = field(default_factory=list)
+    ranges: bool = True
+    sent: Counter[str] = field(default_factory=Counter)
+    zeros: dict[str, int] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
+    block: int = 1 << 20
+    endless: set[str] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)
     endpoint: str = ""
 
     def __enter__(self) -> StaticHub:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
@@ -87,6 +106,8 @@ class StaticHub:
         if what == "tree":
             return self._tree(commit, headers, int(query.get("cursor", ["0"])[0]))
         file = self.files[commit] / "/".join(rest[1:])
+        if file.name in self.zeros:
+            return 200, headers, b""
         if not file.is_file():
             return 404, {"X-Error-Code": "EntryNotFound", **headers}, b""
         return 200, headers, self.replaced.get(file.name, file.read_bytes())
@@ -129,11 +150,43 @@ def _handler(hub: StaticHub) -> type[BaseHTTPRequestHandler]:
                 if self.path.endswith(ending):
                     barrier.wait(timeout=20)
             status, headers, body = hub.answer(self.path)
-            cut = hub.truncated.get(urlsplit(self.path).path.rpartition("/")[2])
-            head = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body)}"]
-            head += [f"{name}: {value}" for name, value in headers.items()]
-            self.wfile.write("\r\n".join([*head, "", ""]).encode() + body[:cut])
+            name = urlsplit(self.path).path.rpartition("/")[2]
+            if status == 200 and name in hub.endless:
+                self._write_endlessly(headers)
+                return
+            size = hub.zeros[name] if status == 200 and name in hub.zeros else len(body)
+            cut, start = hub.truncated.get(name), 0
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            if wanted and hub.ranges and status == 200:
+                start, status = int(wanted[1]), 206
+                headers = {**headers, "Content-Range": f"bytes {start}-{size - 1}/{size}"}
+            head = [f"HTTP/1.1 {status} -", f"Content-Length: {size - start}"]
+            head += [f"{key}: {value}" for key, value in {**headers, **hub.headers}.items()]
+            self.wfile.write("\r\n".join([*head, "", ""]).encode())
             self.close_connection = cut is not None
+            end = size if cut is None else min(cut, size)
+            for offset in range(start, end, hub.block):
+                length = min(hub.block, end - offset)
+                block = bytes(length) if name in hub.zeros else body[offset : offset + length]
+                time.sleep(hub.pace.get(name, 0))
+                try:
+                    self.wfile.write(block)
+                except OSError:  # the client was killed
+                    self.close_connection = True
+                    return
+                hub.sent[name] += length
+
+        def _write_endlessly(self, headers: dict[str, str]) -> None:
+            self.close_connection = True
+            head = ["HTTP/1.1 200 -", *(f"{key}: {value}" for key, value in headers.items())]
+            self.wfile.write("\r\n".join([*head, "Connection: close", "", ""]).encode())
+            name = urlsplit(self.path).path.rpartition("/")[2]
+            try:
+                while hub.endless:
+                    self.wfile.write(bytes(hub.block))
+                    hub.sent[name] += hub.block
+            except OSError:  # the client has had enough
+                return
 
         def log_message(self, *arguments: object) -> None:
             pass

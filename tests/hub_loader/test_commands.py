@@ -53,19 +53,19 @@ def test_get_then_caches_without_importing_and_cache_lists_and_clears_it(
     assert all(
         path.stat().st_mode & 0o222 == 0 for path in Path(fetched["path"]).rglob("*") if path.is_file()
     )
-    assert main(["cache", "list", "--json"]) == 0
-    (listed,) = json.loads(capsys.readouterr().out)["list"]
+    assert main(["cache", "ls", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["variants"]
     assert (listed["kernel"], listed["path"]) == ("demo v1 cpu", fetched["path"])
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out.startswith("removed 1 variants")
     assert not (tmp_path / "cache/kernel-hub").exists()
 
 
-def test_cache_list_when_an_entry_is_damaged_then_still_lists_it(
+def test_cache_ls_when_an_entry_is_damaged_then_still_lists_it(
     hub: StaticHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cache/kernel-hub/variants/0000").mkdir(parents=True)
-    assert main(["cache", "list"]) == 0
+    assert main(["cache", "ls"]) == 0
     assert capsys.readouterr().out.startswith("unreadable")
 
 
@@ -100,7 +100,7 @@ def test_khub_when_something_is_wrong_then_prints_one_line_and_exits_with_its_co
     assert main(["get", "org/demo", "--backend", "cpu"]) == errors.DownloadError.exit_code
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["get", "org/demo", "--backend", "cpu"]) == errors.OfflineError.exit_code
-    assert not list((tmp_path / "cache").rglob("numbers.py"))
+    assert not list((tmp_path / "cache/kernel-hub/variants").rglob("numbers.py"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -297,7 +297,10 @@ def test_get_kernel_with_allow_build_compiles_the_published_source_and_says_so(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     published = tmp_path / "published"
     python_package(published, variants=("torch-cuda",))
-    files = {path: root for root in (NOARCH, published) for path in root.rglob("*") if path.is_file()}
+    source = tmp_path / "source"  # not the one that other tests have built in this process
+    shutil.copytree(NOARCH, source)
+    (source / "torch-ext/tiny_noarch/data/factor.json").write_text("5.0")
+    files = {path: root for root in (source, published) for path in root.rglob("*") if path.is_file()}
     api = HfApi(registry.url, token=registry.token("org"))
     api.create_repo("org/cuda-only", repo_type="kernel")
     operations = [
@@ -309,7 +312,7 @@ def test_get_kernel_with_allow_build_compiles_the_published_source_and_says_so(
         get_kernel("org/cuda-only", revision=commit)
     with caplog.at_level("WARNING", logger="hub_loader"):
         kernel = get_kernel("org/cuda-only", revision=commit, allow_build=True)
-    assert torch.equal(kernel.scale(torch.ones(2)), torch.full((2,), 3.0))
+    assert torch.equal(kernel.scale(torch.ones(2)), torch.full((2,), 5.0))
     assert "building is allowed" in caplog.text
     assert [(at, choice.step, choice.variant) for at, choice in get_choices()][-1] == (
         commit,

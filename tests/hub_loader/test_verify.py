@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from packages import Package, native_package, python_package
+from packages import Package, compile_native, native_package, python_package, unique_id, write_package
 
 from hub_loader import IntegrityError, InvalidKernelError
+from hub_loader.bind import bind
 from hub_loader.manifest import parse_index, parse_metadata, sha256_hex
+from hub_loader.sealed import MAX_SEALED_BYTES
 from hub_loader.verify import verify_package
 
 CURE = "delete it"
@@ -96,6 +98,70 @@ def test_verify_package_when_metadata_has_no_digest_then_refuses(folder: Path) -
     path.write_bytes(type(metadata)(**{**vars(metadata), "digest": None}).to_json())
     with pytest.raises(InvalidKernelError, match="has no digest"):
         verify_package(folder, indexed=None, cure=CURE)
+
+
+def rewrite_in_place(path: Path, data: bytes) -> None:
+    """Other bytes in the same inode."""
+    inode = path.stat().st_ino
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
+    assert path.stat().st_ino == inode
+
+
+def test_verify_package_when_a_library_is_rewritten_in_place_afterwards_then_the_proven_bytes_run(
+    tmp_path: Path,
+) -> None:
+    package = native_package(tmp_path, answer=42)
+    (folder,) = package.variants.values()
+    library = f"{package.id}.abi3.so"
+    whole = (folder / library).read_bytes()
+    (tmp_path / "other").mkdir()
+    verified = verify_package(folder, indexed=None, cure=CURE)
+    rewrite_in_place(folder / library, compile_native(package.id, tmp_path / "other", 43))
+    assert os.pread(verified.natives[library], 1 << 20, 0) == whole
+    assert bind(verified).answer() == 42
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if package.id in line]
+    assert mapped and all(f"/memfd:{library}" in line for line in mapped)  # profilers can tell which it is
+
+
+def test_verify_package_then_nobody_can_write_to_the_proven_library(tmp_path: Path) -> None:
+    package = native_package(tmp_path)
+    (folder,) = package.variants.values()
+    verified = verify_package(folder, indexed=None, cure=CURE)
+    (descriptor,) = verified.natives.values()
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+    with pytest.raises(PermissionError):
+        os.write(again, b"x")
+    with pytest.raises(PermissionError):
+        os.truncate(again, 0)
+    os.close(again)
+    verified.close()
+
+
+def test_verify_package_when_the_folder_is_a_users_own_then_libraries_keep_their_path(tmp_path: Path) -> None:
+    package = native_package(tmp_path)
+    (folder,) = package.variants.values()
+    verified = verify_package(folder, indexed=None, cure=CURE, is_own=True)
+    (descriptor,) = verified.natives.values()
+    assert os.readlink(f"/proc/self/fd/{descriptor}") == str(folder / f"{package.id}.abi3.so")
+    verified.close()
+
+
+def test_verify_package_when_a_library_is_large_then_it_is_not_copied(tmp_path: Path) -> None:
+    files = {"__init__.py": b"", "large.so": bytes(MAX_SEALED_BYTES + 1)}
+    (folder,) = write_package(tmp_path, files, kernel_id=unique_id()).variants.values()
+    verified = verify_package(folder, indexed=None, cure=CURE)
+    assert os.readlink(f"/proc/self/fd/{verified.natives['large.so']}") == str(folder / "large.so")
+    verified.close()
+
+
+def test_verify_package_when_a_library_has_a_long_name_then_it_is_sealed_too(tmp_path: Path) -> None:
+    files = {"__init__.py": b"", "ä" * 120 + ".so": b"x"}
+    (folder,) = write_package(tmp_path, files, kernel_id=unique_id()).variants.values()
+    verified = verify_package(folder, indexed=None, cure=CURE)
+    assert os.readlink(f"/proc/self/fd/{verified.natives['ä' * 120 + '.so']}").startswith("/memfd:ää")
+    verified.close()
 
 
 def test_verify_package_when_it_refuses_then_leaves_no_descriptor_open(tmp_path: Path) -> None:
