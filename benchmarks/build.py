@@ -36,28 +36,13 @@ from _report import ROOT, commit, machine, spread
 
 KERNEL = ROOT / "kernels_src" / "paged-attention"
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"
-CELLS = ("torch-stable-abi210-cpu-x86_64-linux", "torch213-cxx11-cpu-x86_64-linux")
+CELLS = (
+    "torch-stable-abi210-cpu-x86_64-linux",
+    "torch25-cxx98-cpu-x86_64-linux",
+    "torch213-cxx11-cpu-x86_64-linux",
+)
 TORCH = "2.13.0"
 
-# `khub`, and on the last line of stderr how many bytes of wheels were read.
-KHUB = """
-import atexit, sys
-sys.path.insert(0, sys.argv.pop(1))
-from build_matrix.toolchain import ranged
-fetched = 0
-def counting(read):
-    def counted(self, start, stop):
-        global fetched
-        data = read(self, start, stop)
-        fetched += len(data)
-        return data
-    return counted
-for source in (ranged.HttpSource, ranged.FileSource):
-    source.read_range = counting(source.read_range)
-atexit.register(lambda: print(fetched, file=sys.stderr))
-from hub_loader.cli import main
-sys.exit(main())
-"""
 LOAD = """
 import sys
 from torch.utils import cpp_extension
@@ -120,11 +105,11 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """One command: wall and processor seconds (its children's included), and what it printed to stderr."""
+    """One command: wall and processor seconds (its children's included), and what it printed."""
 
     wall: float
     cpu: float
-    errors: str = ""
+    output: str
 
 
 class Khub:
@@ -152,21 +137,12 @@ class Khub:
             shutil.rmtree(self.cache / name)
         shutil.rmtree(self.out)
 
-    def build(self) -> float:
-        command = [
-            sys.executable,
-            "-c",
-            KHUB,
-            ROOT,
-            "build",
-            KERNEL,
-            "--select",
-            self.cell,
-            "--out",
-            self.out,
-        ]
-        run = timed(command, KHUB_TOOLCHAINS=str(self.cache))
-        self.fetched = int(run.errors.splitlines()[-1])
+    def build(self) -> Run:
+        command = [sys.executable, "-m", "hub_loader", "build", KERNEL, "--select", self.cell]
+        run = timed(
+            [*command, "--out", self.out, "--json"], KHUB_TOOLCHAINS=str(self.cache), PYTHONPATH=str(ROOT)
+        )
+        self.fetched = json.loads(run.output)["downloaded"]["bytes"]
         return run
 
 
@@ -216,7 +192,7 @@ def timed(command: list[Any], **environment: str) -> Run:
     wall = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{words[0]} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return Run(wall, cpu_seconds() - before, done.stderr)
+    return Run(wall, cpu_seconds() - before, done.stdout)
 
 
 def cpu_seconds() -> float:
