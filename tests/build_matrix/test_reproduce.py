@@ -18,7 +18,7 @@ from build_matrix.plan import plan
 from build_matrix.reproduce import compare
 from build_matrix.toolchain.cache import ToolchainCache
 from build_matrix.toolchain.cuda import CudaToolkit
-from build_matrix.toolchain.host import HostCompiler
+from build_matrix.toolchain.host import find_compiler
 from build_matrix.units import Toolchain
 from hub_loader.errors import AuditError
 from hub_loader.manifest import sha256_hex
@@ -108,11 +108,11 @@ def test_digest_of_a_part_follows_paths_and_bytes_and_is_kept(tmp_path: Path) ->
 
 def test_commands_name_no_place_of_this_machine_where_the_cuda_runtime_lies_beside_its_toolkit() -> None:
     """As it does for another architecture."""
-    compiler = HostCompiler(Path("/opt/gcc/bin/g++"), "12.2.0", "aarch64-linux-gnu")
+    compiler = find_compiler()
     cuda = CudaToolkit(
         (13, 0), Path("/cache/cuda/nvidia/cu13"), Path("/cache/runtime-aarch64/nvidia/cu13/lib")
     )
     tools = Toolchain(compiler, {}, Path("/cache/stubs"), (), cuda)
     link = [compiler.path, "-shared", cuda.lib / cuda.runtime, cuda.root / "lib64" / "libdevice.a"]
     (line,) = command_lines(read_build_file(TINY), [], link, tools)
-    assert line == "g++ -shared cuda/lib/libcudart.so.13 cuda/lib64/libdevice.a"
+    assert line == f"{compiler.path.name} -shared cuda/lib/libcudart.so.13 cuda/lib64/libdevice.a"
