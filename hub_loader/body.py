@@ -22,6 +22,10 @@ def body(response: Any, what: str) -> bytes:
     return b"".join(chunks(response, what, None, MAX_JSON_BYTES))
 
 
+class TooLongError(DownloadError):
+    """More bytes than promised: not a broken connection, so what came is not worth keeping."""
+
+
 def check(entry: Entry, actual: str, what: str) -> None:
     """Raise IntegrityError unless `actual`, the hash of what the hub sent, is the one of `entry`."""
     if actual != entry.digest:
@@ -35,14 +39,14 @@ def chunks(response: Any, what: str, size: int | None, limit: int, start: int = 
     """The body piece by piece, after the `start` bytes of it that are there already.
 
     Raises:
-        DownloadError: it has not `size` bytes in all, or exceeds `limit`.
+        DownloadError: it has not `size` bytes in all; as TooLongError, it exceeds `limit`.
     """
     received, broken = start, ""
     try:
         for chunk in response.iter_bytes():
             received += len(chunk)
             if received > limit:
-                raise DownloadError(
+                raise TooLongError(
                     f"{what}: expected at most {limit} bytes, the hub sends more: check HF_ENDPOINT"
                 )
             yield chunk

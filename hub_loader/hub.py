@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from .body import (
     MAX_JSON_BYTES,
+    TooLongError,
     body,
     check,
     chunks,
@@ -170,7 +171,7 @@ class Hub:
         """Complete the file `destination`, read-only and flushed to disk; only what it lacks is asked for.
 
         Raises:
-            DownloadError: fewer or more bytes than `entry` promises, or the hub failed; what came is kept.
+            DownloadError: fewer bytes than `entry` promises, or the hub failed: what came is kept. More: it is not.
             IntegrityError: as many bytes, but others.
             VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, OfflineError, OSError
         """
@@ -203,9 +204,13 @@ class Hub:
         with self._get(url, what, repo_id, start=start) as response:
             if start and not continues(response, start):
                 return
-            for chunk in chunks(response, what, entry.size, entry.size, start):
-                digest.update(chunk)
-                file.write(chunk)
+            try:
+                for chunk in chunks(response, what, entry.size, entry.size, start):
+                    digest.update(chunk)
+                    file.write(chunk)
+            except TooLongError:
+                file.truncate(0)
+                raise
 
     def _parse(self, body: bytes, what: str) -> Any:
         try:
