@@ -25,7 +25,7 @@ IMPORTS = {"import X", "from X import get_kernel"}
 INSTALLS = {"install kernel", "install large"}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_loader_benchmark_measures_both_clients_and_counts_what_they_ask(tmp_path: Path) -> None:
     package = python_package(tmp_path / "package", variants=("torch-universal",)).folder
     files = sum(path.is_file() for path in package.glob("build/*/**/*"))
