@@ -120,3 +120,22 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def unreadable(error: OSError) -> CacheError:
     return CacheError(f"cannot read the cache: {error}: set KERNELS_CACHE to another folder")
+
+
+@contextmanager
+def scratch_folder(cache: Path, prefix: str) -> Iterator[Path]:
+    """A folder inside `cache` that is gone afterwards; what is finished in it can be renamed into place.
+
+    Raises:
+        CacheError: the cache cannot be written.
+    """
+    parent = cache / "tmp"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+    except OSError as error:
+        raise CacheError(
+            f"cannot write the cache {cache}: {error}; set KERNELS_CACHE to another folder"
+        ) from None
+    with folder as name:
+        yield Path(name)

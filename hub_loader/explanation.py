@@ -10,11 +10,11 @@ from typing import Any
 
 from .environment import Environment, detect_environment
 from .environment_text import environment_json, summary
-from .errors import InvalidKernelError, UsageError
+from .errors import UsageError
 from .kernels import Explanation
-from .manifest import INDEX_NAME, METADATA_NAME, BackendInfo, parse_index, parse_metadata
+from .local import backend_in
+from .manifest import INDEX_NAME, METADATA_NAME, BackendInfo, parse_index
 from .resolver import Decision, best, resolve
-from .variant import parse_variant
 
 _HEADER = ("variant", "verdict", "reason")
 _VERDICT_WIDTH = len("verdict")
@@ -104,17 +104,8 @@ def _read_variants(folder: Path) -> Mapping[str, BackendInfo]:
         variants = parse_index(index.read_bytes(), origin=str(index)).variants
         return {name: variant.backend for name, variant in variants.items()}
     if (folder / METADATA_NAME).is_file():
-        return {folder.name: _backend(folder)}
+        return {folder.name: backend_in(folder)}
     build = folder / "build" if (folder / "build").is_dir() else folder
     if not build.is_dir():
         return {}
-    return {path.name: _backend(path) for path in build.iterdir() if (path / METADATA_NAME).is_file()}
-
-
-def _backend(folder: Path) -> BackendInfo:
-    try:
-        parse_variant(folder.name)
-    except ValueError as error:
-        raise InvalidKernelError(f"{folder} is not named like a variant: {error}") from None
-    path = folder / METADATA_NAME
-    return parse_metadata(path.read_bytes(), origin=str(path)).backend
+    return {path.name: backend_in(path) for path in build.iterdir() if (path / METADATA_NAME).is_file()}

@@ -30,7 +30,7 @@ def find_local(path: Path, environment: Environment, backend: str | None) -> tup
         names = _variant_names(build)
     if not names:
         raise UsageError(f"{folder} holds no kernel: pass a folder with build/<variant>/{METADATA_NAME}")
-    chosen = choose(str(folder), environment, {name: _backend(build / name) for name in names}, backend)
+    chosen = choose(str(folder), environment, {name: backend_in(build / name) for name in names}, backend)
     index_path = build.parent / INDEX_NAME
     index = parse_index(index_path.read_bytes(), origin=str(index_path)) if index_path.is_file() else None
     if index is not None and chosen not in index.variants:
@@ -46,7 +46,8 @@ def _variant_names(build: Path) -> list[str]:
     return [path.name for path in build.iterdir() if (path / METADATA_NAME).is_file()]
 
 
-def _backend(folder: Path) -> BackendInfo:
+def backend_in(folder: Path) -> BackendInfo:
+    """What the metadata of a variant's folder says of its backend. Raises InvalidKernelError."""
     try:
         parse_variant(folder.name)
     except ValueError as error:

@@ -8,13 +8,13 @@ another one is refused, so what is compiled is what the hub lists under that com
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .cache_folder import scratch_folder
 from .config import Config
 from .errors import (
     AuthenticationError,
@@ -50,7 +50,7 @@ def published_source(config: Config, repo_id: str, commit: str) -> Path:
             f"{repo_id}: its source at {commit[:12]} is not in the cache {config.cache}, and HF_HUB_OFFLINE is "
             "set: unset it, or build once while online"
         )
-    with _staging(config.cache) as staging:
+    with scratch_folder(config.cache, "source-") as staging:
         source = staging / "source"
         with _hub_errors(f"the source of {repo_id}"):
             _fetch(config, repo_id, commit, staging / "hub", source)
@@ -109,20 +109,6 @@ def _git_hash(data: bytes, file: Any) -> str:
     if file.lfs is not None:
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-@contextmanager
-def _staging(cache: Path) -> Iterator[Path]:
-    parent = cache / "tmp"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="source-", dir=parent)
-    except OSError as error:
-        raise CacheError(
-            f"cannot write the cache {cache}: {error}; set KERNELS_CACHE to another folder"
-        ) from None
-    with folder as name:
-        yield Path(name)
 
 
 @contextmanager

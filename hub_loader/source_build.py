@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 from . import errors
+from .cache_folder import scratch_folder
 from .environment import Environment
 from .errors import CacheError, KernelHubError, MissingExtraError, UsageError
 from .manifest import INDEX_NAME, BackendInfo, Index, parse_index
@@ -87,7 +87,7 @@ def build_kernel(
     source = source.absolute()
     target = cache / "builds" / _key(source, environment, backend)
     if not (target / INDEX_NAME).is_file():
-        with _working_folder(cache) as working:
+        with scratch_folder(cache, "build-") as working:
             variant = _choose_cell(what, source, environment, backend, working, say)
             say(f"{what}: building {variant} from {source}")
             package = working / "package"
@@ -182,20 +182,6 @@ def _error(what: str, code: int, lines: Sequence[str]) -> KernelHubError:
     if kind is MissingExtraError and _EXTRA not in message:
         message += f"; {_EXTRA}"
     return kind(f"{what} could not be built from source: {message}")
-
-
-@contextmanager
-def _working_folder(cache: Path) -> Iterator[Path]:
-    parent = cache / "tmp"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="build-", dir=parent)
-    except OSError as error:
-        raise CacheError(
-            f"cannot write the cache {cache}: {error}; set KERNELS_CACHE to another folder"
-        ) from None
-    with folder as name:
-        yield Path(name)
 
 
 def _empty(working: Path) -> Path:

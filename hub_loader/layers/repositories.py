@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import get_kernel, get_local_kernel
+from .. import get_kernel, get_local_kernel, get_locked_kernel
 from ..errors import LayerError, UsageError
 from .marks import function_layer
 
@@ -90,9 +89,7 @@ class _LockedKernel:
     def _kernel(self) -> ModuleType:
         lockfile = None if self.lockfile is None else Path(self.lockfile)
         options = _given(trust_remote_code=self.trust_remote_code)
-        loader = import_module("..", __package__)
-        module: ModuleType = loader.get_locked_kernel(self.repo_id, lockfile=lockfile, **options)
-        return module
+        return get_locked_kernel(self.repo_id, lockfile=lockfile, **options)
 
     def _where(self) -> str:
         return f"`{self.repo_id}` (locked)"

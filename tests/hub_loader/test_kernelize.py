@@ -432,7 +432,6 @@ def test_kernelize_when_the_hub_has_no_such_kernel_keeps_the_layer_only_if_allow
 
 
 def test_kernelize_with_locked_repositories_runs_what_the_lock_names(hub: StaticHub, tmp_path: Path) -> None:
-    pytest.importorskip("hub_loader.locked", reason="this loader has no lock files yet")
     write_package(tmp_path, {"__init__.py": FACE, "layers.py": LAYERS}, kernel_id=unique_id())
     commit = hub.publish("org/layered", "v1", tmp_path)
     dependency = {"repo-id": "org/layered", "version": 1}
