@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
+from ..models import Base
+
 if TYPE_CHECKING:  # a second's import, needed only when there is something to migrate
     from alembic.config import Config
 
@@ -66,5 +68,5 @@ def configuration(connection: Connection) -> Config:
 
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    config.attributes.update(connection=connection, metadata=Base.metadata)
     return config

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from alembic import context
 
-from registry.models import Base
-
+given = context.config.attributes
 context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    connection=given["connection"],
+    target_metadata=given["metadata"],
     render_as_batch=True,  # SQLite cannot change a column in place
 )
 with context.begin_transaction():
