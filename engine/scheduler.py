@@ -233,8 +233,9 @@ class Scheduler:
             draft.swap_in += zip(sequence.host_blocks, sequence.blocks, strict=False)
             self._host_leaving += sequence.host_blocks
             sequence.host_blocks = []
-        else:
+        elif sequence.computed:
             self.counters.prefix_hit_tokens += sequence.computed
+            sequence.cached = sequence.cached or min(sequence.computed, sequence.prompt_length)
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_key)
         self._add_chunk(sequence, end, draft)

@@ -17,7 +17,7 @@ class Sequence:
     priority: smaller runs sooner. branches: how many continuations to draw after the prompt; the scheduler
     makes the others when the first token is drawn, and `branch` numbers them. drafts: tokens that are guessed
     to come next, computed in the next step along with the last one. sealed: how many of its blocks answer to
-    their digests.
+    their digests. cached: how many tokens were in the cache when it came.
     """
 
     id: int
@@ -36,6 +36,7 @@ class Sequence:
     arrival: int = 0
     prompt_length: int = -1
     ended: str | None = None
+    cached: int = 0
 
     def __post_init__(self) -> None:
         if self.prompt_length < 0:
@@ -73,4 +74,5 @@ class Sequence:
             branch=branch,
             arrival=self.arrival,
             prompt_length=self.prompt_length,
+            cached=self.cached,
         )
