@@ -78,7 +78,7 @@ class Store(Database):
         with self.write() as session:
             if _repo_id(session, repo) is not None:
                 return False
-            row = {"org_id": ensure_org(session, repo.org), "name": repo.name, "created_at": _now()}
+            row = {"org_id": ensure_org(session, repo.org), "name": repo.name, "created_at": utc_now()}
             if not insert_new(session, Repo, row):
                 return False
             repo_id = _require_repo(session, repo)
@@ -213,7 +213,8 @@ def ensure_org(session: Session, name: str) -> int:
     return session.execute(select(Org.id).where(Org.name == name)).scalar_one()
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """The time as the database keeps it: UTC without saying so, whole seconds."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
@@ -292,7 +293,7 @@ def _insert_commit(
     author: str,
     message: str,
 ) -> str:
-    now = _now()
+    now = utc_now()
     tree_oid, listed = entries(files)
     parent_oid = None if parent is None else parent.commit
     oid = commit_oid(tree_oid, parent_oid, author, int(now.replace(tzinfo=timezone.utc).timestamp()), message)
