@@ -150,7 +150,7 @@ def user_info(session: Session, row: User) -> UserInfo:
         .where(Member.user_id == row.id)
         .order_by(Org.name)
     )
-    return UserInfo(row.name, row.full_name, row.operator, row.created_at, dict(memberships.tuples().all()))
+    return UserInfo(row.name, row.full_name, row.operator, row.created_at, dict(memberships.all()))
 
 
 def remove_user(session: Session, actor: Actor, name: str) -> None:
@@ -190,7 +190,7 @@ def list_members(session: Session, org: str) -> dict[str, str]:
         .where(Member.org_id == find_org(session, org).id)
         .order_by(User.name)
     )
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def _require_free(session: Session, name: str) -> None:

@@ -103,7 +103,7 @@ def _held(session: Session, org_id: int) -> dict[str, int]:
         .where(Repo.org_id == org_id, TreeEntry.sha256.is_not(None))
         .group_by(TreeEntry.sha256)
     )
-    return {sha256: size for sha256, size in rows.tuples() if sha256 is not None and size is not None}
+    return {sha256: size for sha256, size in rows if sha256 is not None and size is not None}
 
 
 def _added(files: Collection[File], held: Mapping[str, int]) -> int:

@@ -33,7 +33,7 @@ class Settings:
 def read_settings(session: Session) -> Settings:
     """What is set; names that this version does not know are passed over."""
     known = {field.name for field in fields(Settings)}
-    rows = session.execute(select(Setting.name, Setting.value)).tuples()
+    rows = session.execute(select(Setting.name, Setting.value))
     return Settings(**{name: json.loads(value) for name, value in rows if name in known})
 
 

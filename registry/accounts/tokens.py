@@ -132,7 +132,7 @@ def _identity(session: Session, row: Token) -> Identity:
         memberships = session.execute(
             select(Org.name, Member.role).join(Org, Org.id == Member.org_id).where(Member.user_id == user.id)
         )
-        roles = {org: Role[role.upper()] for org, role in memberships.tuples()}
+        roles = {org: Role[role.upper()] for org, role in memberships}
         return replace(
             limits,
             name=user.name,

@@ -62,7 +62,7 @@ def list_publishers(session: Session, org: str | None = None) -> list[Publisher]
             row.ref,
             row.owner_id,
         )
-        for row, name in session.execute(query).tuples()
+        for row, name in session.execute(query)
     ]
 
 
