@@ -23,6 +23,9 @@ from . import lfs, read, write
 from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
+from .pages.catalog import Catalog
+from .pages.routes import error_page
+from .pages.routes import routes as pages
 from .store import Store
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -38,13 +41,14 @@ def create_app(data: Path) -> Starlette:
         store.close()
 
     app = Starlette(
-        routes=_routes(),
+        routes=[*_routes(), *pages()],
         middleware=[Middleware(RawPath)],
         exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data))
+    app.state.service = service = Service(store, BlobStore(data))
+    app.state.catalog = Catalog(service.store, service.blobs)
     return app
 
 
@@ -114,19 +118,19 @@ def _unknown_api(request: Request) -> Response:
     raise not_implemented(f"This hub does not implement {request.method} {request.url.path}.")
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error.response()
+    return error_page(request, error)
 
 
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
-    return RequestError(error.status_code, message).response()
+    return error_page(request, RequestError(error.status_code, message))
 
 
-def _fail(_request: Request, _error: Exception) -> Response:
+def _fail(request: Request, _error: Exception) -> Response:
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )
-    return RequestError(500, message).response()
+    return error_page(request, RequestError(500, message))
