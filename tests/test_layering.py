@@ -16,7 +16,17 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
     "registry": (
-        {"hub_loader", "jinja2", "markdown_it", "nh3", "starlette", "sqlalchemy", "uvicorn"},
+        {
+            "hub_loader",
+            "alembic",
+            "jinja2",
+            "markdown_it",
+            "nh3",
+            "obstore",
+            "sqlalchemy",
+            "starlette",
+            "uvicorn",
+        },
         set(),
     ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
