@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Literal
 
 from sqlalchemy import func, select
@@ -44,12 +45,16 @@ class Listed:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A commit as the pages show it: its files by path, what they say, and its compatibility matrix."""
+    """A commit as the pages show it: its files by path, and what they say."""
 
     revision: Revision
     entries: Mapping[str, Entry]
     package: Package
-    tables: tuple[Table, ...]
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Its compatibility matrix, made when a page first shows it."""
+        return matrix(self.package.backends)
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,14 @@ class Catalog:
         self._snapshots: OrderedDict[tuple[int, str], Snapshot] = OrderedDict()
 
     def snapshot(self, revision: Revision) -> Snapshot:
-        """The commit read and judged, once; the last _KEPT_PACKAGES are kept."""
+        """The commit, read once; the last _KEPT_PACKAGES are kept."""
         key = (revision.repo_id, revision.commit)
         with self._lock:
             if key in self._snapshots:
                 self._snapshots.move_to_end(key)
                 return self._snapshots[key]
         entries, package = self._read(revision)
-        made = Snapshot(revision, entries, package, matrix(package.backends))
+        made = Snapshot(revision, entries, package)
         with self._lock:
             self._snapshots[key] = made
             while len(self._snapshots) > _KEPT_PACKAGES:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hub_loader.described import Description, describe_environment
 from hub_loader.environment import Environment
 from hub_loader.manifest import BackendInfo
 from hub_loader.resolver import Decision, best, resolve
-from hub_loader.variant import Variant, Version, parse_variant
+from hub_loader.variant import Platform, Variant, Version, parse_variant
 
 from .releases import CUDA, GLIBC, MACOS, PLATFORMS, PYTHON, TORCH
 
 # What one page draws at most; an index may list anything.
-MAX_VARIANTS = 200
-MAX_TOOLKITS = 12
-MAX_PLATFORMS = 4
+MAX_VARIANTS = 120
+MAX_TOOLKITS = 10
+MAX_PLATFORMS = 3
 
 
 @dataclass(frozen=True)
@@ -162,22 +163,26 @@ def _cell(variants: Mapping[str, BackendInfo], environment: Environment) -> Cell
     return Cell(None, nearest.reason)
 
 
-def _distance(decision: Decision, environment: Environment) -> tuple[bool, bool, bool, int, str]:
+def _distance(decision: Decision, environment: Environment) -> tuple[bool, bool, bool, int, int, str]:
     """How far a refused variant is from what was wanted: only which of several reasons a cell shows."""
     variant = parse_variant(decision.variant)
-    here = f"{environment.arch}-{environment.os}"
     torch = environment.torch
     cuda = None if torch is None or torch.cuda is None else torch.cuda[0]
-    version = variant.framework.version or (0, 0)
-    tiers = ("torch-stable-abi", "torch-noarch", "none", "torch", "tvm-ffi")
-    python = (variant.python or "").strip("abcpt") or "0"
     return (
         variant.backend.name not in (environment.backend, "universal"),
-        variant.platform is not None and str(variant.platform) != here,
+        variant.platform not in (None, Platform(environment.arch, environment.os)),
         variant.backend.version is not None and variant.backend.version[0] != cuda,
-        tiers.index(variant.framework.name),
-        f"{999 - version[1]:03} {999 - int(python):03} {decision.variant}",
+        *_static_distance(variant),
+        decision.variant,
     )
+
+
+@lru_cache(maxsize=4096)
+def _static_distance(variant: Variant) -> tuple[int, int]:
+    """The part of the distance that is the same everywhere: the kind of build, and the newest first."""
+    tiers = ("torch-stable-abi", "torch-noarch", "none", "torch", "tvm-ffi")
+    version, python = variant.framework.version or (0, 0), (variant.python or "").strip("abcipt") or "0"
+    return tiers.index(variant.framework.name), -1000 * version[1] - int(python)
 
 
 def _shown(cell: Cell) -> Cell:
