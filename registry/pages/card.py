@@ -28,19 +28,20 @@ _ATTRIBUTES = {
     "td": {"class"},
 }
 _SCHEMES = {"http", "https", "mailto"}
-_WRAP = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+_WRAP = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
 def render_card(markdown: str, base: str, title: str) -> str:
     """HTML of a card. Relative links go below `base`, the address of the files' folder, with a final slash.
 
-    Headings go one level down, since the page has a title of its own; a first one that says `title` is left out.
+    The highest headings become h2, since the page has a title of its own; a first one that says `title` is left out.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     tokens = _without_title(parser.parse(markdown), title)
+    down = 2 - min((int(token.tag[1]) for token in tokens if token.type == "heading_open"), default=2)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
+            token.tag = f"h{min(int(token.tag[1]) + down, 6)}"
         _rewrite(token, base)
     html = str(parser.renderer.render(tokens, parser.options, {}))
     html = html.replace("<table>", f"{_WRAP}<table>").replace("</table>", "</table></div>")

@@ -95,9 +95,10 @@ def test_card_shows_raw_html_as_text() -> None:
     assert "&lt;script&gt;" in render_card("<script>x</script>", BASE, "name")
 
 
-def test_card_leaves_out_a_title_that_repeats_the_name_and_lowers_the_others() -> None:
-    html = render_card("# name\n\n## Use\n\ntext", BASE, "name")
-    assert html.startswith("<h3>Use</h3>")
+def test_card_leaves_out_a_title_that_repeats_the_name_and_begins_at_the_second_level() -> None:
+    html = render_card("# name\n\n## Use\n\ntext\n\n### More", BASE, "name")
+    assert html.startswith("<h2>Use</h2>")
+    assert "<h3>More</h3>" in html
     assert "<h2>other</h2>" in render_card("# other", BASE, "name")
 
 
