@@ -19,13 +19,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lfs, read, write
-from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
-from .place import Place
+from .place import Place, open_blobs
+from .settings import upload_key
 from .store import Store
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -34,6 +34,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def create_app(place: Place) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     store = Store(place.data, place.database)
+    blobs = open_blobs(place, store)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -47,8 +48,8 @@ def create_app(place: Place) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = service = Service(store, BlobStore(place.data))
-    app.state.catalog = Catalog(service.store, service.blobs)
+    app.state.service = Service(store, blobs, upload_key(store), place.redirect)
+    app.state.catalog = Catalog(store, blobs)
     return app
 
 

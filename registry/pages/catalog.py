@@ -178,7 +178,7 @@ class Catalog:
 
     def content(self, file: File, limit: int) -> bytes | None:
         """A file's bytes; None if it has more than `limit`."""
-        return self._blobs.path(file.sha256).read_bytes() if file.size <= limit else None
+        return b"".join(self._blobs.read(file.sha256)) if file.size <= limit else None
 
 
 def version_of(branch: str) -> int | None:
