@@ -52,7 +52,6 @@ def downloads_chart(counts: Mapping[date, int], today: date) -> Downloads:
     return Downloads(tuple(bars), sum(values), most, tuple(weeks.items()))
 
 
-BAR_HEIGHT = 16.0
 BAR_SPAN = 500.0
 
 

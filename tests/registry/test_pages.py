@@ -249,34 +249,25 @@ def test_environment_that_is_pasted_gets_the_variant_that_the_command_chooses(
     explained = json.loads(khub("explain", tmp_path / "package", "--env", there, "--json").stdout)
     assert explained["chosen"] == "torch-stable-abi210-cu130-x86_64-linux"
     shown = Rows(got.text).rows
-    assert [row[0] for row in shown] == [decision["variant"] for decision in explained["decisions"]]
+    assert [row[1] for row in shown] == [decision["variant"] for decision in explained["decisions"]]
     assert [row[2] for row in shown] == [decision["reason"] for decision in explained["decisions"]]
 
 
 class Rows(HTMLParser):
-    """The text of the cells of each row below `id="result"`."""
+    """Verdict, variant and reason of each item below `id="result"`."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
-        self._open, self._in = False, False
-        self.feed(html.partition('id="result"')[2].partition("</section>")[0])
+        self.feed(html.partition('id="result"')[2].partition("<ol")[2].partition("</ol>")[0])
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag == "tbody":
-            self._open = True
-        if self._open and tag == "tr":
+        if tag == "li":
             self.rows.append([])
-        if self._open and tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._in = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in = self._in and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self._in:
-            self.rows[-1][-1] += data
+        if self.rows and data.strip():
+            self.rows[-1].append(data.strip())
 
 
 @pytest.mark.parametrize(
