@@ -87,11 +87,18 @@ class HubSource:
         )
 
     def build(self, request: Request, version: Version, choice: Choice) -> Found:
-        """Compile what the version publishes as source. Raises as `published_source` and `build_kernel`."""
+        """Compile what the version publishes as source.
+
+        Raises:
+            IntegrityError: that is not what its variants were built from.
+            KernelHubError: as `published_source` and `build_kernel`.
+        """
         from .published_source import published_source
-        from .source_build import build_kernel
+        from .source_build import build_kernel, check_source
 
         source = published_source(self.config, version.repo_id, version.commit)
+        variants = (fetch_metadata(self.config, request, version, name) for name in version.variants)
+        check_source(str(request), source, variants)
         built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
         record(replace(choice, variant=built.variant), version.commit)
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))

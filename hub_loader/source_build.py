@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -23,13 +23,13 @@ from typing import Any
 from . import errors
 from .cache_folder import scratch_folder
 from .environment import Environment
-from .errors import CacheError, KernelHubError, MissingExtraError, UsageError
-from .manifest import INDEX_NAME, BackendInfo, Index, parse_index
+from .errors import CacheError, IntegrityError, KernelHubError, MissingExtraError, UsageError
+from .manifest import INDEX_NAME, BackendInfo, Index, Metadata, parse_index
 from .resolver import choose
+from .source_files import BUILD_FILE, source_digest
 from .variant import parse_variant
 from .verify import VerifiedPackage, verify_package
 
-BUILD_FILE = "build.toml"
 _EXTRA = "pip install 'kernel-hub[build]'"
 # `-m` and `-c` look for modules in the working folder first, so the command gets an empty one.
 _KHUB = (sys.executable, "-c", "import sys; from hub_loader.cli import main; sys.exit(main())")
@@ -98,16 +98,24 @@ def build_kernel(
     return BuiltKernel(target, variant)
 
 
-def source_digest(source: Path) -> str:
-    """SHA-256 (hex) of the paths and bytes of a source folder, without what builds and tools leave there."""
-    digest = hashlib.sha256()
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        left_there = inside.parts[0] in ("build", "dist") or "__pycache__" in inside.parts
-        if path.is_file() and not left_there and not any(part.startswith(".") for part in inside.parts):
-            digest.update(f"{inside.as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> None:
+    """Hold a published source against its digest in the metadata of the published variants, where one states it.
+
+    Raises:
+        IntegrityError: the variants were built from something else.
+    """
+    found, stated = source_digest(source), set()
+    for metadata in variants:
+        sources = (metadata.provenance or {}).get("sources")
+        digest = sources.get("sha256") if isinstance(sources, Mapping) else None
+        if digest == found:
+            return
+        stated.add(digest)
+    if stated - {None}:
+        raise IntegrityError(
+            f"{what}: the published source is not what the published variants were built from: do not build it, "
+            "tell the publisher"
+        )
 
 
 def _choose_cell(
