@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from . import errors
-from .cache_folder import scratch_folder
+from .cache_folder import read, scratch_folder
 from .environment import Environment
 from .errors import CacheError, IntegrityError, KernelHubError, MissingExtraError, UsageError
 from .manifest import INDEX_NAME, BackendInfo, Index, Metadata, parse_index
 from .resolver import choose
 from .source_files import BUILD_FILE, source_digest
+from .store import Store
 from .variant import parse_variant
 from .verify import VerifiedPackage, verify_package
 
@@ -94,8 +95,18 @@ def build_kernel(
             arguments = ["build", str(source), "--select", variant, "--out", str(package), "--json"]
             _khub(what, arguments, working, say)
             _install(package, target)
-    (variant,) = _index(target).variants
-    return BuiltKernel(target, variant)
+    Store(cache).use_folder(target)
+    return built_kernel(target)
+
+
+def built_kernel(package: Path) -> BuiltKernel:
+    """What lies in a folder of `builds/`.
+
+    Raises:
+        InvalidKernelError: its index is damaged. CacheError: it cannot be read.
+    """
+    (variant,) = _index(package).variants
+    return BuiltKernel(package, variant)
 
 
 def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> None:
@@ -151,7 +162,7 @@ def _key(source: Path, environment: Environment, backend: str | None) -> str:
 
 def _index(package: Path) -> Index:
     path = package / INDEX_NAME
-    return parse_index(path.read_bytes(), origin=str(path))
+    return parse_index(read(path) or b"", origin=str(path))
 
 
 def _khub(what: str, arguments: Sequence[str], working: Path, say: Callable[[str], None]) -> str:
