@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n  khub cache ls\n  khub cache gc --max-size 5GB\n  khub cache verify\n  khub cache clear\n\n"
         "gc removes the variants that were used longest ago, fetched or built here, and downloads that nobody went on "
-        "with for a day. It leaves what a running process has open or was used within the last hour. KHUB_CACHE_MAX_SIZE=5GB does the "
-        "same after each download."
+        "with for a day. It leaves what a running process has open or was used within the last hour. "
+        "KHUB_CACHE_MAX_SIZE=5GB does the same after each download."
     )
     parser.add_argument(
         "action",
