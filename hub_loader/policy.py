@@ -25,10 +25,15 @@ Trust = bool | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Policy:
-    """What the caller allows: everything, or these repositories and what the hub vouches for."""
+    """What the caller allows: everything, or these repositories and, by `hub_word`, what the hub vouches for."""
 
     everything: bool = False
     repo_ids: frozenset[str] = frozenset()
+    hub_word: bool = False
+
+    def allows(self, repo_id: str) -> bool:
+        """Whether kernels of `repo_id` may run whoever has published them."""
+        return self.everything or repo_id in self.repo_ids
 
     def needs_publisher(self, repo_id: str) -> bool:
         """Whether it matters if the hub vouches for the publisher of `repo_id`."""
