@@ -41,11 +41,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class KnownRef:
-    """A branch or tag: its commit, when that was said (seconds since 1970), and which repository answered."""
+    """A branch or tag: its commit, when that was said (seconds since 1970), which repository answered, its name."""
 
     commit: str
     seen: float
     repo_id: str
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def _gather(config: Config, version: Version, trust: TrustFile) -> Gathered:
     evidence = Evidence(
         repo_id=version.repo_id,
         ref=version.ref,
+        newest=version.newest,
         index_sha256=None if version.index is None else sha256_hex(version.index),
         index_size=len(version.index or b""),
         proof=proof,

@@ -68,14 +68,16 @@ def after(seen: Seen, evidence: Evidence) -> Seen:
     if proof is None or _signer(evidence) is None or _wrong(evidence, proof, but_yanked=True) is not None:
         return seen
     if proof.yanked is not None:
+        known = seen.yanked.get(proof.index_sha256)
+        if known is not None and known.signed >= proof.signed:
+            return seen
         yank = SeenYank(proof.signed, proof.yanked)
         return replace(seen, yanked={**seen.yanked, proof.index_sha256: yank})
-    if _is_commit(evidence):
+    if evidence.ref is None:
         return seen
-    ref = evidence.ref or f"v{proof.version}"
     highest = proof.version if seen.highest is None else max(seen.highest, proof.version)
     shown = SeenRef(proof.signed, proof.index_sha256, proof.key_id)
-    return replace(seen, highest=highest, refs={**seen.refs, ref: shown})
+    return replace(seen, highest=highest, refs={**seen.refs, evidence.ref: shown})
 
 
 def _contradiction(evidence: Evidence) -> str | None:
@@ -100,9 +102,7 @@ def _unproven(evidence: Evidence) -> str | None:
     yank = evidence.seen.yanked.get(evidence.index_sha256 or "")
     if yank is not None:
         return f"the publisher has taken it back: {yank.reason}"
-    if _is_commit(evidence):
-        return None
-    known = evidence.seen.refs.get(evidence.ref or f"v{evidence.seen.highest}")
+    known = None if evidence.ref is None else evidence.seen.refs.get(evidence.ref)
     if known is None:
         return None
     return (
@@ -136,13 +136,13 @@ def _yanked(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
-    if _is_commit(evidence):  # asked for by its hash: old on purpose
+    if evidence.ref is None:  # a commit by its hash: old on purpose
         return None
     cure = f"`khub trust forget {evidence.repo_id}` if the publisher meant it"
     highest = evidence.seen.highest
-    if not evidence.ref and highest is not None and proof.version < highest:
+    if evidence.newest and highest is not None and proof.version < highest:
         return f"its newest version is {proof.version}, and {highest} was seen here before: {cure}"
-    known = evidence.seen.refs.get(evidence.ref or f"v{proof.version}")
+    known = evidence.seen.refs.get(evidence.ref)
     if known is not None and proof.signed < known.signed:
         age = known.signed - proof.signed
         return f"it was signed {age} seconds before what was loaded here last: an older one is shown again; {cure}"
@@ -178,10 +178,6 @@ def _by_the_hubs_word(policy: Policy, evidence: Evidence, unknown: str) -> Verdi
         why = f"nobody could be asked whether {org!r} is to be trusted"
     is_open = evidence.hub_vouches is None
     return Verdict(False, f"{evidence.repo_id}: {unknown}, and {why}: {cure}", is_open=is_open)
-
-
-def _is_commit(evidence: Evidence) -> bool:
-    return evidence.ref is None
 
 
 def _is_version(ref: str | None) -> bool:
