@@ -94,12 +94,15 @@ class HubSource:
             KernelHubError: as `published_source` and `build_kernel`.
         """
         from .published_source import published_source
-        from .source_build import build_kernel, check_source
+        from .source_build import build_kernel, check_source, stated_sources
 
-        source = published_source(self.config, version.repo_id, version.commit)
-        variants = (fetch_metadata(self.config, request, version, name) for name in version.variants)
-        if not check_source(str(request), source, variants):
+        # What vouches for the variants vouches for the source that they state.
+        stated = stated_sources(fetch_metadata(self.config, request, version, n) for n in version.variants)
+        if not stated:
             admit_source(self.config, self.policy, version)
+        source = published_source(self.config, version.repo_id, version.commit)
+        if stated:
+            check_source(str(request), source, stated)
         built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
         record(replace(choice, variant=built.variant), version.commit)
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))
