@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -23,14 +22,15 @@ from . import lfs, read, write
 from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
+from .place import Place
 from .store import Store
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(data: Path) -> Starlette:
-    """The application over a data folder, which is created if it is new. Raises RegistryError."""
-    store = Store(data)
+def create_app(place: Place) -> Starlette:
+    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+    store = Store(place.data, place.database)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ def create_app(data: Path) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data))
+    app.state.service = Service(store, BlobStore(place.data))
     return app
 
 
