@@ -79,6 +79,12 @@ def test_import_hub_loader_imports_nothing_else_and_has_every_name() -> None:
     assert checks == ["True True", "True"]
 
 
+def test_import_of_get_kernel_alone_imports_nothing_of_loading() -> None:
+    code = "import sys; from hub_loader import get_kernel; print(sorted(n for n in sys.modules if 'hub_loader' in n))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == ["hub_loader", "hub_loader.entry"]
+
+
 def test_layers_are_imported_on_first_use_and_import_no_torch() -> None:
     code = (
         "import sys, hub_loader; before = 'hub_loader.layers' in sys.modules; "
