@@ -36,7 +36,7 @@ def session() -> Any:
 
 def http_errors() -> tuple[type[Exception], ...]:
     """The base of all errors of the client, by whichever of its names it has been imported."""
-    return tuple(sys.modules[name].HTTPError for name in _NAMES if name in sys.modules)
+    return tuple(module.HTTPError for name in _NAMES if (module := sys.modules.get(name)) is not None)
 
 
 def offline_errors() -> tuple[type[Exception], ...]:

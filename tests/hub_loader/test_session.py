@@ -56,6 +56,19 @@ def test_cold_load_then_huggingface_hub_is_not_imported_and_no_certificate_is_re
     assert done.stdout == "7\nFalse\n", done.stderr
 
 
+def test_huggingface_hub_1_then_the_client_is_that_of_httpx(hub: StaticHub, package: Path) -> None:
+    """1.x requires httpx and 2.x httpx2; here are both, so the newer one is hidden."""
+    hub.publish("org/demo", "v1", package)
+    told = "from hub_loader.session import session; print(type(session()).__module__)"
+    hidden = "import sys; sys.modules['httpx2'] = None; "
+    done = in_new_process(hidden + LOAD + told)
+    assert done.stdout == "7\nhttpx\n", done.stderr
+    gone = in_new_process(
+        hidden + LOAD, HF_ENDPOINT="http://127.0.0.1:9", KERNELS_CACHE=str(package / "cache")
+    )
+    assert "cannot reach http://127.0.0.1:9" in gone.stderr
+
+
 def test_client_factory_that_the_user_has_set_then_makes_the_client(hub: StaticHub, package: Path) -> None:
     hub.publish("org/demo", "v1", package)
     told = "from hub_loader.session import session; print(session().headers['x-mine'], session() is h.get_session())"
