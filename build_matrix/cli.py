@@ -22,6 +22,7 @@ from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix, read_matrix
 from .matrix_cli import add_matrix as add_matrix  # an entry point, like those below
 from .matrix_cli import left_out
+from .oidc import upload_token
 from .plan import plan, select
 from .publish import publish
 from .reproduce import reproduce
@@ -105,6 +106,11 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
         help="publish the kernel's source as well: the folder that the package was built from",
     )
     parser.add_argument("--message", help="commit message")
+    parser.add_argument(
+        "--oidc",
+        action="store_true",
+        help="in GitHub Actions: exchange the job's OIDC token for one of this repository, instead of HF_TOKEN",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.set_defaults(run=_publish)
 
@@ -239,7 +245,8 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    done = publish(args.package, args.repo_id, message=args.message, source=args.source)
+    token = upload_token(args.repo_id) if args.oidc else None
+    done = publish(args.package, args.repo_id, message=args.message, source=args.source, token=token)
     if args.json:
         data = {
             "repo_id": done.repo_id,

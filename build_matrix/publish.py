@@ -47,7 +47,12 @@ class Published:
 
 
 def publish(
-    package: Path, repo_id: str, *, message: str | None = None, source: Path | None = None
+    package: Path,
+    repo_id: str,
+    *,
+    message: str | None = None,
+    source: Path | None = None,
+    token: str | None = None,
 ) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
 
@@ -55,7 +60,7 @@ def publish(
     for machines that no variant fits; without it, none stay there that belong to other variants.
 
     The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
-    and `HF_TOKEN` say where and as whom, as for every Hub client.
+    and `HF_TOKEN` say where and as whom, as for every Hub client; `token` comes before `HF_TOKEN`.
 
     Raises:
         InvalidKernelError: `package` is not a built package, or was changed since; `source` is not what it was
@@ -77,7 +82,7 @@ def publish(
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
-    api = HfApi(library_name="kernel-hub")
+    api = HfApi(library_name="kernel-hub", token=token)
     branch = f"v{index.version}"
     try:
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
