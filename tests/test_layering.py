@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
+    "hub_loader/commands/completion.py": {"shtab"},
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/keys.py": {"cryptography"},
 }
