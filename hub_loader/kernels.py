@@ -119,10 +119,10 @@ def get_kernel(
         version: the kernel's version N, its branch v<N>. Neither: the newest version, or main without one.
         backend: "cuda" or "cpu"; None takes cuda if torch is built for it, else cpu.
         user_agent: text, or names with values, that the User-Agent header says beside this library's name.
-        trust_remote_code: whose code may run. True: everybody's. A list: these repositories and publishers that
-            the hub vouches for. False: those publishers alone. None: False on the public hub, True on a hub that
-            HF_ENDPOINT names. Holds for what the kernel depends on too, and is checked on the repository that
-            answers, before any of its code is fetched. What is not checked is a publisher's signature.
+        trust_remote_code: whose code may run beside what a key that you trust has signed (docs/trust.md). True:
+            everybody's. A list: these repositories'. False or None: nobody's; on the public hub also that of publishers
+            that it vouches for. Holds for what the kernel depends on too, and is checked on the repository that
+            answers, before any of its code is fetched. A wrong signature is refused whatever is said here.
         check_arch: False takes a CUDA variant even if no code in it is compiled for the GPU here.
         allow_cpu: where no variant fits the GPU that torch is built for, take one for the CPU. Said as a warning.
         allow_build: where no variant fits at all, compile the source that the repository publishes, with `khub build`,
@@ -131,7 +131,8 @@ def get_kernel(
     Raises:
         NoMatchingVariantError: no variant fits; the message says why for each.
         IntegrityError: a file in the cache is not what the publisher uploaded.
-        PolicyError: `trust_remote_code` does not allow it.
+        PolicyError: nobody who is trusted here has signed it, and `trust_remote_code` does not allow it.
+        SignatureError: its signature is wrong, revoked, for something else, older than what was seen, or takes it back.
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
     asked = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
