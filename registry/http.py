@@ -6,16 +6,18 @@ Routes see percent-encoded paths (`app.RawPath`), so an encoded slash stays part
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 
-from .auth import TokenInfo, require_writer
+from .accounts.identity import Identity
+from .accounts.may import Action, RepoFacts
+from .auth import Seen, authorize
 from .blobs import BlobStore
 from .errors import RequestError, bad_request
+from .oidc.keys import IssuerKeys
 from .store import RepoName, Store
 
 MAX_BODY_BYTES = 16 << 20
@@ -23,11 +25,18 @@ MAX_BODY_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Service:
-    """The parts a request needs. `upload_key` signs the upload addresses of this run of the server."""
+    """The parts a request needs.
+
+    `upload_key` signs upload addresses, for every process on one database. With `redirect`, large files are
+    fetched from the storage itself where it is not a folder.
+    """
 
     store: Store
     blobs: BlobStore
-    upload_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    upload_key: bytes = field(repr=False)
+    redirect: bool = False
+    seen: Seen = field(default_factory=Seen)
+    issuers: IssuerKeys = field(default_factory=IssuerKeys)
 
 
 def service(request: Request) -> Service:
@@ -49,9 +58,14 @@ def repo_of(request: Request) -> RepoName:
     return RepoName(param(request, "org"), param(request, "name"))
 
 
-def writer(request: Request, org: str) -> TokenInfo:
-    """The request's token, good for writing to `org`. Raises RequestError 401 or 403."""
-    return require_writer(service(request).store, request.headers.get("authorization"), org)
+def writer(request: Request, org: str, name: str | None = None, action: Action = Action.WRITE) -> Identity:
+    """Who sent the request, allowed to change `org/name`; without `name`, what the address names.
+
+    Raises RequestError 401 or 403.
+    """
+    if name is None and {"org", "name"} <= request.path_params.keys() and param(request, "org") == org:
+        name = param(request, "name")
+    return authorize(request, action, RepoFacts(org, name))
 
 
 def base_url(request: Request) -> str:

@@ -10,17 +10,16 @@ from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from .auth import find_token
-from .errors import RequestError, bad_request, entry_not_found, unauthorized
+from .content import content_response
+from .errors import bad_request, entry_not_found
 from .http import json_body, param, read_body, repo_of, service
 from .names import check_path
 from .store import MAIN, Revision
 from .tree import Entry, lfs_pointer
 
 PAGE = 1000
-SMALL = 64 << 10
 
 
 def healthz(_request: Request) -> Response:
@@ -31,26 +30,6 @@ def healthz(_request: Request) -> Response:
 def agent_harnesses(_request: Request) -> Response:
     """Clients ask which environment variables name the program that drives them: none that matter here."""
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
-
-
-def whoami(request: Request) -> Response:
-    """Whose token this is: tokens stand for organizations."""
-    token = find_token(service(request).store, request.headers.get("authorization"))
-    if token is None:
-        raise unauthorized("This token is not known here: `khub registry token create` makes one.")
-    role = "write" if token.can_write else "read"
-    org = {"type": "org", "name": token.org, "fullname": token.org, "roleInOrg": role}
-    access = {"displayName": token.hint, "role": role, "createdAt": _iso(token.created_at)}
-    auth = {"type": "access_token", "accessToken": access}
-    return JSONResponse({**org, "id": token.org, "orgs": [org], "auth": auth})
-
-
-def organization(request: Request) -> Response:
-    """An organization's overview; no publisher is vouched for here, clients decide whom they trust."""
-    org = param(request, "org")
-    if not service(request).store.has_org(org):
-        raise RequestError(404, f"No organization {org!r} on this hub: its first token creates it.")
-    return JSONResponse({"name": org, "fullname": org, "avatarUrl": "", "trustedKernelPublisher": False})
 
 
 def info(request: Request) -> Response:
@@ -140,12 +119,8 @@ def resolve(request: Request) -> Response:
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
-    content = service(request).blobs.path(file.sha256)
-    if file.size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
-        return Response(content.read_bytes(), headers=headers, media_type="application/octet-stream")
-    return FileResponse(
-        content, headers=headers, media_type="application/octet-stream", stat_result=content.stat()
-    )
+    here = service(request)
+    return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
 
 
 def _revision(request: Request) -> Revision:

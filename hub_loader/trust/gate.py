@@ -104,7 +104,7 @@ def look(config: Config, version: Version) -> Verdict:
 
 
 def admit_source(config: Config, policy: Policy, version: Version) -> None:
-    """As `admit`, for the source that a repository publishes: no signature covers it. Raises PolicyError."""
+    """As `admit`, for published source that no variant was built from: no signature covers it. Raises PolicyError."""
     evidence = Evidence(version.repo_id, version.ref, None, time.time())
     verdict = judge(policy, evidence)
     if verdict.is_open:
