@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
     "hub_loader/toml.py": {"tomli"},
+    "hub_loader/trust/bundles.py": {"sigstore"},
     "hub_loader/trust/keys.py": {"cryptography"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
