@@ -37,7 +37,8 @@ from .source import (
     pinned_version,
     require,
 )
-from .trust.gate import admit, look
+from .trust.bundle_gate import admit_late, admit_variant
+from .trust.gate import look
 from .variant import Variant, parse_variant
 
 UserAgent = str | Mapping[str, object] | None
@@ -225,8 +226,10 @@ def _exists(source: HubSource, request: Request, above: tuple[Request, ...]) -> 
         metadata = package.metadata
     else:
         version = pinned_version(source.config, request)
-        admit(source.config, source.policy, version)
+        late = admit_late(source.config, source.policy, version)
         chosen = require(request, judge(source.config, request, version, source.environment, source.backend))
+        if late:
+            admit_variant(source.config, request, version, chosen)
         metadata = fetch_metadata(source.config, request, version, chosen)
     needed = kernel_depends(metadata)
     if any(kernel in (*above, request) for kernel in needed):

@@ -18,15 +18,17 @@ from .errors import InvalidKernelError, NoMatchingVariantError, UsageError
 from .fallback import Choice, fall_back, record
 from .fetch import fetch_metadata, fetch_variant
 from .hub import check_repo_id
-from .listing import backend_of
+from .listing import SIGNATURE_NAME, backend_of
 from .loaded import RepoInfo, load
 from .local import find_local
-from .manifest import BackendInfo, IndexedVariant
+from .manifest import METADATA_NAME, BackendInfo, IndexedVariant
 from .pin import Version, open_version
 from .policy import Policy, Trust, make_policy
 from .request import Request
 from .resolver import Decision, best, resolve
-from .trust.gate import admit, admit_source
+from .trust.bundle_gate import admit_late, admit_variant
+from .trust.bundles import check_form
+from .trust.gate import admit_source
 from .verify import VerifiedPackage, verify_package
 
 logger = logging.getLogger("hub_loader")
@@ -75,8 +77,8 @@ class HubSource:
     def choose(self, request: Request) -> tuple[Version, Choice]:
         """What is to be taken, of which version; fetches no variant. Raises as `find`."""
         version = pinned_version(self.config, request, fresh=self.fresh)
-        admit(self.config, self.policy, version, fresh=self.fresh)
-        return version, fall_back(
+        late = admit_late(self.config, self.policy, version, fresh=self.fresh)
+        choice = fall_back(
             str(request),
             self.environment,
             lambda backend: judge(self.config, request, version, self.environment, backend),
@@ -84,6 +86,9 @@ class HubSource:
             allow_cpu=self.allow_cpu,
             allow_build=self.allow_build,
         )
+        if late and choice.variant is not None:
+            admit_variant(self.config, request, version, choice.variant)
+        return version, choice
 
     def build(self, request: Request, version: Version, choice: Choice) -> Found:
         """Compile what the version publishes as source.
@@ -198,6 +203,13 @@ def fetch_verified(config: Config, request: Request, version: Version, name: str
     folder = fetch_variant(config, request, version, name)
     cure = f"delete the folder {folder}, it will be downloaded again"
     package = verify_package(folder, indexed=version.variants[name], cure=cure)
+    bundle = package.contents.get(SIGNATURE_NAME)
+    if bundle is not None:  # whoever is trusted: what says that it signs this, and does not, is refused
+        try:
+            check_form(bundle, package.contents[METADATA_NAME], origin=str(folder / SIGNATURE_NAME))
+        except BaseException:
+            package.close()
+            raise
     return Found(package, name, RepoInfo(version.repo_id, version.commit))
 
 

@@ -39,6 +39,7 @@ EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
     "hub_loader/commands/completion.py": {"shtab"},
     "hub_loader/toml.py": {"tomli"},
+    "hub_loader/trust/bundles.py": {"sigstore"},
     "hub_loader/trust/keys.py": {"cryptography"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
