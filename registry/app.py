@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lfs, read, write
 from .blobs import BlobStore
+from .edge import Edge, Limits
 from .errors import RequestError, not_implemented
 from .http import Service
 from .store import Store
@@ -28,8 +28,9 @@ from .store import Store
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(data: Path) -> Starlette:
+def create_app(data: Path, limits: Limits | None = None) -> Starlette:
     """The application over a data folder, which is created if it is new. Raises RegistryError."""
+    limits = limits or Limits()
     store = Store(data)
 
     @asynccontextmanager
@@ -39,25 +40,18 @@ def create_app(data: Path) -> Starlette:
 
     app = Starlette(
         routes=_routes(),
-        middleware=[Middleware(RawPath)],
-        exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
+        middleware=[Middleware(Edge, limits=limits)],
+        exception_handlers={
+            RequestError: _refuse,
+            HTTPException: _refuse_address,
+            ClientDisconnect: _gone,
+            Exception: _fail,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data))
+    app.state.service = Service(store, BlobStore(data), limits)
     return app
-
-
-class RawPath:
-    """Route on the percent-encoded path, so that `refs%2Fheads%2Fv1` is one part of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("ascii")}
-        await self._app(scope, receive, send)
 
 
 class _Kind(Convertor[str]):
@@ -123,6 +117,12 @@ def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
     return RequestError(error.status_code, message).response()
+
+
+def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(
+        status_code=400
+    )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
 def _fail(_request: Request, _error: Exception) -> Response:

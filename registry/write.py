@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .commit_body import read_commit
-from .errors import bad_request, conflict, not_implemented
+from .errors import RequestError, bad_request, conflict, not_implemented
 from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_org, check_path, check_ref_name, check_repo_name
 from .store import MAIN, RepoName
@@ -157,13 +157,28 @@ async def commit(request: Request) -> Response:
 
     await run_in_threadpool(here.store.resolve, repo, branch)  # fail before the upload, not after it
     with here.blobs.temporary() as (_, body):
-        await receive(request, body)
+        await receive(request, body, here.limits.upload_bytes)
         oid = await run_in_threadpool(finish, body)
     url = f"{repo_url(request, kind_of(request), repo)}/commit/{oid}"
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": None})
 
 
-async def receive(request: Request, file: BinaryIO) -> None:
-    """Write the request's body to `file`, without blocking the event loop and in little memory."""
+async def receive(request: Request, file: BinaryIO, limit: int) -> None:
+    """Write the request's body to `file`, without blocking the event loop and in little memory.
+
+    Raises RequestError 413 as soon as there are, or are announced, more than `limit` bytes.
+    """
+    left = limit - int(request.headers.get("content-length", 0))
+    too_large = RequestError(
+        413,
+        f"This upload has more than the {limit} bytes that are allowed here: send less at a time.",
+        headers={"Connection": "close"},
+    )
+    if left < 0:
+        raise too_large
+    left = limit
     async for chunk in request.stream():
+        left -= len(chunk)
+        if left < 0:
+            raise too_large
         await run_in_threadpool(file.write, chunk)
