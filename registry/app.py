@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -23,15 +22,16 @@ from .blobs import BlobStore
 from .edge import Edge, Limits
 from .errors import RequestError, not_implemented
 from .http import Service
+from .place import Place
 from .store import Store
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(data: Path, limits: Limits | None = None) -> Starlette:
-    """The application over a data folder, which is created if it is new. Raises RegistryError."""
+def create_app(place: Place, limits: Limits | None = None) -> Starlette:
+    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
-    store = Store(data)
+    store = Store(place.data, place.database)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -50,7 +50,7 @@ def create_app(data: Path, limits: Limits | None = None) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data), limits)
+    app.state.service = Service(store, BlobStore(place.data), limits)
     return app
 
 

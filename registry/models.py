@@ -1,7 +1,8 @@
 """The tables: organizations, their tokens and repositories, and each repository's commits and references.
 
 A commit's files are the entries of its tree, one row for each file and folder; commits with equal content
-share a tree. File content is not here but in `blobs.py`, named by SHA-256.
+share a tree. File content is not here but in `blobs.py`, named by SHA-256. A change here comes with a
+migration (`migrations/__init__.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from datetime import datetime
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 1
+
+def _ordered(length: int) -> TypeEngine[str]:
+    """Text that sorts by its bytes everywhere, as SQLite's does."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
@@ -67,7 +72,7 @@ class Ref(Base):
 
     __tablename__ = "refs"
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
-    name: Mapped[str] = mapped_column(String(210), primary_key=True)
+    name: Mapped[str] = mapped_column(_ordered(210), primary_key=True)
     commit_oid: Mapped[str] = mapped_column(String(40))
 
 
@@ -81,8 +86,8 @@ class TreeEntry(Base):
     )
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
     tree_oid: Mapped[str] = mapped_column(String(40), primary_key=True)
-    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
-    folder: Mapped[str] = mapped_column(String(1024))
+    path: Mapped[str] = mapped_column(_ordered(1024), primary_key=True)
+    folder: Mapped[str] = mapped_column(_ordered(1024))
     oid: Mapped[str] = mapped_column(String(40))
     sha256: Mapped[str | None] = mapped_column(String(64))
     size: Mapped[int | None] = mapped_column(BigInteger)

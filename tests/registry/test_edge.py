@@ -15,11 +15,13 @@ from khub_process import Hub, khub_environment
 
 _SERVE = """
 import json, sys
+from pathlib import Path
 from registry.edge import Limits
+from registry.place import Place
 from registry.server import serve
 limits = Limits(head_seconds=1, body_seconds=1, body_rate=1000, upload_bytes=100_000)
 ready = lambda url: print(json.dumps({"url": url}), flush=True)
-serve(Path(sys.argv[1]), "127.0.0.1", 0, verbose=False, ready=ready, limits=limits)
+serve(Place(Path(sys.argv[1])), "127.0.0.1", 0, verbose=False, ready=ready, limits=limits)
 """
 
 
@@ -33,7 +35,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     assert process.stdout is not None
     hub = Hub(json.loads(process.stdout.readline())["url"], data, process)
     made = httpx.post(
-        f"{hub.url}/api/repos/create", json={"name": "k", "organization": "edge"}, headers=_owner(hub)
+        f"{hub.url}/api/repos/create",
+        json={"name": "k", "organization": "edge"},
+        headers=_owner(hub),
+        timeout=60,
     )
     assert made.status_code == 200
     yield hub
