@@ -15,7 +15,10 @@ OURS = {"hub_loader", "build_matrix", "registry", "engine"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
-    "registry": ({"hub_loader", "alembic", "obstore", "starlette", "sqlalchemy", "uvicorn"}, set()),
+    "registry": (
+        {"hub_loader", "alembic", "httpx", "jwt", "obstore", "starlette", "sqlalchemy", "uvicorn"},
+        set(),
+    ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
