@@ -6,10 +6,13 @@ huggingface_hub 2.3 upload kernels as models.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import quote
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,13 +20,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import lfs, read, write
+from . import access_requests, discussions, history, lfs, listing, read, settings, write
+from .access import see
 from .blobs import BlobStore
+from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
-from .errors import RequestError, not_implemented
-from .http import Service
+from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found
+from .http import Service, param, service
 from .place import Place
-from .store import Store
+from .store import RepoName, Store
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -32,16 +37,23 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
+    made = Service(store, BlobStore(place.data), limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        counting = asyncio.create_task(_flush_downloads(made))
         yield
+        counting.cancel()
+        with suppress(asyncio.CancelledError):
+            await counting
+        made.downloads.flush(store)
         store.close()
 
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(Edge, limits=limits)],
         exception_handlers={
+            RepoMovedError: _redirect,
             RequestError: _refuse,
             HTTPException: _refuse_address,
             ClientDisconnect: _gone,
@@ -50,8 +62,14 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(place.data), limits)
+    app.state.service = made
     return app
+
+
+async def _flush_downloads(made: Service) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        await run_in_threadpool(made.downloads.flush, made.store)
 
 
 class _Kind(Convertor[str]):
@@ -79,9 +97,26 @@ def _routes() -> list[Route]:
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
+        Route("/api/repos/move", settings.move, methods=["POST"]),
+        Route("/api/{kind:kind}", listing.repos),
+        Route("/api/{kind:kind}/{name}", _no_org),
         Route(repo, read.info),
         Route(repo + "/revision/{revision}", read.info),
         Route(repo + "/refs", read.refs),
+        Route(repo + "/commits/{revision}", history.commits),
+        Route(repo + "/super-squash/{branch}", history.super_squash, methods=["POST"]),
+        Route(repo + "/settings", settings.change, methods=["PUT"]),
+        Route(repo + "/auth-check", access_requests.auth_check),
+        Route(repo + "/auth-check/write", access_requests.write_check),
+        Route(repo + "/user-access-request/grant", access_requests.grant, methods=["POST"]),
+        Route(repo + "/user-access-request/handle", access_requests.handle, methods=["POST"]),
+        Route(repo + "/user-access-request/{state}", access_requests.requests),
+        Route(repo + "/discussions", discussions.discussions),
+        Route(repo + "/discussions", discussions.create, methods=["POST"]),
+        Route(repo + "/discussions/{num}", discussions.discussion),
+        Route(repo + "/discussions/{num}/merge", discussions.merge, methods=["POST"]),
+        Route(repo + "/discussions/{num}/status", discussions.status, methods=["POST"]),
+        Route(repo + "/discussions/{num}/{rest:path}", discussions.no_comments, methods=["POST"]),
         Route(repo + "/tree/{revision}", read.tree),
         Route(repo + "/tree/{revision}/{path:path}", read.tree),
         Route(repo + "/paths-info/{revision}", read.paths_info, methods=["POST"]),
@@ -97,11 +132,17 @@ def _routes() -> list[Route]:
         objects = files + ".git/info/lfs/objects"
         routes += [
             Route(files + "/resolve/{revision}/{path:path}", read.resolve),
+            Route(files + "/ask-access", access_requests.ask, methods=["POST"]),
             Route(objects + "/batch", lfs.batch, methods=["POST"]),
             Route(objects + "/verify", lfs.verify, methods=["POST"]),
             Route(objects + "/{oid}", lfs.upload, methods=["PUT"]),
         ]
+    routes.append(Route("/{name}/resolve/{revision}/{path:path}", _no_org))
     return routes
+
+
+def _no_org(request: Request) -> Response:
+    raise repo_not_found(param(request, "name"))  # on the Hub a few old models have no organization
 
 
 def _unknown_api(request: Request) -> Response:
@@ -111,6 +152,23 @@ def _unknown_api(request: Request) -> Response:
 def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     return error.response()
+
+
+def _redirect(request: Request, error: Exception) -> Response:
+    """The same request at the repository's new name, for those who may see it."""
+    assert isinstance(error, RepoMovedError)
+    try:
+        see(request, service(request).store.repo(RepoName(error.org, error.name)))
+    except RequestError:
+        return repo_not_found(error.old).response()
+    if "org" not in request.path_params:  # the name stands in the body
+        return RequestError(404, error.message, code="RepoNotFound").response()
+    response = error.response()
+    old = "/{org}/{name}".format(**request.path_params)  # the path names the repository, once
+    path = request.scope["path"].replace(old, f"/{quote(error.org)}/{quote(error.name)}", 1)
+    query = request.scope["query_string"].decode("ascii")
+    response.headers["Location"] = f"{path}?{query}" if query else path
+    return response
 
 
 def _refuse_address(request: Request, error: Exception) -> Response:

@@ -48,6 +48,14 @@ class RequestError(RegistryError):
         return JSONResponse({"error": self.message, **self.body}, self.status, headers)
 
 
+class RepoMovedError(RequestError):
+    """307: the repository has another name now; `app` turns it into a redirect of the same request."""
+
+    def __init__(self, old: str, org: str, name: str) -> None:
+        super().__init__(307, f"{old!r} is called '{org}/{name}' now: ask for that.")
+        self.old, self.org, self.name = old, org, name
+
+
 def bad_request(message: str) -> RequestError:
     """400: the request itself is malformed or names something no repository can hold."""
     return RequestError(400, message, code="BadRequest")
@@ -79,6 +87,11 @@ def revision_not_found(repo: str, revision: str) -> RequestError:
 def entry_not_found(message: str) -> RequestError:
     """404 for a path inside a revision."""
     return RequestError(404, message, code="EntryNotFound")
+
+
+def gated(message: str, *, known: bool) -> RequestError:
+    """The repository can be seen but not read: 403, or 401 where no known token came with the request."""
+    return RequestError(403 if known else 401, message, code="GatedRepo")
 
 
 def conflict(message: str, **body: Any) -> RequestError:

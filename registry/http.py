@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -15,6 +16,7 @@ from starlette.requests import Request
 
 from .auth import TokenInfo, require_writer
 from .blobs import BlobStore
+from .downloads import Downloads
 from .edge import Limits
 from .errors import RequestError, bad_request
 from .names import check_text
@@ -30,6 +32,7 @@ class Service:
     store: Store
     blobs: BlobStore
     limits: Limits = field(default_factory=Limits)
+    downloads: Downloads = field(default_factory=Downloads)
     upload_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
 
@@ -134,3 +137,13 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key is there twice")
     return found
+
+
+def next_page(request: Request, cursor: str) -> dict[str, str]:
+    """The header that leads to the page beginning at `cursor`."""
+    return {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'}
+
+
+def iso(date: datetime) -> str:
+    """A date of the database as clients expect it."""
+    return f"{date.isoformat(timespec='milliseconds')}Z"

@@ -110,3 +110,8 @@ def check_sha256(text: object) -> str:
     if not isinstance(text, str) or not _SHA256.fullmatch(text):
         raise bad_request(f"{text!r} is not a SHA-256 in lower-case hex.")
     return text
+
+
+def is_commit(text: str) -> bool:
+    """Whether this is a commit's full id."""
+    return _COMMIT.fullmatch(text) is not None

@@ -24,12 +24,13 @@ from sqlalchemy.orm import Session
 
 from .db import Database
 from .errors import (
+    RepoMovedError,
     RequestError,
     conflict,
     repo_not_found,
     revision_not_found,
 )
-from .models import Commit, Org, Ref, Repo, TreeEntry
+from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org, check_ref_name, check_repo_name
 from .tree import Entry, File, Operation, apply, commit_oid, entries
 
@@ -56,11 +57,24 @@ class Revision:
     commit: str
     tree: str
     date: datetime
+    private: bool = False
+    gated: str | None = None
+
+
+@dataclass(frozen=True)
+class RepoInfo:
+    """A repository's row. `gated`: None, "auto" or "manual"."""
+
+    repo: RepoName
+    repo_id: int
+    private: bool
+    gated: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True)
 class RefInfo:
-    """A branch or tag: full name (`refs/heads/v1`), short name, commit."""
+    """A branch, tag or pull request: full name (`refs/heads/v1`), short name, commit."""
 
     ref: str
     name: str
@@ -72,38 +86,47 @@ class Store(Database):
 
     # -- repositories
 
-    def create_repo(self, repo: RepoName, author: str) -> bool:
-        """Create it with an empty first commit on `main`; False if it exists. Raises RequestError 400."""
+    def create_repo(self, repo: RepoName, author: str, *, private: bool = False) -> bool:
+        """Create it with an empty first commit on `main`; False if it exists. Raises RequestError 400.
+
+        A name that another repository had before is free, and leads to the new one from then on.
+        """
         check_repo_name(repo.name)
         with self.write() as session:
-            if _repo_id(session, repo) is not None:
+            if find_repo(session, repo) is not None:
                 return False
-            row = Repo(org_id=ensure_org(session, repo.org), name=repo.name, created_at=_now())
+            session.execute(delete(RepoMove).where(RepoMove.org == repo.org, RepoMove.name == repo.name))
+            row = Repo(
+                org_id=ensure_org(session, repo.org), name=repo.name, created_at=utc_now(), private=private
+            )
             session.add(row)
             session.flush()
-            first = _insert_commit(session, row.id, None, {}, author, "Create the repository")
+            first = insert_commit(session, row.id, None, {}, author, "Create the repository")
             session.add(Ref(repo_id=row.id, name=f"heads/{MAIN}", commit_oid=first))
             return True
 
     def delete_repo(self, repo: RepoName) -> None:
         """Forget the repository, its commits and references. Blobs stay: others may share them."""
         with self.write() as session:
-            session.execute(delete(Repo).where(Repo.id == _require_repo(session, repo)))
+            session.execute(delete(Repo).where(Repo.id == require_repo(session, repo).repo_id))
+
+    def repo(self, repo: RepoName) -> RepoInfo:
+        """The repository's row. Raises RequestError 404, or 307 if it has another name now."""
+        with self.read() as session:
+            return require_repo(session, repo)
 
     # -- revisions and their files
 
     def resolve(self, repo: RepoName, revision: str) -> Revision:
         """The commit of a branch or tag (short or full name) or commit id. Raises RequestError 404."""
         with self.read() as session:
-            return _resolve(session, repo, revision)
+            return find_revision(session, repo, revision)
 
-    def refs(self, repo: RepoName) -> list[RefInfo]:
-        """Every branch and tag, by name."""
+    def refs(self, repo_id: int) -> list[RefInfo]:
+        """Every branch, tag and pull request, by name."""
         with self.read() as session:
             rows = session.execute(
-                select(Ref.name, Ref.commit_oid)
-                .where(Ref.repo_id == _require_repo(session, repo))
-                .order_by(Ref.name)
+                select(Ref.name, Ref.commit_oid).where(Ref.repo_id == repo_id).order_by(Ref.name)
             )
             return [RefInfo(f"refs/{name}", name.partition("/")[2], oid) for name, oid in rows]
 
@@ -115,7 +138,7 @@ class Store(Database):
     def entries_at(self, revision: Revision, paths: Sequence[str]) -> list[Entry]:
         """Those of `paths` that exist, files and folders."""
         with self.read() as session:
-            return _select_entries(session, revision, TreeEntry.path.in_(paths))
+            return select_entries(session, revision, TreeEntry.path.in_(paths))
 
     def list_tree(
         self, revision: Revision, folder: str, recursive: bool, after: str, limit: int
@@ -127,7 +150,7 @@ class Store(Database):
         elif folder:  # "0" is the character after "/"
             conditions += [TreeEntry.path > folder + "/", TreeEntry.path < folder + "0"]
         with self.read() as session:
-            return _select_entries(session, revision, *conditions, limit=limit)
+            return select_entries(session, revision, *conditions, limit=limit)
 
     # -- commits
 
@@ -147,14 +170,10 @@ class Store(Database):
         Raises RequestError: 404 without repository or branch, 412 if the head has moved, what `apply` raises.
         """
         with self.write() as session:
-            head, ref = _branch_head(session, repo, branch)
-            if parent is not None and not head.commit.startswith(parent.lower()):
-                stale = "A commit has happened since. Please refresh and try again."  # clients look for it
-                raise RequestError(412, f"{stale} {branch!r} is at {head.commit}.")
-            files = {
-                entry.path: entry.file for entry in _select_entries(session, head) if entry.file is not None
-            }
-            oid = _insert_commit(session, head.repo_id, head, apply(files, operations), author, message)
+            head, ref = branch_head(session, repo, branch)
+            check_parent(head, branch, parent)
+            files = apply(snapshot(session, head), operations)
+            oid = insert_commit(session, head.repo_id, head, files, author, message)
             session.execute(
                 update(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).values(commit_oid=oid)
             )
@@ -173,7 +192,7 @@ class Store(Database):
     def _create_ref(self, repo: RepoName, kind: str, name: str, revision: str) -> None:
         check_ref_name(name)
         with self.write() as session:
-            target = _resolve(session, repo, revision)
+            target = find_revision(session, repo, revision)
             if session.get(Ref, (target.repo_id, f"{kind}/{name}")) is not None:
                 raise conflict(f"Reference already exists: {repo} has {kind}/{name}.")
             session.add(Ref(repo_id=target.repo_id, name=f"{kind}/{name}", commit_oid=target.commit))
@@ -190,7 +209,7 @@ class Store(Database):
 
     def _delete_ref(self, repo: RepoName, kind: str, name: str) -> None:
         with self.write() as session:
-            row = session.get(Ref, (_require_repo(session, repo), f"{kind}/{name}"))
+            row = session.get(Ref, (require_repo(session, repo).repo_id, f"{kind}/{name}"))
             if row is None:
                 raise revision_not_found(str(repo), f"refs/{kind}/{name}")
             session.delete(row)
@@ -213,27 +232,42 @@ def ensure_org(session: Session, name: str) -> int:
     return row.id
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """The time as the database keeps it: UTC without saying so, whole seconds."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
-def _repo_id(session: Session, repo: RepoName) -> int | None:
-    query = (
-        select(Repo.id).join(Org, Org.id == Repo.org_id).where(Org.name == repo.org, Repo.name == repo.name)
-    )
-    return session.scalar(query)
+def find_repo(session: Session, repo: RepoName) -> RepoInfo | None:
+    """The repository's row, if there is one of that name."""
+    row = session.execute(
+        select(Repo.id, Repo.private, Repo.gated, Repo.created_at)
+        .join(Org, Org.id == Repo.org_id)
+        .where(Org.name == repo.org, Repo.name == repo.name)
+    ).first()
+    return None if row is None else RepoInfo(repo, *row)
 
 
-def _require_repo(session: Session, repo: RepoName) -> int:
-    found = _repo_id(session, repo)
+def require_repo(session: Session, repo: RepoName) -> RepoInfo:
+    """The repository's row. Raises RequestError 404, or 307 if it has another name now."""
+    found = find_repo(session, repo)
     if found is None:
-        raise repo_not_found(str(repo))
+        raise _absent(session, repo)
     return found
+
+
+def _absent(session: Session, repo: RepoName) -> RequestError:
+    moved = session.execute(
+        select(Org.name, Repo.name)
+        .join(Repo, Repo.org_id == Org.id)
+        .join(RepoMove, RepoMove.repo_id == Repo.id)
+        .where(RepoMove.org == repo.org, RepoMove.name == repo.name)
+    ).first()
+    return repo_not_found(str(repo)) if moved is None else RepoMovedError(str(repo), *moved)
 
 
 # One row for a repository that exists; its commit is null if nothing answers to the revision.
 _FIND_REVISION = (
-    select(Repo.id, Commit.oid, Commit.tree_oid, Commit.created_at)
+    select(Repo.id, Repo.private, Repo.gated, Commit.oid, Commit.tree_oid, Commit.created_at)
     .join(Org, Org.id == Repo.org_id)
     .outerjoin(Ref, and_(Ref.repo_id == Repo.id, Ref.name.in_([bindparam("ref"), bindparam("other_ref")])))
     .outerjoin(
@@ -246,7 +280,8 @@ _FIND_REVISION = (
 )
 
 
-def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
+def find_revision(session: Session, repo: RepoName, revision: str) -> Revision:
+    """What `Store.resolve` returns, in the caller's transaction."""
     if revision.startswith("refs/"):
         ref = other_ref = revision.removeprefix("refs/")
     else:
@@ -254,21 +289,25 @@ def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
     names = {"org": repo.org, "name": repo.name, "ref": ref, "other_ref": other_ref, "oid": revision}
     row = session.execute(_FIND_REVISION, names).tuples().first()
     if row is None:
-        raise repo_not_found(str(repo))
-    repo_id, oid, tree_oid, date = row
+        raise _absent(session, repo)
+    repo_id, private, gated, oid, tree_oid, date = row
     if oid is None:
         raise revision_not_found(str(repo), revision)
-    return Revision(repo, repo_id, oid, tree_oid, date)
+    return Revision(repo, repo_id, oid, tree_oid, date, private, gated)
 
 
-def _branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
-    ref = f"heads/{branch.removeprefix('refs/heads/')}"
-    return _resolve(session, repo, f"refs/{ref}"), ref
+def branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
+    """The commit that a commit to `branch` builds on, and its reference: a branch, or `refs/pr/<num>`."""
+    ref = branch.removeprefix("refs/")
+    if not branch.startswith(("refs/heads/", "refs/pr/")):
+        ref = f"heads/{branch}"
+    return find_revision(session, repo, f"refs/{ref}"), ref
 
 
-def _select_entries(
+def select_entries(
     session: Session, revision: Revision, *conditions: Any, limit: int | None = None
 ) -> list[Entry]:
+    """The revision's entries that meet all conditions, by path."""
     rows = session.execute(
         select(TreeEntry.path, TreeEntry.oid, TreeEntry.sha256, TreeEntry.size, TreeEntry.lfs)
         .where(TreeEntry.repo_id == revision.repo_id, TreeEntry.tree_oid == revision.tree, *conditions)
@@ -283,7 +322,19 @@ def _select_entries(
     ]
 
 
-def _insert_commit(
+def snapshot(session: Session, revision: Revision) -> dict[str, File]:
+    """The revision's files by path."""
+    return {entry.path: entry.file for entry in select_entries(session, revision) if entry.file is not None}
+
+
+def check_parent(head: Revision, branch: str, parent: str | None) -> None:
+    """Raises RequestError 412 if a commit insists on another head than the branch has."""
+    if parent is not None and not head.commit.startswith(parent.lower()):
+        stale = "A commit has happened since. Please refresh and try again."  # clients look for it
+        raise RequestError(412, f"{stale} {branch!r} is at {head.commit}.")
+
+
+def insert_commit(
     session: Session,
     repo_id: int,
     parent: Revision | None,
@@ -291,7 +342,8 @@ def _insert_commit(
     author: str,
     message: str,
 ) -> str:
-    now = _now()
+    """Add a commit of exactly `files` and return its id; no reference moves."""
+    now = utc_now()
     tree_oid, listed = entries(files)
     parent_oid = None if parent is None else parent.commit
     oid = commit_oid(tree_oid, parent_oid, author, int(now.replace(tzinfo=timezone.utc).timestamp()), message)
@@ -300,9 +352,8 @@ def _insert_commit(
     )
     if listed and session.scalar(known) is None:
         session.execute(insert(TreeEntry), [_row(repo_id, tree_oid, entry) for entry in listed])
-    if (
-        session.get(Commit, (repo_id, oid)) is None
-    ):  # the same commit made twice within a second is one commit
+    # The same commit made twice within a second is one commit.
+    if session.get(Commit, (repo_id, oid)) is None:
         session.add(
             Commit(
                 repo_id=repo_id,

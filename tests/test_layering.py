@@ -16,7 +16,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
     "registry": (
-        {"hub_loader", "alembic", "httpx", "jwt", "obstore", "starlette", "sqlalchemy", "uvicorn"},
+        {"hub_loader", "alembic", "h11", "httpx", "jwt", "obstore", "starlette", "sqlalchemy", "uvicorn"},
         set(),
     ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
