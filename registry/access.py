@@ -9,10 +9,10 @@ from __future__ import annotations
 from sqlalchemy import select
 from starlette.requests import Request
 
-from .accounts.identity import ANONYMOUS, Identity, Kind, Role, Scope
-from .accounts.may import Action, Cause, Refused, RepoFacts, may
-from .auth import find_token
-from .errors import RequestError, gated, repo_not_found
+from .accounts.identity import Identity
+from .accounts.may import Action, RepoFacts
+from .auth import authorize, identity_of
+from .errors import RequestError
 from .http import param, repo_of, service
 from .models import RepoAccess
 from .store import MAIN, RepoInfo, Revision
@@ -20,28 +20,18 @@ from .store import MAIN, RepoInfo, Revision
 ACCEPTED = "accepted"
 
 
-def identity_of(request: Request) -> Identity:
-    """Who the request's token speaks for."""
-    token = find_token(service(request).store, request.headers.get("authorization"))
-    if token is None:
-        return ANONYMOUS
-    scope = Scope.WRITE if token.can_write else Scope.READ
-    return Identity(Kind.ORG, token.org, scope, {token.org: Role.OWNER}, token_id=token.id)
-
-
 def see(request: Request, found: RepoInfo | Revision) -> None:
     """Nothing, if the request may know of the repository. Raises RequestError 404 as if there were none."""
     if found.private:
-        _require(identity_of(request), RepoFacts(found.repo.org, found.repo.name, private=True))
+        authorize(request, Action.READ, RepoFacts(found.repo.org, found.repo.name, private=True))
 
 
 def fetch(request: Request, found: RepoInfo | Revision) -> None:
     """Nothing, if the request may have the repository's files. Raises RequestError 404, 401 or 403."""
     if found.private or found.gated:
-        who = identity_of(request)
-        let_in = bool(found.gated) and _granted(request, found.repo_id, who)
+        let_in = bool(found.gated) and _granted(request, found.repo_id, identity_of(request))
         facts = RepoFacts(found.repo.org, found.repo.name, found.private, bool(found.gated), let_in)
-        _require(who, facts)
+        authorize(request, Action.READ, facts)
 
 
 def repo_info(request: Request) -> RepoInfo:
@@ -70,11 +60,3 @@ def _granted(request: Request, repo_id: int, who: Identity) -> bool:
     query = select(RepoAccess.status).where(RepoAccess.repo_id == repo_id, RepoAccess.account == who.name)
     with service(request).store.read() as session:
         return session.scalar(query) == ACCEPTED
-
-
-def _require(who: Identity, facts: RepoFacts) -> None:
-    verdict = may(who, Action.READ, facts)
-    if isinstance(verdict, Refused):
-        if verdict.cause is Cause.GATED:
-            raise gated(verdict.reason, known=not who.anonymous)
-        raise repo_not_found(str(facts))

@@ -10,7 +10,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .access import ACCEPTED, fetch, identity_of, repo_info
+from .access import ACCEPTED, fetch, repo_info
+from .accounts.may import Action
+from .auth import identity_of
 from .errors import RequestError, bad_request, unauthorized
 from .http import iso, json_body, param, repo_of, service, writer
 from .models import RepoAccess
@@ -34,7 +36,7 @@ def write_check(request: Request) -> Response:
     return JSONResponse({})
 
 
-def ask(request: Request) -> Response:
+def ask_access(request: Request) -> Response:
     """Ask for access: granted at once where the gate is automatic."""
     found = _gated(repo_info(request))
     who = identity_of(request)
@@ -61,13 +63,13 @@ def requests(request: Request) -> Response:
         return JSONResponse([_describe(row) for row in session.scalars(query)])
 
 
-async def grant(request: Request) -> Response:
+async def grant_access(request: Request) -> Response:
     """Let somebody in who need not have asked."""
     account = check_org((await json_body(request)).get("user"))
     return await run_in_threadpool(_decide, request, account, ACCEPTED, None, True)
 
 
-async def handle(request: Request) -> Response:
+async def handle_access(request: Request) -> Response:
     """Accept, reject or take back to pending."""
     body = await json_body(request)
     account, state, reason = (
@@ -103,7 +105,7 @@ def _set(session: Session, found: RepoInfo, account: str, state: str, reason: st
 
 
 def _owned(request: Request) -> RepoInfo:
-    writer(request, repo_of(request).org)
+    writer(request, repo_of(request).org, action=Action.MANAGE)
     return _gated(repo_info(request))
 
 

@@ -20,15 +20,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import access_requests, discussions, history, lfs, listing, read, settings, write
+from . import access_requests, account_routes, discussions, history, lfs, listing, read, settings, write
 from .access import see
+from .audit_log import AuditLog
 from .blobs import BlobStore
 from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found
 from .http import Service, param, service
+from .oidc import exchange
 from .place import Place
 from .store import RepoName, Store
+from .throttle import Throttle
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -51,7 +54,11 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
 
     app = Starlette(
         routes=_routes(),
-        middleware=[Middleware(Edge, limits=limits)],
+        middleware=[
+            Middleware(Edge, limits=limits),
+            Middleware(Throttle, store=store),
+            Middleware(AuditLog, store=store),
+        ],
         exception_handlers={
             RepoMovedError: _redirect,
             RequestError: _refuse,
@@ -92,12 +99,16 @@ def _routes() -> list[Route]:
     routes = [
         Route("/healthz", read.healthz),
         Route("/api/agent-harnesses", read.agent_harnesses),
-        Route("/api/whoami-v2", read.whoami),
-        Route("/api/organizations/{org}/overview", read.organization),
+        Route("/api/whoami-v2", account_routes.whoami),
+        Route("/api/organizations/{org}/overview", account_routes.organization),
+        Route("/api/organizations/{org}/members", account_routes.members),
+        Route("/api/audit", account_routes.audit_log),
+        Route("/api/oidc/audience", exchange.audience),
+        Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
-        Route("/api/repos/move", settings.move, methods=["POST"]),
+        Route("/api/repos/move", settings.move_repo, methods=["POST"]),
         Route("/api/{kind:kind}", listing.repos),
         Route("/api/{kind:kind}/{name}", _no_org),
         Route(repo, read.info),
@@ -105,17 +116,17 @@ def _routes() -> list[Route]:
         Route(repo + "/refs", read.refs),
         Route(repo + "/commits/{revision}", history.commits),
         Route(repo + "/super-squash/{branch}", history.super_squash, methods=["POST"]),
-        Route(repo + "/settings", settings.change, methods=["PUT"]),
+        Route(repo + "/settings", settings.change_settings, methods=["PUT"]),
         Route(repo + "/auth-check", access_requests.auth_check),
         Route(repo + "/auth-check/write", access_requests.write_check),
-        Route(repo + "/user-access-request/grant", access_requests.grant, methods=["POST"]),
-        Route(repo + "/user-access-request/handle", access_requests.handle, methods=["POST"]),
+        Route(repo + "/user-access-request/grant", access_requests.grant_access, methods=["POST"]),
+        Route(repo + "/user-access-request/handle", access_requests.handle_access, methods=["POST"]),
         Route(repo + "/user-access-request/{state}", access_requests.requests),
         Route(repo + "/discussions", discussions.discussions),
-        Route(repo + "/discussions", discussions.create, methods=["POST"]),
+        Route(repo + "/discussions", discussions.create_pull, methods=["POST"]),
         Route(repo + "/discussions/{num}", discussions.discussion),
-        Route(repo + "/discussions/{num}/merge", discussions.merge, methods=["POST"]),
-        Route(repo + "/discussions/{num}/status", discussions.status, methods=["POST"]),
+        Route(repo + "/discussions/{num}/merge", discussions.merge_pull, methods=["POST"]),
+        Route(repo + "/discussions/{num}/status", discussions.set_pull_status, methods=["POST"]),
         Route(repo + "/discussions/{num}/{rest:path}", discussions.no_comments, methods=["POST"]),
         Route(repo + "/tree/{revision}", read.tree),
         Route(repo + "/tree/{revision}/{path:path}", read.tree),
@@ -132,7 +143,7 @@ def _routes() -> list[Route]:
         objects = files + ".git/info/lfs/objects"
         routes += [
             Route(files + "/resolve/{revision}/{path:path}", read.resolve),
-            Route(files + "/ask-access", access_requests.ask, methods=["POST"]),
+            Route(files + "/ask-access", access_requests.ask_access, methods=["POST"]),
             Route(objects + "/batch", lfs.batch, methods=["POST"]),
             Route(objects + "/verify", lfs.verify, methods=["POST"]),
             Route(objects + "/{oid}", lfs.upload, methods=["PUT"]),

@@ -72,7 +72,7 @@ def discussion(request: Request) -> Response:
     return JSONResponse(_describe(request, repo, pull) | more)
 
 
-async def create(request: Request) -> Response:
+async def create_pull(request: Request) -> Response:
     """Open a pull request without a commit yet."""
     body = await json_body(request)
     title, text = body.get("title"), body.get("description") or ""
@@ -83,7 +83,7 @@ async def create(request: Request) -> Response:
 
     def write() -> int:
         repo = repo_of(request)
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org).name
         store = service(request).store
         message = title.strip()[:200]
         return pulls.open_pull(store, repo, MAIN, None, message=message, author=author, description=text)[0]
@@ -93,19 +93,19 @@ async def create(request: Request) -> Response:
     return JSONResponse(_describe(request, repo_of(request), pull))
 
 
-async def merge(request: Request) -> Response:
+async def merge_pull(request: Request) -> Response:
     """Merge a pull request into its branch."""
     await json_body(request)
 
     def write() -> str:
         repo = repo_of(request)
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org).name
         return pulls.merge(service(request).store, repo, _num(request), author)
 
     return JSONResponse({"mergeCommitId": await run_in_threadpool(write)})
 
 
-async def status(request: Request) -> Response:
+async def set_pull_status(request: Request) -> Response:
     """Close a pull request or open it again."""
     wanted = (await json_body(request)).get("status")
     if wanted not in (pulls.OPEN, pulls.CLOSED):
@@ -113,7 +113,7 @@ async def status(request: Request) -> Response:
 
     def write() -> dict[str, Any]:
         repo = repo_of(request)
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org).name
         pulls.set_status(service(request).store, repo, _num(request), wanted)
         pull, _ = pulls.find_pull(service(request).store, repo, _num(request))
         event = {"id": f"{pull.num}-{wanted}", "type": "status-change", "createdAt": iso(pull.created_at)}

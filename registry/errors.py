@@ -71,6 +71,11 @@ def forbidden(message: str) -> RequestError:
     return RequestError(403, message, code="Forbidden")
 
 
+def gated(message: str, *, known: bool) -> RequestError:
+    """403, or 401 to who is not `known`: the repository is there, access has to be asked for."""
+    return RequestError(403 if known else 401, message, code="GatedRepo")
+
+
 def repo_not_found(repo: str) -> RequestError:
     """404 for `org/name`."""
     return RequestError(
@@ -87,11 +92,6 @@ def revision_not_found(repo: str, revision: str) -> RequestError:
 def entry_not_found(message: str) -> RequestError:
     """404 for a path inside a revision."""
     return RequestError(404, message, code="EntryNotFound")
-
-
-def gated(message: str, *, known: bool) -> RequestError:
-    """The repository can be seen but not read: 403, or 401 where no known token came with the request."""
-    return RequestError(403 if known else 401, message, code="GatedRepo")
 
 
 def conflict(message: str, **body: Any) -> RequestError:

@@ -104,7 +104,7 @@ async def super_squash(request: Request) -> Response:
 
     def change() -> None:
         repo, branch = repo_of(request), param(request, "branch")
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org).name
         squash(service(request).store, repo, branch, str(message or f"Squash {branch}"), author)
 
     await run_in_threadpool(change)

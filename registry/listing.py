@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .access import identity_of
+from .auth import identity_of
 from .downloads import recent, recent_count
 from .http import iso, next_page, number, query, service
 from .models import Commit, Org, Ref, Repo

@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from .accounts.limits import check_commit
 from .errors import RequestError, bad_request, conflict
 from .history import locked_head, move_ref
 from .models import Pull, Ref, Repo
@@ -69,6 +70,7 @@ def open_pull(
         oid = head.commit
         if operations is not None:
             files = apply(snapshot(session, head), operations)
+            check_commit(session, head.repo_id, operations, files)
             oid = insert_commit(session, head.repo_id, head, files, author, message)
         session.execute(select(Repo.id).where(Repo.id == head.repo_id).with_for_update())
         num = 1 + (session.scalar(select(func.max(Pull.num)).where(Pull.repo_id == head.repo_id)) or 0)

@@ -13,10 +13,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from .access import fetch, repo_info, revision_of
-from .auth import find_token
 from .downloads import recent
-from .errors import RequestError, bad_request, entry_not_found, unauthorized
-from .http import flag, iso, json_body, next_page, number, param, query, read_body, service
+from .errors import bad_request, entry_not_found
+from .http import flag, json_body, next_page, number, param, query, read_body, service
 from .listing import Listed, describe
 from .names import check_path
 from .tree import Entry, lfs_pointer
@@ -33,26 +32,6 @@ def healthz(_request: Request) -> Response:
 def agent_harnesses(_request: Request) -> Response:
     """Clients ask which environment variables name the program that drives them: none that matter here."""
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
-
-
-def whoami(request: Request) -> Response:
-    """Whose token this is: tokens stand for organizations."""
-    token = find_token(service(request).store, request.headers.get("authorization"))
-    if token is None:
-        raise unauthorized("This token is not known here: `khub registry token create` makes one.")
-    role = "write" if token.can_write else "read"
-    org = {"type": "org", "name": token.org, "fullname": token.org, "roleInOrg": role}
-    access = {"displayName": token.hint, "role": role, "createdAt": iso(token.created_at)}
-    auth = {"type": "access_token", "accessToken": access}
-    return JSONResponse({**org, "id": token.org, "orgs": [org], "auth": auth})
-
-
-def organization(request: Request) -> Response:
-    """An organization's overview; no publisher is vouched for here, clients decide whom they trust."""
-    org = param(request, "org")
-    if not service(request).store.has_org(org):
-        raise RequestError(404, f"No organization {org!r} on this hub: its first token creates it.")
-    return JSONResponse({"name": org, "fullname": org, "avatarUrl": "", "trustedKernelPublisher": False})
 
 
 def info(request: Request) -> Response:

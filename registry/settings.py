@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.may import Action
 from .errors import bad_request, conflict
 from .http import json_body, repo_of, repo_url, service, writer
 from .models import Repo, RepoMove
@@ -31,7 +32,7 @@ def wants_private(body: dict[str, Any]) -> bool | None:
     return private
 
 
-async def change(request: Request) -> Response:
+async def change_settings(request: Request) -> Response:
     """Make a repository private or public, gated or not."""
     body = await json_body(request)
     values: dict[str, Any] = {}
@@ -46,7 +47,7 @@ async def change(request: Request) -> Response:
 
     def write() -> None:
         repo = repo_of(request)
-        writer(request, repo.org)
+        writer(request, repo.org, action=Action.MANAGE)
         with service(request).store.write() as session:
             found = require_repo(session, repo)
             session.execute(update(Repo).where(Repo.id == found.repo_id).values(**values))
@@ -55,15 +56,15 @@ async def change(request: Request) -> Response:
     return JSONResponse({})
 
 
-async def move(request: Request) -> Response:
+async def move_repo(request: Request) -> Response:
     """Rename a repository; its former names lead to it until another repository takes them."""
     body = await json_body(request)
     old, new = (_full_name(body.get(key)) for key in ("fromRepo", "toRepo"))
     kind = "kernels" if body.get("type") == "kernel" else "models"
 
     def write() -> None:
-        for repo in (old, new):
-            writer(request, repo.org)
+        writer(request, old.org, old.name, Action.MANAGE)
+        writer(request, new.org, new.name, Action.CREATE)
         rename(service(request).store, old, new)
 
     await run_in_threadpool(write)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from .accounts.limits import check_commit
 from .db import Database
 from .errors import (
     RepoMovedError,
@@ -173,6 +174,7 @@ class Store(Database):
             head, ref = branch_head(session, repo, branch)
             check_parent(head, branch, parent)
             files = apply(snapshot(session, head), operations)
+            check_commit(session, head.repo_id, operations, files)
             oid = insert_commit(session, head.repo_id, head, files, author, message)
             session.execute(
                 update(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).values(commit_oid=oid)

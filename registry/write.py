@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from . import pulls
+from .accounts.may import Action
+from .auth import note
 from .commit_body import read_commit
 from .errors import RequestError, bad_request, conflict
 from .http import flag, json_body, kind_of, param, repo_of, repo_url, service, writer
@@ -37,7 +39,7 @@ async def create_repo(request: Request) -> Response:
     url = repo_url(request, kind, repo)
 
     def create() -> None:
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org, repo.name, Action.CREATE).name
         if not service(request).store.create_repo(repo, author, private=private):
             raise conflict(
                 f"The repository {repo} exists already: upload to it, or delete it first.", url=url
@@ -52,7 +54,7 @@ async def delete_repo(request: Request) -> Response:
     _, repo = _named_repo(await json_body(request))
 
     def remove() -> None:
-        writer(request, repo.org)
+        writer(request, repo.org, repo.name, Action.MANAGE)
         service(request).store.delete_repo(repo)
 
     await run_in_threadpool(remove)
@@ -143,7 +145,7 @@ async def commit(request: Request) -> Response:
     """Apply the operations in the body's JSON lines to a branch."""
     repo, branch = repo_of(request), param(request, "revision")
     as_pull = flag(request, "create_pr")
-    token = await run_in_threadpool(writer, request, repo.org)
+    author = await run_in_threadpool(writer, request, repo.org)
     here = service(request)
 
     def check() -> None:  # fail before the upload, not after it
@@ -163,7 +165,7 @@ async def commit(request: Request) -> Response:
             branch,
             operations,
             message=header.message,
-            author=token.org,
+            author=author.name,
             parent=header.parent,
         )
 
@@ -171,6 +173,7 @@ async def commit(request: Request) -> Response:
     with here.blobs.temporary() as (_, body):
         await receive(request, body, here.limits.upload_bytes)
         num, oid = await run_in_threadpool(finish, body)
+    note(request, commit=oid)
     page = repo_url(request, kind_of(request), repo)
     pull = None if num is None else f"{page}/discussions/{num}"
     return JSONResponse(

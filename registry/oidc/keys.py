@@ -19,23 +19,13 @@ from urllib.parse import urlsplit
 import httpx
 import jwt
 
-from ..errors import RequestError, bad_request, unauthorized
+from ..errors import RequestError, unauthorized
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 LIFETIME = 600.0
 PAUSE = 15.0
 _PATIENCE = 10.0
 _LARGEST = 256 << 10
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-def check_issuer(url: str) -> str:
-    """An issuer's address as its tokens spell it. Raises RequestError 400 unless https, or loopback."""
-    parts = urlsplit(url)
-    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
-    if not secure or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise bad_request(f"{url!r} is no issuer: give its https:// address, without query or fragment.")
-    return url
 
 
 @dataclass(frozen=True)
