@@ -20,16 +20,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import access_requests, account_routes, discussions, history, lfs, listing, read, settings, write
+from . import access_requests, account_routes, discussions, history, lfs, listing, ownership, read, write
 from .access import see
 from .audit_log import AuditLog
-from .blobs import BlobStore
 from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found
 from .http import Service, param, service
 from .oidc import exchange
-from .place import Place
+from .pages.catalog import Catalog
+from .pages.routes import error_page
+from .pages.routes import routes as pages
+from .place import Place, open_blobs
+from .settings import upload_key
 from .store import RepoName, Store
 from .throttle import Throttle
 
@@ -40,7 +43,8 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
-    made = Service(store, BlobStore(place.data), limits)
+    blobs = open_blobs(place, store)
+    made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -53,7 +57,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         store.close()
 
     app = Starlette(
-        routes=_routes(),
+        routes=[*_routes(), *pages()],
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -70,6 +74,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = made
+    app.state.catalog = Catalog(store, blobs)
     return app
 
 
@@ -108,7 +113,7 @@ def _routes() -> list[Route]:
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
-        Route("/api/repos/move", settings.move_repo, methods=["POST"]),
+        Route("/api/repos/move", ownership.move_repo, methods=["POST"]),
         Route("/api/{kind:kind}", listing.repos),
         Route("/api/{kind:kind}/{name}", _no_org),
         Route(repo, read.info),
@@ -116,7 +121,7 @@ def _routes() -> list[Route]:
         Route(repo + "/refs", read.refs),
         Route(repo + "/commits/{revision}", history.commits),
         Route(repo + "/super-squash/{branch}", history.super_squash, methods=["POST"]),
-        Route(repo + "/settings", settings.change_settings, methods=["PUT"]),
+        Route(repo + "/settings", ownership.change_settings, methods=["PUT"]),
         Route(repo + "/auth-check", access_requests.auth_check),
         Route(repo + "/auth-check/write", access_requests.write_check),
         Route(repo + "/user-access-request/grant", access_requests.grant_access, methods=["POST"]),
@@ -160,9 +165,9 @@ def _unknown_api(request: Request) -> Response:
     raise not_implemented(f"This hub does not implement {request.method} {request.url.path}.")
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error.response()
+    return error_page(request, error)
 
 
 def _redirect(request: Request, error: Exception) -> Response:
@@ -185,7 +190,7 @@ def _redirect(request: Request, error: Exception) -> Response:
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
-    return RequestError(error.status_code, message).response()
+    return error_page(request, RequestError(error.status_code, message))
 
 
 def _gone(_request: Request, _error: Exception) -> Response:
@@ -194,8 +199,8 @@ def _gone(_request: Request, _error: Exception) -> Response:
     )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
-def _fail(_request: Request, _error: Exception) -> Response:
+def _fail(request: Request, _error: Exception) -> Response:
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )
-    return RequestError(500, message).response()
+    return error_page(request, RequestError(500, message))

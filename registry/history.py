@@ -19,7 +19,7 @@ from .errors import bad_request
 from .http import iso, json_body, next_page, number, param, query, repo_of, service, writer
 from .models import Commit, Ref
 from .names import is_commit
-from .store import RepoName, Revision, Store, branch_head, insert_commit, snapshot
+from .store import RepoName, Store, branch_head, insert_commit, snapshot
 
 PAGE = 50
 MOST = 1000
@@ -53,16 +53,9 @@ def list_commits(session: Session, repo_id: int, start: str, limit: int) -> Iter
 def squash(store: Store, repo: RepoName, branch: str, message: str, author: str) -> None:
     """Make the branch one commit with the files it has. Raises RequestError 404."""
     with store.write() as session:
-        head, ref = locked_head(session, repo, branch)
+        head, ref = branch_head(session, repo, branch)
         oid = insert_commit(session, head.repo_id, None, snapshot(session, head), author, message)
         move_ref(session, head.repo_id, ref, oid)
-
-
-def locked_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
-    """`branch_head`, which no other transaction moves before this one ends."""
-    head, ref = branch_head(session, repo, branch)
-    session.execute(select(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).with_for_update())
-    return branch_head(session, repo, branch)
 
 
 def move_ref(session: Session, repo_id: int, ref: str, oid: str) -> None:

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from .accounts.limits import check_commit
 from .errors import RequestError, bad_request, conflict
-from .history import locked_head, move_ref
+from .history import move_ref
 from .models import Pull, Ref, Repo
 from .store import (
     RepoName,
     Store,
+    branch_head,
     check_parent,
     find_revision,
     insert_commit,
@@ -63,7 +64,7 @@ def open_pull(
     Raises RequestError as `Store.commit` does. One without a commit is a draft, as on the Hub.
     """
     with store.write() as session:
-        head, base = locked_head(session, repo, branch)
+        head, base = branch_head(session, repo, branch)
         if not base.startswith("heads/"):
             raise bad_request(f"A pull request is for a branch: commit to {branch!r} without create_pr.")
         check_parent(head, branch, parent)
@@ -72,7 +73,9 @@ def open_pull(
             files = apply(snapshot(session, head), operations)
             check_commit(session, head.repo_id, operations, files)
             oid = insert_commit(session, head.repo_id, head, files, author, message)
-        session.execute(select(Repo.id).where(Repo.id == head.repo_id).with_for_update())
+        # Numbers are given one at a time; commits, which hold the repository's key, go on.
+        numbering = select(Repo.id).where(Repo.id == head.repo_id)
+        session.execute(numbering.with_for_update(key_share=True))
         num = 1 + (session.scalar(select(func.max(Pull.num)).where(Pull.repo_id == head.repo_id)) or 0)
         title, _, text = message.partition("\n\n")
         session.add(
@@ -112,7 +115,7 @@ def merge(store: Store, repo: RepoName, num: int, author: str) -> str:
         row = _require(session, repo, num, lock=True)
         if row.status not in (OPEN, DRAFT):
             raise conflict(f"Pull request {num} of {repo} is {row.status}: only an open one can be merged.")
-        head, base = locked_head(session, repo, f"refs/{row.base}")
+        head, base = branch_head(session, repo, f"refs/{row.base}")
         ours = snapshot(session, head)
         before = snapshot(session, find_revision(session, repo, row.base_oid))
         theirs = snapshot(session, find_revision(session, repo, f"refs/pr/{num}"))
@@ -196,7 +199,11 @@ def list_pulls(
 
 
 def _require(session: Session, repo: RepoName, num: int, *, lock: bool = False) -> Pull:
-    row = session.get(Pull, (require_repo(session, repo).repo_id, num), with_for_update=lock or None)
+    repo_id = require_repo(session, repo).repo_id
+    if lock:  # the repository first, as everywhere
+        key = select(Repo.id).where(Repo.id == repo_id)
+        session.execute(key.with_for_update(read=True, key_share=True))
+    row = session.get(Pull, (repo_id, num), with_for_update=lock or None)
     if row is None:
         raise RequestError(
             404, f"{repo} has no pull request {num}: list them at /api/models/{repo}/discussions."

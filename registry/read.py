@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .access import fetch, repo_info, revision_of
+from .content import content_response
 from .downloads import recent
 from .errors import bad_request, entry_not_found
 from .http import flag, json_body, next_page, number, param, query, read_body, service
@@ -21,7 +22,6 @@ from .names import check_path
 from .tree import Entry, lfs_pointer
 
 PAGE = 1000
-SMALL = 64 << 10
 
 
 def healthz(_request: Request) -> Response:
@@ -46,7 +46,7 @@ def info(request: Request) -> Response:
 
 def refs(request: Request) -> Response:
     """Branches and tags; pull requests for those who ask for them."""
-    found = service(request).store.refs(repo_info(request).repo_id)
+    found = service(request).store.refs(repo_info(request).repo)
     kinds = {
         kind: [
             {"name": ref.name, "ref": ref.ref, "targetCommit": ref.commit}
@@ -117,12 +117,8 @@ def resolve(request: Request) -> Response:
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
     if request.method == "GET":
         service(request).downloads.fetched(revision.repo_id, path, request.headers.get("range"))
-    content = service(request).blobs.path(file.sha256)
-    if file.size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
-        return Response(content.read_bytes(), headers=headers, media_type="application/octet-stream")
-    return FileResponse(
-        content, headers=headers, media_type="application/octet-stream", stat_result=content.stat()
-    )
+    here = service(request)
+    return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
 
 
 def _describe(entry: Entry) -> dict[str, Any]:

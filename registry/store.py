@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     select,
     update,
 )
@@ -31,6 +30,7 @@ from .errors import (
     repo_not_found,
     revision_not_found,
 )
+from .locks import insert_missing, insert_new, lock_ref
 from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org, check_ref_name, check_repo_name
 from .tree import Entry, File, Operation, apply, commit_oid, entries
@@ -97,13 +97,13 @@ class Store(Database):
             if find_repo(session, repo) is not None:
                 return False
             session.execute(delete(RepoMove).where(RepoMove.org == repo.org, RepoMove.name == repo.name))
-            row = Repo(
-                org_id=ensure_org(session, repo.org), name=repo.name, created_at=utc_now(), private=private
-            )
-            session.add(row)
-            session.flush()
-            first = insert_commit(session, row.id, None, {}, author, "Create the repository")
-            session.add(Ref(repo_id=row.id, name=f"heads/{MAIN}", commit_oid=first))
+            org_id = ensure_org(session, repo.org)
+            row = {"org_id": org_id, "name": repo.name, "created_at": utc_now(), "private": private}
+            if not insert_new(session, Repo, row):
+                return False
+            repo_id = require_repo(session, repo).repo_id
+            first = insert_commit(session, repo_id, None, {}, author, "Create the repository")
+            session.add(Ref(repo_id=repo_id, name=f"heads/{MAIN}", commit_oid=first))
             return True
 
     def delete_repo(self, repo: RepoName) -> None:
@@ -123,9 +123,10 @@ class Store(Database):
         with self.read() as session:
             return find_revision(session, repo, revision)
 
-    def refs(self, repo_id: int) -> list[RefInfo]:
+    def refs(self, repo: RepoName) -> list[RefInfo]:
         """Every branch, tag and pull request, by name."""
         with self.read() as session:
+            repo_id = require_repo(session, repo).repo_id
             rows = session.execute(
                 select(Ref.name, Ref.commit_oid).where(Ref.repo_id == repo_id).order_by(Ref.name)
             )
@@ -195,9 +196,9 @@ class Store(Database):
         check_ref_name(name)
         with self.write() as session:
             target = find_revision(session, repo, revision)
-            if session.get(Ref, (target.repo_id, f"{kind}/{name}")) is not None:
+            row = {"repo_id": target.repo_id, "name": f"{kind}/{name}", "commit_oid": target.commit}
+            if not insert_new(session, Ref, row):
                 raise conflict(f"Reference already exists: {repo} has {kind}/{name}.")
-            session.add(Ref(repo_id=target.repo_id, name=f"{kind}/{name}", commit_oid=target.commit))
 
     def delete_branch(self, repo: RepoName, name: str) -> None:
         """Remove a branch; its commits stay reachable by id. Raises RequestError 403 for `main`, 404."""
@@ -211,6 +212,7 @@ class Store(Database):
 
     def _delete_ref(self, repo: RepoName, kind: str, name: str) -> None:
         with self.write() as session:
+            lock_ref(session, repo, f"{kind}/{name}")
             row = session.get(Ref, (require_repo(session, repo).repo_id, f"{kind}/{name}"))
             if row is None:
                 raise revision_not_found(str(repo), f"refs/{kind}/{name}")
@@ -228,10 +230,8 @@ def ensure_org(session: Session, name: str) -> int:
     found = session.scalar(select(Org.id).where(Org.name == name))
     if found is not None:
         return found
-    row = Org(name=name)
-    session.add(row)
-    session.flush()
-    return row.id
+    insert_new(session, Org, {"name": name})
+    return session.execute(select(Org.id).where(Org.name == name)).scalar_one()
 
 
 def utc_now() -> datetime:
@@ -303,6 +303,7 @@ def branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision
     ref = branch.removeprefix("refs/")
     if not branch.startswith(("refs/heads/", "refs/pr/")):
         ref = f"heads/{branch}"
+    lock_ref(session, repo, ref)
     return find_revision(session, repo, f"refs/{ref}"), ref
 
 
@@ -344,7 +345,6 @@ def insert_commit(
     author: str,
     message: str,
 ) -> str:
-    """Add a commit of exactly `files` and return its id; no reference moves."""
     now = utc_now()
     tree_oid, listed = entries(files)
     parent_oid = None if parent is None else parent.commit
@@ -353,20 +353,17 @@ def insert_commit(
         select(TreeEntry.path).where(TreeEntry.repo_id == repo_id, TreeEntry.tree_oid == tree_oid).limit(1)
     )
     if listed and session.scalar(known) is None:
-        session.execute(insert(TreeEntry), [_row(repo_id, tree_oid, entry) for entry in listed])
-    # The same commit made twice within a second is one commit.
-    if session.get(Commit, (repo_id, oid)) is None:
-        session.add(
-            Commit(
-                repo_id=repo_id,
-                oid=oid,
-                parent_oid=parent_oid,
-                tree_oid=tree_oid,
-                author=author,
-                message=message,
-                created_at=now,
-            )
-        )
+        insert_missing(session, TreeEntry, [_row(repo_id, tree_oid, entry) for entry in listed])
+    commit = {
+        "repo_id": repo_id,
+        "oid": oid,
+        "parent_oid": parent_oid,
+        "tree_oid": tree_oid,
+        "author": author,
+        "message": message,
+        "created_at": now,
+    }
+    insert_new(session, Commit, commit)  # the same commit made twice within a second is one commit
     return oid
 
 

@@ -21,7 +21,7 @@ from .commit_body import read_commit
 from .errors import RequestError, bad_request, conflict
 from .http import flag, json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_org, check_path, check_ref_name, check_repo_name
-from .settings import wants_private
+from .ownership import wants_private
 from .store import MAIN, RepoName
 
 

@@ -158,11 +158,21 @@ def test_private_when_asked_for_by_strangers_then_every_address_says_there_is_no
         "/api/models/{}/tree/main",
     ]
     addresses += ["/api/models/{}/commits/main", "/api/models/{}/discussions", "/api/models/{}/discussions/1"]
+    addresses += [
+        "/{}",
+        "/kernels/{}",
+        "/kernels/{}/tree/main",
+        "/kernels/{}/versions",
+        "/kernels/{}/commit/main",
+    ]
     addresses += ["/{}/resolve/main/a.txt", "/kernels/{}/resolve/v9/none", "/api/models/{}/auth-check"]
     for address in addresses:
         seen = [httpx.get(hub.url + address.format(name)) for name in (repo, missing)]
         assert {answer.status_code for answer in seen} == {404}, address
         assert len({answer.text.replace(repo, missing) for answer in seen}) == 1, address
+    assert all(
+        repo not in httpx.get(hub.url + page).text for page in ("/", "/kernels", "/owner", "/kernels?q=owner")
+    )
     moved = f"{repo}-hidden"
     api.move_repo(repo, moved)
     with pytest.raises(RepositoryNotFoundError):
