@@ -82,7 +82,10 @@ def newest(refs: tuple[RefInfo, ...]) -> str:
 
 
 def view(request: Request, name: str | None = None) -> View:
-    """The kernel in the address at `name`, else at the query's `revision`. Raises RequestError 404, or 401 and 403 if gated."""
+    """The kernel in the address at `name`, else at the query's `revision`.
+
+    Raises RequestError 404, also for who may not see it, and 401 or 403 for a gated one.
+    """
     found, store = repo_info(request), service(request).store
     fetch(request, found)
     repo = found.repo
