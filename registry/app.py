@@ -20,11 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import account_routes, lfs, read, write
 from .audit_log import AuditLog
-from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
 from .oidc import exchange
-from .place import Place
+from .place import Place, open_blobs
+from .settings import upload_key
 from .store import Store
 from .throttle import Throttle
 
@@ -34,6 +34,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def create_app(place: Place) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     store = Store(place.data, place.database)
+    blobs = open_blobs(place, store)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -51,7 +52,7 @@ def create_app(place: Place) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(place.data))
+    app.state.service = Service(store, blobs, upload_key(store), place.redirect)
     return app
 
 
