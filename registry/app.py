@@ -23,6 +23,9 @@ from .audit_log import AuditLog
 from .errors import RequestError, not_implemented
 from .http import Service
 from .oidc import exchange
+from .pages.catalog import Catalog
+from .pages.routes import error_page
+from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import Store
@@ -42,7 +45,7 @@ def create_app(place: Place) -> Starlette:
         store.close()
 
     app = Starlette(
-        routes=_routes(),
+        routes=[*_routes(), *pages()],
         middleware=[
             Middleware(RawPath),
             Middleware(Throttle, store=store),
@@ -53,6 +56,7 @@ def create_app(place: Place) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = Service(store, blobs, upload_key(store), place.redirect)
+    app.state.catalog = Catalog(store, blobs)
     return app
 
 
@@ -126,19 +130,19 @@ def _unknown_api(request: Request) -> Response:
     raise not_implemented(f"This hub does not implement {request.method} {request.url.path}.")
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error.response()
+    return error_page(request, error)
 
 
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
-    return RequestError(error.status_code, message).response()
+    return error_page(request, RequestError(error.status_code, message))
 
 
-def _fail(_request: Request, _error: Exception) -> Response:
+def _fail(request: Request, _error: Exception) -> Response:
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )
-    return RequestError(500, message).response()
+    return error_page(request, RequestError(500, message))

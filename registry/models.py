@@ -127,6 +127,14 @@ class Audit(Base):
     detail: Mapped[str]
 
 
+class Setting(Base):
+    """What all processes on one database share: settings (`accounts/settings.py`), the key of uploads, turns."""
+
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str]
+
+
 class Repo(Base):
     """A repository, under whichever of the Hub's types a client asks for it."""
 
@@ -184,11 +192,3 @@ class Orphan(Base):
     __tablename__ = "orphans"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     since: Mapped[datetime]
-
-
-class Setting(Base):
-    """What all processes on one database share: keys (`settings.py`), and what operators set (`accounts`)."""
-
-    __tablename__ = "settings"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[str]
