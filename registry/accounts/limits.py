@@ -56,9 +56,8 @@ def check_commit(
         check_size(limits, operation.path, operation.file.size)
     if limits.quota_bytes is None or not files:
         return
-    session.execute(
-        select(Org.id).where(Org.id == org.id).with_for_update(key_share=True)
-    )  # other commits wait
+    others_wait = select(Org.id).where(Org.id == org.id).with_for_update(key_share=True)
+    session.execute(others_wait)
     held = _held(session, org.id)
     used = sum(held.values())
     added = _added(after.values(), held)

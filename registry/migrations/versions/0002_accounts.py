@@ -1,4 +1,4 @@
-"""Users, members, publishers, limits and the audit log; tokens that are more than an organization's."""
+"""Users, members, publishers, limits, settings and the audit log; tokens that are more than an organization's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def upgrade() -> None:
     _people()
     _publishers()
     _tokens()
+    op.create_table(
+        "settings",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("value", sa.String, nullable=False),
+    )
     _audit()
 
 
