@@ -33,7 +33,7 @@ _COMMANDS: dict[str, tuple[str, str | None]] = {
     "audit": ("check built binaries against what their variant names promise", "build"),
     "publish": ("upload a built package to a hub", "build"),
     "serve": ("run a hub for kernels", "registry"),
-    "registry": ("manage a hub's data folder: tokens", "registry"),
+    "registry": ("manage a hub: accounts, tokens, limits, the audit log", "registry"),
     "engine": ("generate text with kernels swapped in by name", "engine"),
 }
 

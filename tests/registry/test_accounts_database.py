@@ -207,3 +207,19 @@ def test_tokens_of_a_folder_older_than_accounts_work_as_they_did(tmp_path: Path)
         assert not isinstance(may(reads, action, RepoFacts("acme", "relu")), Allowed)
     assert [(token.org, token.can_write) for token in list_tokens(store)] == [("acme", False), ("acme", True)]
     store.close()
+
+
+def test_login_when_it_ended_long_ago_then_it_takes_no_more_room(store: Store) -> None:
+    now = utc_now()
+    create_token(store, "acme", can_write=True)
+    with store.write() as session:
+        org = directory.find_org(session, "acme").id
+        ends = [now - timedelta(days=31), now - timedelta(days=29), now + timedelta(hours=1), now]
+        made = [
+            tokens.issue(session, NewToken(Scope.READ, org_id=org, parent_id=1, expires_at=end), now)[1].id
+            for end in ends
+        ]
+        tokens.forget_ended(session, made[-1], now)
+    with store.read() as session:
+        left = session.execute(text("SELECT id FROM tokens ORDER BY id")).scalars().all()
+    assert left == [1, *made[1:]]
