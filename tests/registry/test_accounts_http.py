@@ -192,7 +192,8 @@ def test_audit_when_asked_over_the_wire_then_owners_see_their_organization_and_o
     assert older[0]["id"] < page[-1]["id"]
     for token, status in ((people["owner"], 403), (people["stranger"], 403), ("made-up", 401)):
         assert web.get("/api/audit?org=team", headers=bearer(token)).status_code == status
-    assert web.get("/api/audit?org=team&limit=x", headers=bearer(owner)).status_code == 400
+    for wrong in ("limit=x", "limit=-1", "before=1e3", "actor=%00", "action=a%0Ab"):
+        assert web.get(f"/api/audit?org=team&{wrong}", headers=bearer(owner)).status_code == 400
 
 
 def test_operator_manages_everywhere_and_publishes_nowhere(hub: Hub, web: httpx.Client) -> None:
@@ -250,6 +251,21 @@ def test_quota_when_exceeded_then_the_commit_is_refused_and_content_counts_once(
     assert registry_json(hub.data, "org", "quota", "small")["used_bytes"] == 100_000
     assert delete(web, token, "small/a").status_code == 200
     assert commit(web, token, "small/b", {"w.so": os.urandom(50_000)}).status_code == 200
+
+
+def test_limits_when_a_file_is_announced_then_it_is_refused_before_it_comes(
+    hub: Hub, web: httpx.Client
+) -> None:
+    token = new_token(hub.data, "--org", "early", "--write")
+    create(web, token, "early/a")
+    registry(hub.data, "org", "quota", "early", "--max-file", "1K")
+    sizes = {"path": "x.so", "size": 1025, "sample": ""}, {"path": "y.so", "size": "huge", "sample": ""}
+    for file, status in zip(sizes, (413, 200), strict=True):
+        asked = web.post("/api/kernels/early/a/preupload/main", json={"files": [file]}, headers=bearer(token))
+        assert asked.status_code == status
+    batch = {"operation": "upload", "objects": [{"oid": "a" * 64, "size": 1025}]}
+    asked = web.post("/kernels/early/a.git/info/lfs/objects/batch", json=batch, headers=bearer(token))
+    assert (asked.status_code, asked.headers["x-error-code"]) == (413, "FileTooLarge")
 
 
 def test_whoami_when_asked_by_the_stock_client_then_users_and_organizations_are_themselves(hub: Hub) -> None:
