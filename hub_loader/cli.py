@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str | None]] = {
     "publish": ("upload a built package to a hub", "build"),
     "yank": ("take a published version back, signed", "build"),
     "serve": ("run a hub for kernels", "registry"),
-    "registry": ("manage a hub's data folder: tokens", "registry"),
+    "registry": ("manage a hub: accounts, tokens, limits, the audit log", "registry"),
     "engine": ("generate text with kernels swapped in by name", "engine"),
 }
 
