@@ -24,6 +24,7 @@ from .http import Service
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import Store
+from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -35,7 +36,8 @@ def create_app(place: Place) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with upkeep(store, blobs):
+            yield
         store.close()
 
     app = Starlette(

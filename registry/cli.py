@@ -10,6 +10,7 @@ from dataclasses import asdict
 from hub_loader.errors import UsageError
 
 from . import auth
+from .cli_operate import add_operate
 from .errors import RequestError
 from .place import add_arguments, open_store, place_of
 
@@ -28,7 +29,9 @@ examples:
   khub registry token list --data hub
   khub registry token revoke --data hub 3
 
-All of them work while the server runs, and take effect at once."""
+  khub registry backup --data hub backup.tar                   then: restore, fsck, gc
+
+All but `restore` work while the server runs, and take effect at once."""
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +83,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     revoke = verbs.add_parser("revoke", parents=[common], help="make a token useless at once")
     revoke.add_argument("id", type=int, help="the token's number, from `token list`")
     revoke.set_defaults(run=_revoke_token)
+    add_operate(nouns, common)
 
 
 def _serve(args: argparse.Namespace) -> int:
