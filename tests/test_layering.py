@@ -16,7 +16,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
     "registry": ({"hub_loader", "alembic", "obstore", "starlette", "sqlalchemy", "uvicorn"}, set()),
-    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
+    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers", "llguidance"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {"build_matrix/ray_executor.py": {"ray"}, "hub_loader/toml.py": {"tomli"}}
