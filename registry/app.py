@@ -6,9 +6,11 @@ huggingface_hub 2.3 upload kernels as models.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -19,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lfs, read, write
-from .errors import RequestError, not_implemented
+from .errors import RequestError, not_implemented, unavailable
 from .http import Service
 from .place import Place, open_blobs
 from .settings import upload_key
@@ -43,7 +45,12 @@ def create_app(place: Place) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(RawPath)],
-        exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
+        exception_handlers={
+            RequestError: _refuse,
+            HTTPException: _refuse_address,
+            OperationalError: _unavailable,
+            Exception: _fail,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -126,6 +133,11 @@ def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
     return RequestError(error.status_code, message).response()
+
+
+def _unavailable(_request: Request, error: Exception) -> Response:
+    logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
+    return unavailable("The hub's database does not answer: try again in a while.").response()
 
 
 def _fail(_request: Request, _error: Exception) -> Response:
