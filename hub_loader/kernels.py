@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 from .config import Config, load_config
 from .depends import kernel_depends
@@ -32,7 +33,6 @@ from .request import Request
 from .resolver import Decision, best
 from .source import (
     HubSource,
-    allow,
     fetch_tree,
     judge,
     load_tree,
@@ -41,7 +41,11 @@ from .source import (
     read_overrides,
     require,
 )
+from .trust.gate import admit, look
 from .variant import Variant, parse_variant
+
+if TYPE_CHECKING:
+    from .choose import Workload
 
 UserAgent = str | Mapping[str, object] | None
 
@@ -58,12 +62,18 @@ class FetchedKernel:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every variant's verdict at one commit (`revision`); `chosen` is the best, None if none fits."""
+    """Every variant's verdict at one commit (`revision`); `chosen` is the best, None if none fits.
+
+    `signed` says who has signed it, or why it does not run without trust_remote_code; "" for a folder. `signer` is the
+    id of the trusted key.
+    """
 
     repo_id: str
     revision: str
     chosen: str | None
     decisions: tuple[Decision, ...]
+    signed: str = ""
+    signer: str | None = None
 
 
 class NamedVariant(Variant):
@@ -104,6 +114,9 @@ def get_kernel(
     check_arch: bool = True,
     allow_cpu: bool = False,
     allow_build: bool = False,
+    choose: Literal["best", "fastest"] = "best",
+    workload: Workload | None = None,
+    references: Mapping[str, Any] | None = None,
 ) -> ModuleType:
     """Load the variant of a kernel that fits this environment, and what it depends on; return its module.
 
@@ -121,6 +134,11 @@ def get_kernel(
         allow_cpu: where no variant fits the GPU that torch is built for, take one for the CPU. Said as a warning.
         allow_build: where no variant fits at all, compile the source that the repository publishes, with `khub build`,
             which must be installed. Said as a warning; kept for the next time. `get_choices` lists what was taken.
+        choose: "best" takes the variant that fits best. "fastest" times those that fit for `workload`, once on a
+            device, and takes the fastest; what was measured is in `get_choices` and the log.
+        workload: the call to time, for "fastest" alone.
+        references: implementations of the caller's own to compare with, by name: modules, or anything that has the
+            workload's function. One that is the fastest is what is returned.
 
     Raises:
         NoMatchingVariantError: no variant fits; the message says why for each.
@@ -128,7 +146,14 @@ def get_kernel(
         PolicyError: `trust_remote_code` does not allow it.
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
-    asked = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
+    options = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
+    asked: tuple[object, ...] = options
+    question = None
+    if choose != "best" or workload is not None or references is not None:
+        from .choose import load_fastest, make_question
+
+        question = make_question(choose, workload, references)
+        asked = (*options, question.key())
     key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(asked))
     found = _modules.get(key)  # without the lock: a module is put there when it is whole
     if found is not None:
@@ -138,7 +163,9 @@ def get_kernel(
         if key not in _modules:
             source = _source(load_config(user_agent=user_agent), backend, trust_remote_code, check_arch)
             source = replace(source, allow_cpu=allow_cpu, allow_build=allow_build)
-            _modules[key] = load_tree(source, request)
+            _modules[key] = (
+                load_fastest(source, request, question) if question else load_tree(source, request)
+            )
         return _modules[key]
 
 
@@ -223,7 +250,9 @@ def explain(
     request, config = make_request(repo_id, version, revision), load_config()
     found = pinned_version(config, request, fresh=True)
     decisions = judge(config, request, found, environment or detect_environment(), backend)
-    return Explanation(repo_id, found.commit, best(decisions), decisions)
+    verdict = look(config, found)
+    signer = None if verdict.signer is None else verdict.signer.id
+    return Explanation(repo_id, found.commit, best(decisions), decisions, verdict.reason, signer)
 
 
 def get_kernel_variants(
@@ -294,7 +323,7 @@ def _exists(source: HubSource, request: Request, above: tuple[Request, ...]) -> 
         metadata = package.metadata
     else:
         version = pinned_version(source.config, request)
-        allow(source.config, source.policy, version.repo_id)
+        admit(source.config, source.policy, version)
         chosen = require(request, judge(source.config, request, version, source.environment, source.backend))
         metadata = fetch_metadata(source.config, request, version, chosen)
     needed = kernel_depends(metadata)

@@ -20,12 +20,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import lfs, read, write
+from . import account_routes, lfs, read, write
+from .audit_log import AuditLog
 from .errors import RequestError, not_implemented, unavailable
 from .http import Service
+from .oidc import exchange
+from .pages.catalog import Catalog
+from .pages.routes import error_page
+from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import Store
+from .throttle import Throttle
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -43,8 +49,12 @@ def create_app(place: Place) -> Starlette:
         store.close()
 
     app = Starlette(
-        routes=_routes(),
-        middleware=[Middleware(RawPath)],
+        routes=[*_routes(), *pages()],
+        middleware=[
+            Middleware(RawPath),
+            Middleware(Throttle, store=store),
+            Middleware(AuditLog, store=store),
+        ],
         exception_handlers={
             RequestError: _refuse,
             HTTPException: _refuse_address,
@@ -55,6 +65,7 @@ def create_app(place: Place) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = Service(store, blobs, upload_key(store), place.redirect)
+    app.state.catalog = Catalog(store, blobs)
     return app
 
 
@@ -90,8 +101,12 @@ def _routes() -> list[Route]:
     routes = [
         Route("/healthz", read.healthz),
         Route("/api/agent-harnesses", read.agent_harnesses),
-        Route("/api/whoami-v2", read.whoami),
-        Route("/api/organizations/{org}/overview", read.organization),
+        Route("/api/whoami-v2", account_routes.whoami),
+        Route("/api/organizations/{org}/overview", account_routes.organization),
+        Route("/api/organizations/{org}/members", account_routes.members),
+        Route("/api/audit", account_routes.audit_log),
+        Route("/api/oidc/audience", exchange.audience),
+        Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
@@ -124,24 +139,26 @@ def _unknown_api(request: Request) -> Response:
     raise not_implemented(f"This hub does not implement {request.method} {request.url.path}.")
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error.response()
+    return error_page(request, error)
 
 
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
-    return RequestError(error.status_code, message).response()
+    return error_page(request, RequestError(error.status_code, message))
 
 
-def _unavailable(_request: Request, error: Exception) -> Response:
+def _unavailable(request: Request, error: Exception) -> Response:
     logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
-    return unavailable("The hub's database does not answer: try again in a while.").response()
+    return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
 
 
-def _fail(_request: Request, _error: Exception) -> Response:
+def _fail(request: Request, error: Exception) -> Response:
+    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+        return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )
-    return RequestError(500, message).response()
+    return error_page(request, RequestError(500, message))

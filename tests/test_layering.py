@@ -15,11 +15,30 @@ OURS = {"hub_loader", "build_matrix", "registry", "engine"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
-    "registry": ({"hub_loader", "alembic", "obstore", "starlette", "sqlalchemy", "uvicorn"}, set()),
+    "registry": (
+        {
+            "hub_loader",
+            "alembic",
+            "httpx",
+            "jinja2",
+            "jwt",
+            "markdown_it",
+            "nh3",
+            "obstore",
+            "sqlalchemy",
+            "starlette",
+            "uvicorn",
+        },
+        set(),
+    ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers", "llguidance"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
-EXTRAS = {"build_matrix/ray_executor.py": {"ray"}, "hub_loader/toml.py": {"tomli"}}
+EXTRAS = {
+    "build_matrix/ray_executor.py": {"ray"},
+    "hub_loader/toml.py": {"tomli"},
+    "hub_loader/trust/keys.py": {"cryptography"},
+}
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
     path

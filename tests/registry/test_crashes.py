@@ -33,6 +33,7 @@ def contents(place: Place, store: Store) -> dict[str, bytes]:
     return {entry.path: b"".join(blobs.read(entry.file.sha256)) for entry in found if entry.file}
 
 
+@pytest.mark.slow
 def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if_it_was_confirmed(
     place: Place,
 ) -> None:
@@ -167,6 +168,7 @@ def kill_servers(start_hub: StartHub, place: Place, rounds: int) -> None:
     assert hub.stop() == 0
 
 
+@pytest.mark.slow
 def test_server_when_killed_while_many_write_then_what_it_confirmed_is_there(
     start_hub: StartHub, place: Place
 ) -> None:
@@ -207,6 +209,7 @@ def kill_postgres(start_hub: StartHub, data: Path, rounds: int) -> None:
         server.remove()
 
 
+@pytest.mark.slow
 def test_postgres_when_killed_while_many_write_then_what_was_confirmed_is_there(
     start_hub: StartHub, tmp_path: Path
 ) -> None:

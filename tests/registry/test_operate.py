@@ -154,7 +154,7 @@ def test_restore_when_into_any_kind_of_place_then_everything_is_as_it_was(
     first = commit(store, blobs, {"a": b"one", "b/c": b"two" * 1000, "empty": b""})
     second = commit(store, blobs, {"a": b"three", "é": b"name"})
     store.create_tag(REPO, "v1", first)
-    token = auth.create_token(store, "acme", can_write=True)
+    auth.create_token(store, "acme", can_write=True)
     blobs.put([b"unused"])
     key = upload_key(store)
     saved = backup(store, blobs, tmp_path / "b.tar", utc_now())
@@ -165,7 +165,7 @@ def test_restore_when_into_any_kind_of_place_then_everything_is_as_it_was(
     assert new_store.refs(REPO) == store.refs(REPO)
     assert new_store.resolve(REPO, "v1").commit == first
     assert contents(new_store, new_blobs) == contents(store, blobs)
-    assert auth.find_token(new_store, f"Bearer {token}") == auth.find_token(store, f"Bearer {token}")
+    assert auth.list_tokens(new_store) == auth.list_tokens(store) != []
     assert upload_key(new_store) == key
     assert fsck(new_store, new_blobs).problems == ()
     assert new_store.create_repo(RepoName("acme", "another"), "acme")  # ids go on after those restored
