@@ -22,6 +22,7 @@ from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix, read_matrix
 from .matrix_cli import add_matrix as add_matrix  # an entry point, like those below
 from .matrix_cli import left_out
+from .oidc import upload_token
 from .plan import plan, select
 from .publish import publish
 from .reproduce import reproduce
@@ -96,6 +97,11 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
         "repo_id", metavar="ORG/NAME", help="the kernel repository; created when it is not there"
     )
     parser.add_argument("--message", help="commit message")
+    parser.add_argument(
+        "--oidc",
+        action="store_true",
+        help="in GitHub Actions: exchange the job's OIDC token for one of this repository, instead of HF_TOKEN",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.set_defaults(run=_publish)
 
@@ -230,7 +236,8 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    done = publish(args.package, args.repo_id, message=args.message)
+    token = upload_token(args.repo_id) if args.oidc else None
+    done = publish(args.package, args.repo_id, message=args.message, token=token)
     if args.json:
         data = {
             "repo_id": done.repo_id,

@@ -34,11 +34,13 @@ class Published:
     removed: int
 
 
-def publish(package: Path, repo_id: str, *, message: str | None = None) -> Published:
+def publish(
+    package: Path, repo_id: str, *, message: str | None = None, token: str | None = None
+) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
 
     The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
-    and `HF_TOKEN` say where and as whom, as for every Hub client.
+    and `HF_TOKEN` say where and as whom, as for every Hub client; `token` comes before `HF_TOKEN`.
 
     Raises:
         InvalidKernelError: `package` is not a built package, or was changed since.
@@ -57,7 +59,7 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
-    api = HfApi(library_name="kernel-hub")
+    api = HfApi(library_name="kernel-hub", token=token)
     branch = f"v{index.version}"
     try:
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)

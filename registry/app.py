@@ -18,15 +18,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import lfs, read, write
+from . import account_routes, lfs, read, write
+from .audit_log import AuditLog
 from .errors import RequestError, not_implemented
 from .http import Service
+from .oidc import exchange
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import Store
+from .throttle import Throttle
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -43,7 +46,11 @@ def create_app(place: Place) -> Starlette:
 
     app = Starlette(
         routes=[*_routes(), *pages()],
-        middleware=[Middleware(RawPath)],
+        middleware=[
+            Middleware(RawPath),
+            Middleware(Throttle, store=store),
+            Middleware(AuditLog, store=store),
+        ],
         exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
         lifespan=lifespan,
     )
@@ -85,8 +92,12 @@ def _routes() -> list[Route]:
     routes = [
         Route("/healthz", read.healthz),
         Route("/api/agent-harnesses", read.agent_harnesses),
-        Route("/api/whoami-v2", read.whoami),
-        Route("/api/organizations/{org}/overview", read.organization),
+        Route("/api/whoami-v2", account_routes.whoami),
+        Route("/api/organizations/{org}/overview", account_routes.organization),
+        Route("/api/organizations/{org}/members", account_routes.members),
+        Route("/api/audit", account_routes.audit_log),
+        Route("/api/oidc/audience", exchange.audience),
+        Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),

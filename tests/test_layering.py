@@ -19,7 +19,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {
             "hub_loader",
             "alembic",
+            "httpx",
             "jinja2",
+            "jwt",
             "markdown_it",
             "nh3",
             "obstore",
