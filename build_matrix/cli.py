@@ -89,12 +89,21 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
 def add_publish(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub publish`."""
     parser.epilog = (
-        "example:\n"
-        "  HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=… khub publish dist/paged-attention org/paged-attention"
+        "examples:\n"
+        "  HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=… khub publish dist/paged-attention org/paged-attention\n"
+        "  khub publish dist/paged-attention org/paged-attention --source kernels_src/paged-attention\n\n"
+        "With --source a machine that no variant fits can compile the kernel (get_kernel with allow_build=True).\n"
+        "Hidden files, tests, benchmarks, docs and build outputs stay here; so does everything without --source."
     )
     parser.add_argument("package", type=Path, help="a folder that `khub build` wrote")
     parser.add_argument(
         "repo_id", metavar="ORG/NAME", help="the kernel repository; created when it is not there"
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="FOLDER",
+        help="publish the kernel's source as well: the folder that the package was built from",
     )
     parser.add_argument("--message", help="commit message")
     parser.add_argument(
@@ -237,7 +246,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 def _publish(args: argparse.Namespace) -> int:
     token = upload_token(args.repo_id) if args.oidc else None
-    done = publish(args.package, args.repo_id, message=args.message, token=token)
+    done = publish(args.package, args.repo_id, message=args.message, source=args.source, token=token)
     if args.json:
         data = {
             "repo_id": done.repo_id,

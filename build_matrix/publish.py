@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hub_loader.errors import AuthenticationError, CacheError, DownloadError, InvalidKernelError
-from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
+from hub_loader.manifest import (
+    INDEX_NAME,
+    METADATA_NAME,
+    Index,
+    check_path,
+    parse_index,
+    parse_metadata,
+    sha256_hex,
+)
 from hub_loader.pin import remember_published
+from hub_loader.published_source import ABOUT_VARIANTS, source_paths
+from hub_loader.source_files import source_digest, source_files
 
+from .build_toml import read_build_file
 from .card import CARD_NAME, card
 from .statement import STATEMENT_NAME
 
@@ -35,15 +47,24 @@ class Published:
 
 
 def publish(
-    package: Path, repo_id: str, *, message: str | None = None, token: str | None = None
+    package: Path,
+    repo_id: str,
+    *,
+    message: str | None = None,
+    source: Path | None = None,
+    token: str | None = None,
 ) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
+
+    With `source`, the kernel's folder, its sources go to the root of the repository, where `get_kernel` finds them
+    for machines that no variant fits; without it, none stay there that belong to other variants.
 
     The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
     and `HF_TOKEN` say where and as whom, as for every Hub client; `token` comes before `HF_TOKEN`.
 
     Raises:
-        InvalidKernelError: `package` is not a built package, or was changed since.
+        InvalidKernelError: `package` is not a built package, or was changed since; `source` is not what it was
+            built from.
         AuthenticationError: no token, or one without the right to write there.
         DownloadError: the hub cannot be reached, answers an error, or changed meanwhile.
     """
@@ -55,6 +76,8 @@ def publish(
     index = parse_index(path.read_bytes(), origin=str(path))
     files = read_package(package, index)
     files[CARD_NAME] = card(package, index, repo_id).encode()
+    if source is not None:
+        files |= read_sources(source, package, index)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
     from huggingface_hub.hf_api import RepoFile
@@ -69,8 +92,9 @@ def publish(
         tree = api.list_repo_tree(repo_id, repo_type="kernel", revision=head, recursive=True)
         there = {file.path: file for file in tree if isinstance(file, RepoFile)}
         changed = [path for path, data in files.items() if not _equal(there.get(path), data)]
-        # A variant that is no longer built must not linger beside the new ones.
-        stale = [path for path in there if path.startswith("build/") and path not in files]
+        # A variant that is no longer built must not linger beside the new ones, nor the source of others.
+        theirs = (*(path for path in there if path.startswith("build/")), *source_paths(there))
+        stale = [path for path in theirs if path not in files]
         if changed or stale:
             head = api.create_commit(
                 repo_id,
@@ -116,6 +140,30 @@ def read_package(package: Path, index: Index) -> dict[str, bytes]:
                 raise InvalidKernelError(f"{path} is not what {INDEX_NAME} lists: build the package again")
             files[f"build/{name}/{inside}"] = data
     return files
+
+
+def read_sources(folder: Path, package: Path, index: Index) -> dict[str, bytes]:
+    """The sources in `folder`, by path in the repository.
+
+    Raises:
+        InvalidKernelError: no variant of the package was built from them as they are now; an unsafe path.
+    """
+    read_build_file(folder)
+    origins = [_origin(package / "build" / name / METADATA_NAME) for name in index.variants]
+    if source_digest(folder) not in [origin.get("sources", {}).get("sha256") for origin in origins]:
+        raise InvalidKernelError(
+            f"{folder} is not what {package} was built from: build it again, or leave --source out"
+        )
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in source_files(folder)}
+    for path in files:
+        check_path(path)
+        if path in ABOUT_VARIANTS:
+            raise InvalidKernelError(f"{folder / path} is called like what describes the package: rename it")
+    return files
+
+
+def _origin(path: Path) -> Mapping[str, Any]:
+    return parse_metadata(path.read_bytes(), origin=str(path)).provenance or {}
 
 
 def _equal(file: Any, data: bytes) -> bool:
