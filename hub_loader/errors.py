@@ -87,6 +87,12 @@ class PolicyError(KernelHubError):
     exit_code = 24
 
 
+class SignatureError(PolicyError):
+    """The publisher's signature is wrong, or revokes or contradicts what would be loaded; nothing allows that."""
+
+    exit_code = 26
+
+
 class LockError(KernelHubError):
     """A lock file is missing or malformed, or does not have the kernel asked for."""
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .cache_folder import read
 from .config import Config, load_config
 from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineError, VersionNotFoundError
-from .hub import COMMIT, Hub, check_repo_id
+from .hub import COMMIT, Hub, IndexAnswer, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
 from .request import Request, pick_ref
 from .store import LISTING_NAME, KnownRef, Store
+from .trust.dsse import ENVELOPE_NAME
 
 _MAX_MOVES = 3
 
@@ -28,11 +29,20 @@ logger = logging.getLogger("hub_loader")
 
 @dataclass(frozen=True)
 class Version:
-    """A commit and its variants; `repo_id` is the repository that has it, after every redirect."""
+    """A commit and its variants; `repo_id` is the repository that has it, after every redirect.
+
+    `ref` is the branch or tag that it was found at, None for a commit asked for by its hash; `newest` says that the
+    newest version was asked for, whichever that is.
+    `index` holds the bytes of index.json, `envelope` those of what signs it; None where there is none.
+    """
 
     repo_id: str
     commit: str
     variants: Mapping[str, IndexedVariant | ListedVariant]
+    ref: str | None = None
+    newest: bool = False
+    index: bytes | None = None
+    envelope: bytes | None = None
 
     @property
     def has_index(self) -> bool:
@@ -52,7 +62,7 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
     known = _known(config, request, any_age=False) if not fresh or _is_commit(request) else None
     try:
         if known is not None:
-            found = version_at(config, request, known.repo_id, known.commit)
+            found = _named(version_at(config, request, known.repo_id, known.commit), request, known.name)
         else:
             require_online(config, request, "it")
             found = _ask_once(config, request, fresh)
@@ -97,7 +107,7 @@ def _ask_at(
     if answer.repo_id != request.repo_id and _is_commit(request):
         store = Store(config.cache)
         store.remember_ref(config.endpoint, request.repo_id, commit, commit, answer.repo_id)
-    return _remember(config, answer.repo_id, commit, answer.data, label)
+    return _remember(config, answer, commit, label)
 
 
 def cached_version(
@@ -107,7 +117,8 @@ def cached_version(
     store = Store(config.cache)
     path = store.index_path(label or config.endpoint, repo_id, commit)
     if (data := read(path)) is not None:
-        return Version(repo_id, commit, parse_index(data, origin=str(path)).variants)
+        variants = parse_index(data, origin=str(path)).variants
+        return Version(repo_id, commit, variants, index=data, envelope=read(path.with_name(ENVELOPE_NAME)))
     path = path.with_name(LISTING_NAME)
     if (data := read(path)) is not None:
         listing = parse_listing(data, origin=str(path))
@@ -136,7 +147,7 @@ def _ask_once(config: Config, request: Request, fresh: bool) -> Version | tuple[
     with Store(config.cache).lock(f"{config.endpoint}/{request.repo_id}"):
         known = None if fresh else _known(config, request, any_age=False)
         if known is not None:
-            return version_at(config, request, known.repo_id, known.commit)
+            return _named(version_at(config, request, known.repo_id, known.commit), request, known.name)
         return _ask(config, request)
 
 
@@ -149,24 +160,26 @@ def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
             answer = None  # the refs tell which versions there are
         if answer is not None and answer.commit is not None:
             store.remember_ref(config.endpoint, request.repo_id, request.ref, answer.commit, answer.repo_id)
-            return _remember(config, answer.repo_id, answer.commit, answer.data, None)
+            return _named(_remember(config, answer, answer.commit, None), request, request.ref)
     refs = hub.refs(request.repo_id)
     name = pick_ref(request, refs.commits)
     store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
     if request.ref is None:
         _say_newest(request, name)
-    return version_at(config, request, refs.repo_id, refs.commits[name])
+    return _named(version_at(config, request, refs.repo_id, refs.commits[name]), request, name)
 
 
 def _remember(
-    config: Config, repo_id: str, commit: str, index: bytes | None, label: str | None
+    config: Config, answer: IndexAnswer, commit: str, label: str | None
 ) -> Version | tuple[str, str]:
     """Parse what the hub has at a commit and keep it; without an index the tree is asked for."""
-    store, where = Store(config.cache), label or config.endpoint
+    store, where, repo_id, index = Store(config.cache), label or config.endpoint, answer.repo_id, answer.data
     if index is not None:
         parsed = parse_index(index, origin=f"{INDEX_NAME} of {repo_id} at {commit[:12]}")
+        if answer.envelope is not None:  # before the index, beside which it is looked for
+            store.remember_index(where, repo_id, commit, answer.envelope, ENVELOPE_NAME)
         store.remember_index(where, repo_id, commit, index)
-        return Version(repo_id, commit, parsed.variants)
+        return Version(repo_id, commit, parsed.variants, index=index, envelope=answer.envelope)
     hub, origin = Hub(config), f"the tree of {repo_id} at {commit[:12]}"
     entries = hub.tree(repo_id, commit)
     listing = Listing(read_tree(entries, origin=origin))
@@ -202,7 +215,7 @@ def _known(config: Config, request: Request, *, any_age: bool) -> KnownRef | Non
         return None
     if request.ref is None:
         _say_newest(request, name)
-    return known
+    return replace(known, name=name)
 
 
 def _last_known(
@@ -214,7 +227,14 @@ def _last_known(
         raise error from None  # the hub may have it by now, so "not found" would be a guess
     if isinstance(error, DownloadError):
         logger.warning("%s; using what it said last", error)
-    return found
+    return found if known is None else _named(found, request, known.name)
+
+
+def _named(found: Version | tuple[str, str], request: Request, name: str) -> Version | tuple[str, str]:
+    """With the name of the branch or tag at which a request was found, if that is not its commit."""
+    if not isinstance(found, Version) or _is_commit(request):
+        return found
+    return replace(found, ref=name, newest=request.ref is None)
 
 
 def _is_commit(request: Request) -> bool:

@@ -109,8 +109,10 @@ def built_kernel(package: Path) -> BuiltKernel:
     return BuiltKernel(package, variant)
 
 
-def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> None:
-    """Hold a published source against its digest in the metadata of the published variants, where one states it.
+def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> bool:
+    """Hold a published source against its digest in the metadata of the published variants.
+
+    True: one of them was built from it, so what vouches for the variants vouches for it. False: none says.
 
     Raises:
         IntegrityError: the variants were built from something else.
@@ -120,13 +122,14 @@ def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> None:
         sources = (metadata.provenance or {}).get("sources")
         digest = sources.get("sha256") if isinstance(sources, Mapping) else None
         if digest == found:
-            return
+            return True
         stated.add(digest)
     if stated - {None}:
         raise IntegrityError(
             f"{what}: the published source is not what the published variants were built from: do not build it, "
             "tell the publisher"
         )
+    return False
 
 
 def _choose_cell(

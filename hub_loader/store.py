@@ -6,7 +6,7 @@
     metadata/<key>.json                   metadata.json of a variant that was looked at and not fetched
     hubs/<endpoint>/<org>/<name>/branches.json      commit of each branch and tag, and when it was said
     hubs/<endpoint>/<org>/<name>/refs/<ref>.json    the same of one that was asked for by name
-    hubs/<endpoint>/<org>/<name>/<commit>/index.json, or listing.json
+    hubs/<endpoint>/<org>/<name>/<commit>/index.json with index.json.dsse, or listing.json
     publishers/<endpoint>/<org>.json      whether the hub vouches for an organization
     builds/<key>/                         the package of a variant compiled here; the key digests source and environment
     sources/<endpoint>/<org>/<name>/<commit>/       published source that was compiled
@@ -34,6 +34,7 @@ from urllib.parse import quote, unquote
 from .cache_folder import read
 from .errors import CacheError
 from .manifest import INDEX_NAME
+from .trust.dsse import ENVELOPE_NAME
 from .variant_store import VariantStore
 
 LISTING_NAME = "listing.json"
@@ -43,11 +44,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class KnownRef:
-    """A branch or tag: its commit, when that was said (seconds since 1970), and which repository answered."""
+    """A branch or tag: its commit, when that was said (seconds since 1970), which repository answered, its name."""
 
     commit: str
     seen: float
     repo_id: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ class Store(VariantStore):
         self.write(self.index_path(endpoint, repo_id, commit, name), data)
 
     def forget_index(self, endpoint: str, repo_id: str, commit: str) -> None:
-        """Remove the index and the listing of a commit."""
+        """Remove the index, what signs it, and the listing of a commit."""
         with self.cache_errors():
-            for name in (INDEX_NAME, LISTING_NAME):
+            for name in (INDEX_NAME, ENVELOPE_NAME, LISTING_NAME):
                 self.index_path(endpoint, repo_id, commit, name).unlink(missing_ok=True)
 
     def listing(self, key: str) -> Path:

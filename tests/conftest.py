@@ -20,6 +20,15 @@ from filelock import FileLock
 from khub_process import Hub, StartHub, khub_command, khub_environment
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trust_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A trust file of this run, not that of whoever runs it."""
+    path = tmp_path_factory.mktemp("trust") / "trust.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KHUB_TRUST_FILE", str(path))
+        yield path
+
+
 @pytest.fixture(scope="session")
 def start_hub() -> Iterator[StartHub]:
     """Start registries on free ports; those still running are killed at the end."""

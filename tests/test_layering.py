@@ -34,7 +34,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers", "llguidance"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
-EXTRAS = {"build_matrix/ray_executor.py": {"ray"}, "hub_loader/toml.py": {"tomli"}}
+EXTRAS = {
+    "build_matrix/ray_executor.py": {"ray"},
+    "hub_loader/toml.py": {"tomli"},
+    "hub_loader/trust/keys.py": {"cryptography"},
+}
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
     path
