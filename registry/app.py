@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
 from sqlalchemy.exc import OperationalError
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -36,21 +35,29 @@ from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
+from .telemetry.app import Observed
+from .telemetry.metrics_page import metrics_page
+from .telemetry.options import Options
+from .telemetry.ready import readyz
+from .telemetry.route_names import named
 from .throttle import Throttle
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place, limits: Limits | None = None) -> Starlette:
-    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+def create_app(place: Place, limits: Limits | None = None, options: Options | None = None) -> Observed:
+    """The application over what `place` names, which is created if it is new.
+
+    Raises RegistryError, UsageError, MissingExtraError.
+    """
     limits = limits or Limits()
     store = Store(place.data, place.database)
     blobs = open_blobs(place, store)
     made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: object) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
         async with upkeep(store, blobs):
             yield
@@ -58,10 +65,15 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         with suppress(asyncio.CancelledError):
             await counting
         made.downloads.flush(store)
+        await run_in_threadpool(app.stop_observing)
         store.close()
 
-    app = Starlette(
-        routes=[*_routes(), *pages()],
+    app = Observed(
+        store,
+        blobs,
+        place.data,
+        options or Options(),
+        routes=named([*_routes(), *pages()]),
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -108,6 +120,8 @@ def _routes() -> list[Route]:
     repo = "/api/{kind:kind}/{org}/{name}"
     routes = [
         Route("/healthz", read.healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics_page),
         Route("/api/agent-harnesses", read.agent_harnesses),
         Route("/api/whoami-v2", account_routes.whoami),
         Route("/api/organizations/{org}/overview", account_routes.organization),

@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "markdown_it",
             "nh3",
             "obstore",
+            "prometheus_client",
             "sqlalchemy",
             "starlette",
             "uvicorn",
@@ -42,6 +43,7 @@ EXTRAS = {
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/bundles.py": {"sigstore"},
     "hub_loader/trust/keys.py": {"cryptography"},
+    "registry/telemetry/tracing.py": {"opentelemetry"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
