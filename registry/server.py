@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ class _Server(uvicorn.Server):
         if self._drain.begun:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
+            os._exit(128 + sig)  # the first process of a container is spared by its own signals
         self._drain.begin()
 
     async def on_tick(self, counter: int) -> bool:
