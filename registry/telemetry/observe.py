@@ -34,7 +34,7 @@ class Observe:
             return
         scope.setdefault("state", {})  # before others copy the scope: what they note is read here
         seen = _Seen(receive, send, request_id(scope["headers"]))
-        token = CURRENT.set(seen.id)
+        CURRENT.set(seen.id)  # of this task alone, and still there when the server logs how it failed
         began = time.monotonic()
         self._metrics.in_flight.inc()
         try:
@@ -42,7 +42,6 @@ class Observe:
         finally:
             self._metrics.in_flight.dec()
             self._end(scope, seen, time.monotonic() - began)
-            CURRENT.reset(token)
 
     def _end(self, scope: Scope, seen: _Seen, seconds: float) -> None:
         done = Served(route_of(scope), scope["method"], seen.status, seconds, seen.bytes_in, seen.bytes_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import shutil
@@ -122,6 +123,23 @@ def test_log_when_secrets_come_in_every_place_then_none_is_in_it(hub: ObservedHu
     assert len(signature) == 64 and signature not in log
     assert token not in log and token[5:] not in log
     assert log.count("[hidden]") >= 2  # in the place of the path's and of the User-Agent's
+
+
+def test_log_when_the_server_fails_then_the_answer_and_the_traceback_have_the_requests_id(
+    hub: ObservedHub, token: str
+) -> None:
+    owner = {"Authorization": f"Bearer {token}"}
+    content = b"soon gone"
+    address = f"{hub.url}/api/kernels/acme/relu/commit/main"
+    assert httpx.post(address, headers=owner, content=commit_body("b.txt", content)).status_code == 200
+    (hub.data / "blobs" / hashlib.sha256(content).hexdigest()).unlink()
+    failed = httpx.get(
+        f"{hub.url}/kernels/acme/relu/resolve/main/b.txt", headers={"X-Request-Id": "failed-1"}
+    )
+    assert (failed.status_code, failed.headers["x-request-id"]) == (500, "failed-1")
+    until(lambda: "Traceback" in hub.log.read_text())
+    (line,) = (line for line in hub.lines() if "error" in line)
+    assert (line["request_id"], line["level"]) == ("failed-1", "error")
 
 
 def test_readyz_when_the_storage_is_gone_then_503_says_so_and_the_log_why(
