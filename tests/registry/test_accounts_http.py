@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -117,8 +116,7 @@ def test_token_when_expired_or_revoked_then_the_refusal_says_so(hub: Hub, web: h
     made = registry_json(hub.data, "token", "create", "--org", "brittle", "--write", "--expires", "30m")
     assert create(web, made["token"], "brittle/a").status_code == 200
     with sqlite3.connect(hub.data / "registry.sqlite") as database:  # half an hour goes by
-        past = (datetime.fromisoformat(made["expires_at"]) - timedelta(hours=1)).replace(tzinfo=None)
-        database.execute("UPDATE tokens SET expires_at = ? WHERE id = ?", (f"{past}.000000", made["id"]))
+        database.execute("UPDATE tokens SET expires_at = created_at WHERE id = ?", (made["id"],))
     database.close()
     refused = create(web, made["token"], "brittle/b")
     assert refused.status_code == 401 and "expired at" in refused.json()["error"]
@@ -288,6 +286,7 @@ def test_whoami_when_asked_by_the_stock_client_then_users_and_organizations_are_
     assert [org["name"] for org in service["orgs"]] == ["engines"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", [("--user", "cli-user"), ("--org", "cli-org")])
 def test_hf_auth_login_and_whoami_when_run_then_they_name_the_account(
     hub: Hub, tmp_path: Path, whose: tuple[str, str]
