@@ -52,8 +52,9 @@ async def batch(request: Request) -> Response:
 
 
 def _upload(request: Request, oid: str, size: Any) -> dict[str, Any]:
-    if not isinstance(size, int) or size < 0:
-        raise bad_request(f"The size {size!r} of {oid} is not a number of bytes.")
+    limit = service(request).limits.upload_bytes
+    if not isinstance(size, int) or not 0 <= size <= limit:
+        raise bad_request(f"The size {size!r} of {oid} is not a number of bytes up to {limit}.")
     described: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
     if service(request).blobs.keep(oid) == size:
         return described
@@ -82,7 +83,7 @@ async def upload(request: Request) -> Response:
         raise forbidden("This upload address is not valid, or not any more: ask the LFS batch request again")
     blobs = service(request).blobs
     with blobs.temporary() as (path, file):
-        await receive(request, file)
+        await receive(request, file, size)
         await run_in_threadpool(blobs.adopt, path, file, oid, size)
     return Response()
 

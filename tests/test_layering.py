@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {
             "hub_loader",
             "alembic",
+            "h11",
             "httpx",
             "jinja2",
             "jwt",
