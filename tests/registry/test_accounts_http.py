@@ -251,6 +251,28 @@ def test_quota_when_exceeded_then_the_commit_is_refused_and_content_counts_once(
     assert commit(web, token, "small/b", {"w.so": os.urandom(50_000)}).status_code == 200
 
 
+def test_quota_when_a_repository_moves_in_then_it_counts_there(hub: Hub, web: httpx.Client) -> None:
+    registry(hub.data, "user", "add", "mover-in")
+    for org in ("wide", "tight"):
+        registry(hub.data, "org", "add", org)
+        registry(hub.data, "member", "add", "--org", org, "--user", "mover-in", "--role", "owner")
+    registry(hub.data, "org", "quota", "tight", "--bytes", "10K")
+    token = new_token(hub.data, "--user", "mover-in", "--write")
+    create(web, token, "wide/big")
+    commit(web, token, "wide/big", {"x.so": os.urandom(20_000)})
+
+    def move(source: str, target: str) -> httpx.Response:
+        body = {"fromRepo": source, "toRepo": target, "type": "kernel"}
+        return web.post("/api/repos/move", json=body, headers=bearer(token))
+
+    refused = move("wide/big", "tight/big")
+    assert (refused.status_code, refused.headers["x-error-code"]) == (403, "QuotaExceeded")
+    assert move("wide/big", "wide/bigger").status_code == 200
+    registry(hub.data, "org", "quota", "tight", "--bytes", "30K")
+    assert move("wide/bigger", "tight/big").status_code == 200
+    assert registry_json(hub.data, "org", "quota", "tight")["used_bytes"] == 20_000
+
+
 def test_limits_when_a_file_is_announced_then_it_is_refused_before_it_comes(
     hub: Hub, web: httpx.Client
 ) -> None:
