@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.limits import check_announced
 from .errors import bad_request, entry_not_found, forbidden, not_implemented
 from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_sha256
@@ -44,6 +45,8 @@ async def batch(request: Request) -> Response:
         writer(request, repo.org)
         digests = {check_sha256(item.get("oid")) for item in objects}
         here = _here(request, digests)
+        announced = ((item.get("oid"), item.get("size")) for item in objects)
+        check_announced(service(request).store, repo.org, announced)
         return [_upload(request, item["oid"], item.get("size"), item["oid"] in here) for item in objects]
 
     answered = await run_in_threadpool(answer)

@@ -175,7 +175,7 @@ class Catalog:
             entry = entries.get(path)
             return None if entry is None or entry.file is None else self.content(entry.file, limit)
 
-        return entries, read_package(entries, read)
+        return entries, read_package(str(revision.repo), entries, read)
 
     def content(self, file: File, limit: int) -> bytes | None:
         """A file's bytes; None if it has more than `limit`."""
