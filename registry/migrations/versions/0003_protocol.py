@@ -1,4 +1,4 @@
-"""Private and gated repositories, former names, pull requests, uploads, counts of downloads."""
+"""Private and gated repositories, former names, pull requests, counts of downloads."""
 
 from __future__ import annotations
 
@@ -38,12 +38,6 @@ def upgrade() -> None:
         sa.Column("base", sa.String(210), nullable=False),
         sa.Column("base_oid", sa.String(40), nullable=False),
         sa.Column("merge_oid", sa.String(40)),
-        sa.Column("created_at", sa.DateTime, nullable=False),
-    )
-    op.create_table(
-        "uploads",
-        _repo(),
-        sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("created_at", sa.DateTime, nullable=False),
     )
     op.create_table(
