@@ -30,6 +30,7 @@ from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
 from .oidc import exchange
+from .openapi import openapi
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
@@ -60,8 +61,9 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         made.downloads.flush(store)
         store.close()
 
+    protocol = _routes()
     app = Starlette(
-        routes=[*_routes(), *pages()],
+        routes=[*protocol, *pages()],
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -79,6 +81,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = made
+    app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
     return app
 
@@ -108,6 +111,7 @@ def _routes() -> list[Route]:
     repo = "/api/{kind:kind}/{org}/{name}"
     routes = [
         Route("/healthz", read.healthz),
+        Route("/openapi.json", openapi),
         Route("/api/agent-harnesses", read.agent_harnesses),
         Route("/api/whoami-v2", account_routes.whoami),
         Route("/api/organizations/{org}/overview", account_routes.organization),
