@@ -1,6 +1,6 @@
 """The registry under load: many cold loads at once, and reading and writing at once, on loopback.
 
-    python benchmarks/registry.py [--loads N] [--seconds N] [--workers N] [--database URL] [--storage URL] [--json FILE]
+    python benchmarks/registry.py [--loads N] [--seconds N] [--database URL] [--storage URL] [--json FILE]
 
 A `khub serve` of its own on a new data folder, or on the database and bucket named. Server and clients share the
 machine, so its figures are what is left beside the clients: fewer clients' cores than this has make them better.
@@ -10,7 +10,7 @@ machine, so its figures are what is left beside the clients: fewer clients' core
   is that of the whole call, hashing and unpacking included. A second round asks again, as a second fleet would.
 - mixed: for `--seconds`, 16 connections read (a branch's commit, its tree, a small file, 256 KB of the large one) and
   4 write (a commit of two files, each connection to a branch of its own). Latency is that of a request.
-- memory: the server's greatest resident set (VmHWM), over all of its processes.
+- memory: the server's greatest resident set (VmHWM).
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ def main() -> int:
     )
     parser.add_argument("--loads", type=int, default=200, metavar="N", help="cold loads at once (200)")
     parser.add_argument("--seconds", type=float, default=60, metavar="N", help="of the mixed load (60)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes of the server (1)")
     parser.add_argument("--database", metavar="URL", help="Postgres; else SQLite")
     parser.add_argument("--storage", metavar="URL", help="a bucket; else a folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -71,7 +70,6 @@ def main() -> int:
         | {"python": platform.python_version()},
         **commit(),
         "server": {
-            "workers": args.workers,
             "database": "postgres" if args.database else "sqlite",
             "storage": "s3" if args.storage else "folder",
             "peak_bytes": memory,
@@ -103,14 +101,9 @@ class Hub:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=120)
 
     def peak_bytes(self) -> int:
-        """The greatest resident sets of the server's processes, added up."""
-        children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()
-        return sum(_peak(process) for process in (self.process, *map(int, children)))
-
-
-def _peak(process: int) -> int:
-    status = Path(f"/proc/{process}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        """The server's greatest resident set."""
+        status = Path(f"/proc/{self.process}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 @contextmanager
@@ -128,9 +121,8 @@ def server(folder: Path, args: argparse.Namespace) -> Iterator[Hub]:
         text=True,
         check=True,
     ).stdout.splitlines()[-1]
-    more = ["--workers", str(args.workers)] if args.workers > 1 else []
     process = subprocess.Popen(
-        [sys.executable, "-c", _KHUB, "serve", *where, "--port", "0", "--json", *more],
+        [sys.executable, "-c", _KHUB, "serve", *where, "--port", "0", "--json"],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
