@@ -46,6 +46,9 @@ chromium: ## install the browser that tests look at the pages with, where there 
 screenshots: $(READY) chromium ## write docs/screenshots anew
 	KHUB_WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/registry/test_pages_browser.py -k screenshot
 
+bench-registry: $(READY) ## the registry under 200 cold loads at once, and under reading and writing at once
+	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
+
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) .demo
 
