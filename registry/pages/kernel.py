@@ -21,6 +21,7 @@ from .card import render_card
 from .catalog import Snapshot, version_of
 from .charts import BAR_SPAN, benchmark_bars, downloads_chart
 from .history import history
+from .reader import reader
 from .render import page
 
 _CHANGES = 30
@@ -82,7 +83,8 @@ def newest(refs: tuple[RefInfo, ...]) -> str:
 
 
 def view(request: Request, name: str | None = None) -> View:
-    """The kernel in the address at `name`, else at the query's `revision`. Raises RequestError 404, or 401 and 403 if gated."""
+    """The kernel in the address at `name`, else at the query's `revision`. Raises RequestError 401, 403 or 404."""
+    reader(request)
     found, store = repo_info(request), service(request).store
     fetch(request, found)
     repo = found.repo

@@ -48,7 +48,12 @@ def page(
         headers = {**SECURITY, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         return Response(body, status, headers, media_type="text/html")
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {**SECURITY, "ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept, Cookie"}
+    headers = {
+        **SECURITY,
+        "ETag": etag,
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept, Authorization, Cookie",
+    }
     if status == 200 and request.method in ("GET", "HEAD") and _has(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, media_type="text/html")
