@@ -7,10 +7,12 @@ huggingface_hub 2.3 upload kernels as models.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
@@ -25,7 +27,7 @@ from .access import see
 from .audit_log import AuditLog
 from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
-from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found
+from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
 from .oidc import exchange
 from .pages.catalog import Catalog
@@ -35,6 +37,7 @@ from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
 from .throttle import Throttle
+from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -49,7 +52,8 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
-        yield
+        async with upkeep(store, blobs):
+            yield
         counting.cancel()
         with suppress(asyncio.CancelledError):
             await counting
@@ -68,6 +72,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
             RequestError: _refuse,
             HTTPException: _refuse_address,
             ClientDisconnect: _gone,
+            OperationalError: _unavailable,
             Exception: _fail,
         },
         lifespan=lifespan,
@@ -199,7 +204,14 @@ def _gone(_request: Request, _error: Exception) -> Response:
     )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
-def _fail(request: Request, _error: Exception) -> Response:
+def _unavailable(request: Request, error: Exception) -> Response:
+    logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
+    return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
+
+
+def _fail(request: Request, error: Exception) -> Response:
+    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+        return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )

@@ -76,12 +76,6 @@ def recent_count(repo_id: ColumnElement[int] | InstrumentedAttribute[int]) -> Co
     return total.where(Download.repo_id == repo_id, Download.day > _since()).scalar_subquery()
 
 
-def daily(session: Session, repo_id: int) -> list[tuple[date, int]]:
-    """A repository's downloads for each day that had any, oldest first."""
-    query = select(Download.day, Download.count).where(Download.repo_id == repo_id).order_by(Download.day)
-    return [(day, count) for day, count in session.execute(query)]
-
-
 def _since() -> date:
     return datetime.now(timezone.utc).date() - timedelta(days=RECENT_DAYS)
 

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.limits import check_announced
 from .errors import bad_request, entry_not_found, forbidden, not_implemented
 from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_sha256
@@ -40,6 +41,9 @@ async def batch(request: Request) -> Response:
         repo = repo_of(request)
         writer(request, repo.org)
         service(request).store.resolve(repo, MAIN)
+        check_announced(
+            service(request).store, repo.org, ((item.get("oid"), item.get("size")) for item in objects)
+        )
         return [_upload(request, check_sha256(item.get("oid")), item.get("size")) for item in objects]
 
     answered = await run_in_threadpool(answer)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from . import pulls
+from .accounts.limits import check_announced
 from .accounts.may import Action
 from .auth import note
 from .commit_body import read_commit
@@ -129,6 +130,7 @@ async def preupload(request: Request) -> Response:
         writer(request, repo.org)
         store = service(request).store
         paths = [check_path(file.get("path")) for file in files]
+        check_announced(store, repo.org, zip(paths, (file.get("size") for file in files), strict=True))
         present = {
             entry.path: entry.oid
             for entry in store.entries_at(store.resolve(repo, param(request, "revision")), paths)

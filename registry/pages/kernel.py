@@ -83,7 +83,10 @@ def newest(refs: tuple[RefInfo, ...]) -> str:
 
 
 def view(request: Request, name: str | None = None) -> View:
-    """The kernel in the address at `name`, else at the query's `revision`. Raises RequestError 401, 403 or 404."""
+    """The kernel in the address at `name`, else at the query's `revision`.
+
+    Raises RequestError 404, also for who may not see it, and 401 or 403 for a gated one.
+    """
     reader(request)
     found, store = repo_info(request), service(request).store
     fetch(request, found)

@@ -21,6 +21,7 @@ from khub_process import Hub, StartHub
 
 from registry import downloads
 from registry.downloads import Downloads, is_download
+from registry.pages.downloads import daily_downloads
 from registry.store import RepoName, Store
 
 
@@ -380,7 +381,7 @@ def test_downloads_when_flushed_twice_then_the_day_holds_their_sum(tmp_path: Pat
     counts.flush(store)
     counts.flush(store)
     with store.read() as session:
-        assert downloads.daily(session, 1) == [(datetime.now(timezone.utc).date(), 3)]
+        assert daily_downloads(session, [1]) == {1: {datetime.now(timezone.utc).date(): 3}}
         assert downloads.recent(session, [1, 99]) == {1: 3}
     store.close()
 
