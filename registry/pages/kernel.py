@@ -13,7 +13,6 @@ from starlette.responses import RedirectResponse, Response
 from hub_loader.manifest import python_name
 
 from ..access import fetch, repo_info
-from ..errors import RequestError
 from ..http import base_url, param, service
 from ..store import MAIN, RefInfo, RepoName
 from .browse import catalog
@@ -158,8 +157,3 @@ def benchmarks(request: Request) -> Response:
     shown = view(request)
     results = [(result, benchmark_bars(result)) for result in shown.snapshot.package.benchmarks]
     return show(request, "benchmarks.html", shown, results=results, span=BAR_SPAN)
-
-
-def missing(request: Request) -> Response:
-    """An address below a kernel that is none. Raises RequestError 404."""
-    raise RequestError(404, f"There is nothing at {request.url.path} on this hub.")

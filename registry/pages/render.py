@@ -7,7 +7,6 @@ not change answers 304.
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
@@ -19,7 +18,6 @@ from starlette.responses import Response
 
 from ..auth import COOKIE
 from .charts import figure
-from .matrix import dotted, short_name
 
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -97,11 +95,8 @@ def _environment() -> Environment:
         "day": day,
         "number": lambda value: f"{value:,}",
         "plural": plural,
-        "short_name": short_name,
-        "dotted": dotted,
         "figure": figure,
         "title_line": lambda text: text.strip().partition("\n")[0],
-        "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
     }
     environment.globals |= {"asset": lambda name: f"/-/static/{name}?v={_asset(name)[1]}"}
     return environment
