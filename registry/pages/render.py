@@ -104,7 +104,7 @@ def _environment() -> Environment:
 
 def size(count: int) -> str:
     """Bytes for people: 12 B, 3.4 KiB, 145 MiB."""
-    value = float(count)
+    value = float(min(count, 1 << 62))  # an index may state any number
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
             break

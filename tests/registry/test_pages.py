@@ -64,7 +64,7 @@ def hostile(hub: Hub) -> str:
             "id": "_evil_cpu_1",
             "backend": {"type": SCRIPT, "archs": [SCRIPT]},
             "metadata": {"sha256": "0" * 64, "size": 3},
-            "files": {f"{SCRIPT.replace('/', '')}.py": {"sha256": "1" * 64, "size": 10**15}},
+            "files": {f"{SCRIPT.replace('/', '')}.py": {"sha256": "1" * 64, "size": 10**400}},
         }
     }
     metadata = {
