@@ -22,6 +22,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 
 from registry.app import create_app
+from registry.place import Place
 
 
 class SlowHub:
@@ -65,7 +66,7 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `khub serve` does
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    app = SlowHub(create_app(Path(sys.argv[1])))
+    app = SlowHub(create_app(Place(Path(sys.argv[1]))))
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=75)
     uvicorn.Server(config).run(sockets=[listener])
 

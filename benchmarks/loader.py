@@ -10,7 +10,8 @@ the clients' runs alternate, so that a neighbour's load meets both.
 - import: `import X` and `from X import get_kernel` with nothing else imported; timed in the process, and the whole
   process from outside, the interpreter's start included.
 - cold: an empty cache. warm: the cache of the cold run, in a new process. torch is imported before the clock starts.
-  `call` is get_kernel alone, `whole` with the client's import, for what one imports early the other imports late.
+  `call` is get_kernel alone, `whole` with the client's import, for what one imports early the other imports late;
+  `process` is from the start of the process to the kernel, with the interpreter's start and torch's import.
 - loaded: the same call again in the same process.
 - The registry is 0 and 50 ms away: each request waits one round trip, the first of a connection one more. Requests
   and connections are those that the registry saw; depth is the longest chain of requests of which each began after
@@ -144,6 +145,7 @@ def loads(world: World, client: str, arguments: dict[str, Any], round_trip_s: fl
 def loaded_run(world: World, home: Path, client: str, asked: Row, round_trip_s: float) -> Row:
     """One process that loads the kernel, with what the hub saw of it until then, and of each call afterwards."""
     world.begin(round_trip_s)
+    start = time.monotonic()
     run = client_run(world, home, client, "load", asked)
     seen, loaded_at = world.exchanges(), run.pop("loaded_at")
     exchanges = [exchange for exchange in seen if exchange.start < loaded_at]
@@ -151,6 +153,7 @@ def loaded_run(world: World, home: Path, client: str, asked: Row, round_trip_s: 
     return {
         **run,
         "whole_s": run["import_s"] + run["call_s"],
+        "process_s": loaded_at - start,
         "requests": len(exchanges),
         "connections": sum(exchange.new_connection for exchange in exchanges),
         "depth": depth(exchanges),
