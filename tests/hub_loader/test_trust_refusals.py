@@ -66,7 +66,7 @@ def put(hub: StaticHub, tmp_path: Path) -> Put:
 
 def forget_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process, which asks the hub again."""
-    monkeypatch.setattr("hub_loader.kernels._modules", {})
+    monkeypatch.setattr("hub_loader.entry._modules", {})
     monkeypatch.setattr("hub_loader.source._versions", {})
     monkeypatch.setenv("KHUB_REFRESH", "0")
 
