@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, cast
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
+from .background import InBackground
 from .body import (
     MAX_JSON_BYTES,
     TooLongError,
@@ -44,7 +44,6 @@ from .manifest import INDEX_NAME, Entry
 from .session import http_errors, offline_errors, session
 from .trust.dsse import ENVELOPE_NAME, MAX_ENVELOPE_BYTES
 
-_T = TypeVar("_T")
 _TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
 _MAX_TREE = 200_000  # entries of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -108,7 +107,7 @@ class Hub:
         Raises:
             VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, DownloadError, OfflineError
         """
-        signed = _InBackground(lambda: self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES))
+        signed = InBackground(lambda: self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES))
         try:
             answer = self._small_file(repo_id, revision, INDEX_NAME, MAX_JSON_BYTES)
         finally:
@@ -310,33 +309,6 @@ class Hub:
                 f"{what}: {endpoint} refuses access ({status}): set HF_TOKEN to a token that may read it"
             )
         return DownloadError(f"{what}: {endpoint} answered {status}: try again later, or check HF_ENDPOINT")
-
-
-class _InBackground(Generic[_T]):
-    """A call in a thread of its own; whatever it raises, `result` raises."""
-
-    def __init__(self, call: Callable[[], _T]) -> None:
-        self._outcome: tuple[_T | None, Exception | None] = (None, None)
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="khub-envelope")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Return when it has ended."""
-        self._thread.join()
-
-    def result(self) -> _T:
-        """What it returned."""
-        self.wait()
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return cast("_T", value)
-
-    def _run(self, call: Callable[[], _T]) -> None:
-        try:
-            self._outcome = (call(), None)
-        except Exception as error:  # handed on by `result`
-            self._outcome = (None, error)
 
 
 def _file_url(repo_id: str, revision: str, path: str) -> str:

@@ -29,6 +29,7 @@ from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
 from .oidc import exchange
+from .openapi import openapi
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
@@ -68,12 +69,13 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
         await run_in_threadpool(app.stop_observing)
         store.close()
 
+    protocol = _routes()
     app = Observed(
         store,
         blobs,
         place.data,
         options or Options(),
-        routes=named([*_routes(), *pages()]),
+        routes=named([Route("/readyz", readyz), Route("/metrics", metrics_page), *protocol, *pages()]),
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -91,6 +93,7 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
     )
     app.router.redirect_slashes = False
     app.state.service = made
+    app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
     return app
 
@@ -120,8 +123,7 @@ def _routes() -> list[Route]:
     repo = "/api/{kind:kind}/{org}/{name}"
     routes = [
         Route("/healthz", read.healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics_page),
+        Route("/openapi.json", openapi),
         Route("/api/agent-harnesses", read.agent_harnesses),
         Route("/api/whoami-v2", account_routes.whoami),
         Route("/api/organizations/{org}/overview", account_routes.organization),

@@ -184,6 +184,15 @@ class Pull(Base):
     created_at: Mapped[datetime]
 
 
+class Upload(Base):
+    """Content that came in for a repository by itself, to be committed by its digest."""
+
+    __tablename__ = "uploads"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
+
+
 class Download(Base):
     """How many variants of a repository were fetched on a day (UTC)."""
 

@@ -59,7 +59,9 @@ def admit(config: Config, policy: Policy, version: Version, *, fresh: bool = Fal
         remember(_path(config, trust, version), Record(seen, found.new))
     if not verdict.allowed:
         raise (SignatureError if verdict.is_final else PolicyError)(verdict.reason)
-    logger.debug("%s at %s: %s", version.repo_id, version.commit[:12], verdict.reason)
+    # Offline nobody says whether there is something newer, or a yank: how old it is, is all there is to say.
+    level = logging.INFO if config.offline else logging.DEBUG
+    logger.log(level, "%s at %s: %s", version.repo_id, version.commit[:12], verdict.reason)
     return verdict
 
 

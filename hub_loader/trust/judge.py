@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from ..errors import SignatureError
@@ -24,6 +25,7 @@ from .evidence import Evidence, Proof, Seen, SeenRef, SeenYank, TrustedKey, Verd
 from .keys import verify
 from .statement import read_statement
 
+_DAY_S = 24 * 3600
 _SHORT = 16  # digits of a key's id in messages
 
 
@@ -55,7 +57,8 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
     signer = _signer(evidence)
     if signer is not None:
         whose = f" ({signer.comment})" if signer.comment else ""
-        return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}", signer)
+        when = "" if evidence.proof is None else f", {_age(evidence.proof, evidence.now)}"
+        return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}{when}", signer)
     unknown = _what_is_missing(evidence)
     if policy.allows(evidence.repo_id):
         return Verdict(True, f"{unknown}; allowed by trust_remote_code")
@@ -156,6 +159,13 @@ def _signer(evidence: Evidence) -> TrustedKey | None:
     if evidence.proof is None:
         return None
     return next((key for key in evidence.publisher_keys if key.id == evidence.proof.key_id), None)
+
+
+def _age(proof: Proof, now: float) -> str:
+    """When it was signed, and how long ago; a signer whose clock is ahead has signed today."""
+    day = time.strftime("%Y-%m-%d", time.gmtime(proof.signed))
+    days = max(int(now - proof.signed), 0) // _DAY_S
+    return f"on {day}, {days} days ago" if days else f"on {day}"
 
 
 def _what_is_missing(evidence: Evidence) -> str:

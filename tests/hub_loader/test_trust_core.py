@@ -220,6 +220,9 @@ def test_signed_by_a_trusted_key_then_runs_whatever_is_allowed() -> None:
     for policy in (CLOSED, OPEN, NAMED, PUBLIC_HUB):
         verdict = judge(policy, HERE)
         assert (verdict.allowed, verdict.signer) == (True, MINE)
+        assert verdict.reason.endswith("of the trust file, on 2023-11-14")
+    later = judge(CLOSED, replace(HERE, now=PROOF.signed + 9.9 * 24 * 3600))
+    assert later.reason.endswith(", on 2023-11-14, 9 days ago")
 
 
 @pytest.mark.parametrize("proof", [None, PROOF], ids=["unsigned", "unknown key"])
