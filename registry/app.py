@@ -24,6 +24,8 @@ from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
 from .store import Store
+from .tuf import routes as tuf_routes
+from .tuf.repository import TufRepository
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -31,10 +33,12 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def create_app(data: Path) -> Starlette:
     """The application over a data folder, which is created if it is new. Raises RegistryError."""
     store = Store(data)
+    tuf = TufRepository(store, data)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with tuf_routes.kept_fresh(tuf):
+            yield
         store.close()
 
     app = Starlette(
@@ -45,6 +49,7 @@ def create_app(data: Path) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = Service(store, BlobStore(data))
+    app.state.tuf = tuf
     return app
 
 
@@ -98,6 +103,7 @@ def _routes() -> list[Route]:
         Route(repo + "/preupload/{revision}", write.preupload, methods=["POST"]),
         Route(repo + "/commit/{revision}", write.commit, methods=["POST"]),
         Route("/api/{rest:path}", _unknown_api, methods=_METHODS),
+        *tuf_routes.routes(),
     ]
     for files in ("/{kind:kind}/{org}/{name}", "/{org}/{name}"):  # without a type it is a model
         objects = files + ".git/info/lfs/objects"

@@ -78,6 +78,9 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     revoke = verbs.add_parser("revoke", parents=[common], help="make a token useless at once")
     revoke.add_argument("id", type=int, help="the token's number, from `token list`")
     revoke.set_defaults(run=_revoke_token)
+    from .tuf.cli import add_trust  # `khub serve` need not know it
+
+    add_trust(nouns)
 
 
 def _serve(args: argparse.Namespace) -> int:

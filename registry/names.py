@@ -11,7 +11,7 @@ from .errors import bad_request
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 # First segments of the URL space: an organization of that name would be unreachable.
-_RESERVED = frozenset({"api", "datasets", "healthz", "kernels", "models", "spaces"})
+_RESERVED = frozenset({"api", "datasets", "healthz", "kernels", "models", "spaces", "tuf"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What `git check-ref-format` forbids anywhere in a reference.

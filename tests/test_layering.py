@@ -15,7 +15,10 @@ OURS = {"hub_loader", "build_matrix", "registry", "engine"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
-    "registry": ({"hub_loader", "starlette", "sqlalchemy", "uvicorn"}, set()),
+    "registry": (
+        {"hub_loader", "starlette", "sqlalchemy", "uvicorn", "tuf", "securesystemslib", "cryptography"},
+        set(),
+    ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
@@ -23,6 +26,8 @@ EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/keys.py": {"cryptography"},
+    "hub_loader/trust/tuf_keys.py": {"cryptography", "securesystemslib"},
+    "hub_loader/trust/tuf_updater.py": {"tuf"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
