@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -23,6 +22,7 @@ from . import lfs, read, write
 from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
+from .place import Place
 from .store import Store
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
@@ -30,10 +30,10 @@ from .tuf.repository import TufRepository
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(data: Path) -> Starlette:
-    """The application over a data folder, which is created if it is new. Raises RegistryError."""
-    store = Store(data)
-    tuf = TufRepository(store, data)
+def create_app(place: Place) -> Starlette:
+    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+    store = Store(place.data, place.database)
+    tuf = TufRepository(store, place.data)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -48,7 +48,7 @@ def create_app(data: Path) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(data))
+    app.state.service = Service(store, BlobStore(place.data))
     app.state.tuf = tuf
     return app
 

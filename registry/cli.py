@@ -6,13 +6,12 @@ import argparse
 import json
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 
 from hub_loader.errors import UsageError
 
 from . import auth
 from .errors import RequestError
-from .store import Store
+from .place import add_arguments, open_store, place_of
 
 _SERVE_EXAMPLES = """\
 examples:
@@ -35,9 +34,7 @@ All of them work while the server runs, and take effect at once."""
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `khub serve`."""
     parser.epilog = _SERVE_EXAMPLES
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="the data folder; made if it is new"
-    )
+    add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: any)"
@@ -54,7 +51,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     token = nouns.add_parser("token", help="make, list and revoke the tokens that allow writing")
     verbs = token.add_subparsers(metavar="VERB", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--data", type=Path, required=True, metavar="DIR", help="the registry's data folder")
+    add_arguments(common)
     common.add_argument("--json", action="store_true", help="print JSON")
 
     create = verbs.add_parser(
@@ -91,13 +88,13 @@ def _serve(args: argparse.Namespace) -> int:
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
     with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to stop; requests under way were finished
-        serve(args.data, args.host, args.port, verbose=args.verbose, ready=ready)
+        serve(place_of(args), args.host, args.port, verbose=args.verbose, ready=ready)
     return 0
 
 
 def _create_token(args: argparse.Namespace) -> int:
     try:
-        secret = auth.create_token(Store(args.data), args.org, can_write=args.write)
+        secret = auth.create_token(open_store(args), args.org, can_write=args.write)
     except RequestError as error:
         raise UsageError(error.message) from None
     scope = "write" if args.write else "read"
@@ -109,7 +106,7 @@ def _create_token(args: argparse.Namespace) -> int:
 
 
 def _list_tokens(args: argparse.Namespace) -> int:
-    tokens = auth.list_tokens(Store(args.data))
+    tokens = auth.list_tokens(open_store(args))
     if args.json:
         rows = [asdict(token) | {"created_at": f"{token.created_at.isoformat()}Z"} for token in tokens]
         print(json.dumps(rows, indent=2))
@@ -123,6 +120,6 @@ def _list_tokens(args: argparse.Namespace) -> int:
 
 
 def _revoke_token(args: argparse.Namespace) -> int:
-    auth.revoke_token(Store(args.data), args.id)
+    auth.revoke_token(open_store(args), args.id)
     print(json.dumps({"revoked": args.id}) if args.json else f"Token {args.id} is revoked.")
     return 0

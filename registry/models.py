@@ -1,17 +1,22 @@
 """The tables: organizations, their tokens and repositories, and each repository's commits and references.
 
 A commit's files are the entries of its tree, one row for each file and folder; commits with equal content
-share a tree. File content is not here but in `blobs.py`, named by SHA-256.
+share a tree. File content is not here but in `blobs.py`, named by SHA-256. A change here comes with a
+migration (`migrations/__init__.py`).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 1
+
+def _ordered(length: int) -> TypeEngine[str]:
+    """Text that sorts by its bytes everywhere, as SQLite's does."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
@@ -67,7 +72,7 @@ class Ref(Base):
 
     __tablename__ = "refs"
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
-    name: Mapped[str] = mapped_column(String(210), primary_key=True)
+    name: Mapped[str] = mapped_column(_ordered(210), primary_key=True)
     commit_oid: Mapped[str] = mapped_column(String(40))
 
 
@@ -81,9 +86,25 @@ class TreeEntry(Base):
     )
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
     tree_oid: Mapped[str] = mapped_column(String(40), primary_key=True)
-    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
-    folder: Mapped[str] = mapped_column(String(1024))
+    path: Mapped[str] = mapped_column(_ordered(1024), primary_key=True)
+    folder: Mapped[str] = mapped_column(_ordered(1024))
     oid: Mapped[str] = mapped_column(String(40))
     sha256: Mapped[str | None] = mapped_column(String(64))
     size: Mapped[int | None] = mapped_column(BigInteger)
     lfs: Mapped[bool]
+
+
+class TufMetadata(Base):
+    """A version of a role of the TUF repository, as the bytes that were signed.
+
+    The current one has no `superseded_at`; of root every version stays for ever.
+    """
+
+    __tablename__ = "tuf_metadata"
+    __table_args__ = (Index("tuf_current", "role", "superseded_at"),)
+    role: Mapped[str] = mapped_column(String(120), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    expires: Mapped[datetime]
+    created_at: Mapped[datetime]
+    superseded_at: Mapped[datetime | None]

@@ -16,17 +16,18 @@ from hub_loader.errors import RegistryError
 
 from .app import create_app
 from .http import Service
+from .place import Place
 
 
-def serve(data: Path, host: str, port: int, *, verbose: bool, ready: Callable[[str], None]) -> None:
-    """Serve `data` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
+def serve(place: Place, host: str, port: int, *, verbose: bool, ready: Callable[[str], None]) -> None:
+    """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
     Raises RegistryError if the address is taken, or another server already serves the folder.
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
-    app = create_app(data)
-    with _only_server(data), _listen(host, port) as listener:
+    app = create_app(place)
+    with _only_server(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()
         config = uvicorn.Config(

@@ -33,6 +33,8 @@ def test_bare_install_has_khub_and_says_what_each_part_needs(tmp_path: Path) -> 
         "build_matrix/toolchain/fatbinary.sh",
         "build_matrix/include/registration.h",
         "hub_loader/py.typed",
+        "registry/migrations/env.py",
+        "registry/migrations/versions/0001_baseline.py",
     } <= members
     assert not any(name.startswith(("tests/", "kernels_src/")) for name in members)
 

@@ -16,7 +16,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "hub_loader": (set(), {"huggingface_hub", "packaging"}),
     "build_matrix": ({"hub_loader", "packaging", "httpx", "elftools", "tqdm", "tomli"}, {"huggingface_hub"}),
     "registry": (
-        {"hub_loader", "starlette", "sqlalchemy", "uvicorn", "tuf", "securesystemslib", "cryptography"},
+        {"hub_loader", "alembic", "obstore", "starlette", "sqlalchemy", "uvicorn"}
+        | {"tuf", "securesystemslib", "cryptography"},
         set(),
     ),
     "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import commands
+from ..place import add_arguments
 
+Run = Callable[[argparse.Namespace], int]
 _EXAMPLES = """\
 A hub whose operator has done the first ceremony is a TUF repository: readers who are given its root refuse whatever
 was not signed by a publisher the operator has delegated to. Root and targets are signed with keys that the server never
@@ -43,13 +46,11 @@ def add_trust(nouns: Any) -> None:
     )
     sign.add_argument("--key", type=Path, required=True, help="a private key of `khub keygen`")
     sign.add_argument("--json", action="store_true", help="print JSON")
-    sign.set_defaults(run=commands.sign)
+    sign.set_defaults(run=_verb("sign"))
 
 
 def _add_ceremonies(verbs: Any) -> None:
-    init = _drafting(
-        verbs, "init", "draft the first root and targets, and make the server's keys", commands.init
-    )
+    init = _drafting(verbs, "init", "draft the first root and targets, and make the server's keys")
     _keys(init, "--keys", "public keys of root, files or lines of `khub keygen`", required=True)
     init.add_argument("--threshold", type=int, required=True, metavar="K", help="how many of them must sign")
     _keys(
@@ -69,7 +70,7 @@ def _add_ceremonies(verbs: Any) -> None:
             metavar="N",
             help=f"{role} expires after (default: {days})",
         )
-    delegate = _drafting(verbs, "delegate", "draft who publishes for an organization", commands.delegate)
+    delegate = _drafting(verbs, "delegate", "draft who publishes for an organization")
     delegate.add_argument("--org", required=True, help="the organization")
     _keys(
         delegate,
@@ -78,43 +79,41 @@ def _add_ceremonies(verbs: Any) -> None:
         required=True,
         nargs="*",
     )
-    rotate = _drafting(verbs, "rotate", "draft other keys for one of TUF's roles", commands.rotate)
+    rotate = _drafting(verbs, "rotate", "draft other keys for one of TUF's roles")
     rotate.add_argument("role", choices=("root", "targets", "snapshot", "timestamp"))
     _keys(rotate, "--add", "public keys to add (root, targets; the server makes its own)")
     rotate.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="ids or public keys to remove")
     rotate.add_argument("--threshold", type=int, metavar="K", help="how many must sign from now on")
-    revoke = _drafting(verbs, "revoke", "draft that a key signs nothing any more", commands.revoke)
+    revoke = _drafting(verbs, "revoke", "draft that a key signs nothing any more")
     revoke.add_argument("key", help="a key's id or public key: of root, of targets or of a publisher")
-    renew = _drafting(verbs, "renew", "draft root or targets again, before it expires", commands.renew)
+    renew = _drafting(verbs, "renew", "draft root or targets again, before it expires")
     renew.add_argument("role", choices=("root", "targets"))
 
 
 def _add_server_side(verbs: Any) -> None:
-    apply = _with_data(verbs, "apply", "take signed drafts, and sign snapshot and timestamp", commands.apply)
+    apply = _with_data(verbs, "apply", "take signed drafts, and sign snapshot and timestamp")
     apply.add_argument(
         "drafts", type=Path, nargs="+", metavar="FILE", help="root.json, targets.json of a ceremony"
     )
-    _with_data(verbs, "status", "every role: version, keys, until when it is good", commands.status)
-    refresh = _with_data(
-        verbs, "refresh", "sign snapshot and timestamp where it is time to", commands.refresh
-    )
+    _with_data(verbs, "status", "every role: version, keys, until when it is good")
+    refresh = _with_data(verbs, "refresh", "sign snapshot and timestamp where it is time to")
     refresh.add_argument("--force", action="store_true", help="even if it is not")
-    root = _with_data(verbs, "root", "write the current root, which readers are given", commands.root)
+    root = _with_data(verbs, "root", "write the current root, which readers are given")
     root.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
 
 
-def _with_data(verbs: Any, name: str, summary: str, run: commands.Command) -> argparse.ArgumentParser:
+def _with_data(verbs: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=summary, description=f"{summary.capitalize()}."
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the registry's data folder")
+    add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_verb(name))
     return parser
 
 
-def _drafting(verbs: Any, name: str, summary: str, run: commands.Command) -> argparse.ArgumentParser:
-    parser = _with_data(verbs, name, summary, run)
+def _drafting(verbs: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = _with_data(verbs, name, summary)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the drafts; made if new"
     )
@@ -125,3 +124,12 @@ def _keys(
     parser: argparse.ArgumentParser, flag: str, about: str, *, required: bool = False, nargs: str = "+"
 ) -> None:
     parser.add_argument(flag, nargs=nargs, required=required, default=[], metavar="KEY", help=about)
+
+
+def _verb(name: str) -> Run:
+    """The verb's function, whose libraries are imported when it runs."""
+
+    def run(args: argparse.Namespace) -> int:
+        return int(getattr(import_module(".commands", __package__), name)(args))
+
+    return run

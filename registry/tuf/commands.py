@@ -6,7 +6,7 @@ import argparse
 import getpass
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from securesystemslib.signer import SSlibKey
@@ -17,12 +17,11 @@ from hub_loader.trust.keys import parse_public_key, read_private
 from hub_loader.trust.tuf_keys import signer_of, tuf_key
 
 from ..errors import RequestError
-from ..store import Store
+from ..place import open_store
 from . import ceremony, roles
 from .ceremony import Draft, Offline
 from .repository import TufRepository
 
-Command = Callable[[argparse.Namespace], int]
 _KEYID = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 
 
@@ -40,14 +39,11 @@ def init(args: argparse.Namespace) -> int:
     )
     _new_folder(args.out)
     try:
-        for name, who in (
-            ("--threshold", roles.Keys(keys, args.threshold)),
-            ("--targets-threshold", targets),
-        ):
-            roles.check_threshold(name, len({key.keyid for key in who.keys}), who.threshold)
+        offline = {Root.type: roles.Keys(keys, args.threshold), Targets.type: targets}
+        for role, signers in offline.items():
+            roles.check_threshold(role, len({key.keyid for key in signers.keys}), signers.threshold)
         online = {role: roles.Keys([repository.keys.create()]) for role in roles.ONLINE}
-        who = {Root.type: roles.Keys(keys, args.threshold), Targets.type: targets, **online}
-        root = roles.first_root(who, lifetimes, roles.now())
+        root = roles.first_root(offline | online, lifetimes, roles.now())
     except ValueError as error:
         raise UsageError(str(error)) from None
     return _write(args, [root, roles.first_targets(lifetimes, roles.now())])
@@ -200,7 +196,7 @@ def _read(path: Path) -> bytes:
 
 
 def _repository(args: argparse.Namespace) -> TufRepository:
-    return TufRepository(Store(args.data), args.data)
+    return TufRepository(open_store(args), args.data)
 
 
 def _offline(args: argparse.Namespace) -> Offline:

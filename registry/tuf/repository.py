@@ -25,10 +25,10 @@ from hub_loader.trust.tuf_names import role_of
 
 from ..db import Database
 from ..errors import RequestError, entry_not_found
+from ..models import TufMetadata
 from . import roles
 from .ceremony import Draft, Offline, verdict
 from .keys import OnlineKeys
-from .models import TufMetadata
 from .upload import Claim, changed, check_upload
 
 logger = logging.getLogger(__name__)

@@ -59,7 +59,9 @@ def test_serve_when_the_data_folder_is_not_ours_then_one_line_says_so(tmp_path: 
         (data / "registry.sqlite").write_text("not a database, but long enough to be read as one" * 10)
     else:
         assert khub("registry", "token", "list", "--data", data).returncode == 0
-        subprocess.run(["sqlite3", data / "registry.sqlite", "PRAGMA user_version = 99"], check=True)
+        subprocess.run(
+            ["sqlite3", data / "registry.sqlite", "UPDATE alembic_version SET version_num = 9999"], check=True
+        )
     done = khub("serve", "--data", data, "--port", "0")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (30, "", 1), done.stderr
     assert str(data) in done.stderr
