@@ -25,10 +25,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
+    "build_matrix/targets.py": {"tuf"},
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/keys.py": {"cryptography"},
     "hub_loader/trust/tuf_keys.py": {"cryptography", "securesystemslib"},
     "hub_loader/trust/tuf_updater.py": {"tuf"},
+    "hub_loader/trust/tuf_client.py": {"tuf"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
