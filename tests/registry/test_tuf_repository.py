@@ -296,6 +296,7 @@ def test_revoked_publisher_key_publishes_no_longer_and_another_takes_over(
     hub.publish(repo, second, index)
 
 
+@pytest.mark.slow
 def test_timestamp_is_signed_again_by_the_running_server_before_it_expires(
     start_hub: StartHub, tmp_path: Path
 ) -> None:
