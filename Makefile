@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
+# Two processes, a file's tests in one of them. OpenMP threads that wait do not spin: the cores are shared.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
 KERNELS := paged-attention rmsnorm-rotary quantized-matmul
 
 .PHONY: demo test test-all fast lint format bench bench-loader clean
@@ -13,13 +16,13 @@ demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to e
 	$(BIN)/python ci/demo.py
 
 test: lint ## lint, types, and the tests but for the heaviest
-	$(BIN)/python -m pytest -m "not heavy"
+	$(PYTEST) -m "not heavy"
 
 test-all: lint ## every test: also other archs, hollow torch, a cluster (fetches about a gigabyte)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(READY) ## the tests that take under five minutes together
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

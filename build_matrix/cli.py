@@ -10,6 +10,7 @@ from typing import Any
 
 from hub_loader.errors import AuditError, UsageError
 from hub_loader.manifest import METADATA_NAME, parse_metadata
+from hub_loader.trust.sign import KEY_VARIABLE, signing_key
 from hub_loader.variant import parse_variant
 
 from .audit import Promise
@@ -89,13 +90,22 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub publish`."""
     parser.epilog = (
         "example:\n"
-        "  HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=… khub publish dist/paged-attention org/paged-attention"
+        "  HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=… khub publish dist/paged-attention org/paged-attention \\\n"
+        "      --sign-key release.key\n\n"
+        "Without a key, and without a signature of `khub sign` in the package, it is published unsigned: get_kernel\n"
+        "loads it only where trust_remote_code allows it."
     )
     parser.add_argument("package", type=Path, help="a folder that `khub build` wrote")
     parser.add_argument(
         "repo_id", metavar="ORG/NAME", help="the kernel repository; created when it is not there"
     )
     parser.add_argument("--message", help="commit message")
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="FILE",
+        help=f"sign the version with this private key of `khub keygen`; {KEY_VARIABLE} when left out",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.set_defaults(run=_publish)
 
@@ -230,7 +240,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    done = publish(args.package, args.repo_id, message=args.message)
+    done = publish(args.package, args.repo_id, message=args.message, key=signing_key(args.sign_key))
     if args.json:
         data = {
             "repo_id": done.repo_id,
@@ -239,6 +249,7 @@ def _publish(args: argparse.Namespace) -> int:
             "variants": done.variants,
             "written": done.written,
             "removed": done.removed,
+            "signed_by": done.signed_by,
         }
         print(json.dumps(data, indent=2))
     else:
@@ -248,5 +259,6 @@ def _publish(args: argparse.Namespace) -> int:
             else "no change"
         )
         where = f"{done.repo_id} {done.branch}"
-        print(f"{where}: {len(done.variants)} variants at commit {done.commit[:12]} ({what})")
+        who = "not signed" if done.signed_by is None else f"signed by the key {done.signed_by[:16]}"
+        print(f"{where}: {len(done.variants)} variants at commit {done.commit[:12]} ({what}; {who})")
     return 0

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub_loader.errors import AuthenticationError, CacheError, DownloadError, InvalidKernelError
 from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
 from hub_loader.pin import remember_published
+from hub_loader.trust.judge import prove
 
 from .card import CARD_NAME, card
+from .envelope import ENVELOPE_NAME, envelope_to_publish, read_envelope
 from .statement import STATEMENT_NAME
+
+if TYPE_CHECKING:
+    from hub_loader.trust.keys import PrivateKey
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where a package went, and how many files were written and removed there; 0 and 0: it was there."""
+    """Where a package went, and how many files were written and removed there; 0 and 0: it was there.
+
+    `signed_by` is the id of the key that signed it, None for a version without a signature.
+    """
 
     repo_id: str
     branch: str
@@ -32,16 +42,22 @@ class Published:
     variants: tuple[str, ...]
     written: int
     removed: int
+    signed_by: str | None = None
 
 
-def publish(package: Path, repo_id: str, *, message: str | None = None) -> Published:
+def publish(
+    package: Path, repo_id: str, *, message: str | None = None, key: PrivateKey | None = None
+) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
 
     The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
-    and `HF_TOKEN` say where and as whom, as for every Hub client.
+    and `HF_TOKEN` say where and as whom, as for every Hub client. With a `key` the version is signed, in the same
+    commit, unless the same key has signed the same index.json there already; without one, the signature that
+    `khub sign` left in the package is uploaded.
 
     Raises:
         InvalidKernelError: `package` is not a built package, or was changed since.
+        SignatureError: the signature in `package` is for another index.json or repository.
         AuthenticationError: no token, or one without the right to write there.
         DownloadError: the hub cannot be reached, answers an error, or changed meanwhile.
     """
@@ -54,21 +70,27 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
     files = read_package(package, index)
     files[CARD_NAME] = card(package, index, repo_id).encode()
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi(library_name="kernel-hub")
     branch = f"v{index.version}"
-    try:
+    with hub_errors(repo_id, "publishing"):
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
         api.create_branch(repo_id, repo_type="kernel", branch=branch, exist_ok=True)
         branches = api.list_repo_refs(repo_id, repo_type="kernel").branches
         head = next(ref.target_commit for ref in branches if ref.name == branch)
         tree = api.list_repo_tree(repo_id, repo_type="kernel", revision=head, recursive=True)
         there = {file.path: file for file in tree if isinstance(file, RepoFile)}
+        signed = envelope_to_publish(
+            package, repo_id, files, key, lambda: read_envelope(api, repo_id, head, there)
+        )
+        if signed is not None:
+            files[ENVELOPE_NAME] = signed
         changed = [path for path, data in files.items() if not _equal(there.get(path), data)]
         # A variant that is no longer built must not linger beside the new ones.
         stale = [path for path in there if path.startswith("build/") and path not in files]
+        if ENVELOPE_NAME in there and ENVELOPE_NAME not in files and INDEX_NAME in changed:
+            stale.append(ENVELOPE_NAME)  # it signs another index.json
         if changed or stale:
             head = api.create_commit(
                 repo_id,
@@ -81,20 +103,12 @@ def publish(package: Path, repo_id: str, *, message: str | None = None) -> Publi
                 ],
                 commit_message=message or f"Publish {index.name} {branch}",
             ).oid
-    except LocalTokenNotFoundError:
-        raise AuthenticationError("no token to write with: set HF_TOKEN or run `hf auth login`") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise AuthenticationError(
-                f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
-            ) from None
-        raise DownloadError(f"publishing {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
     try:
         remember_published(repo_id, branch, head)
     except CacheError as error:  # a machine that only publishes may have no cache
         logger.warning("%s; get_kernel may load here for an hour what was published before", error)
-    return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale))
+    signer = None if signed is None else prove(signed, origin=ENVELOPE_NAME).key_id
+    return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale), signer)
 
 
 def read_package(package: Path, index: Index) -> dict[str, bytes]:
@@ -114,6 +128,29 @@ def read_package(package: Path, index: Index) -> dict[str, bytes]:
                 raise InvalidKernelError(f"{path} is not what {INDEX_NAME} lists: build the package again")
             files[f"build/{name}/{inside}"] = data
     return files
+
+
+@contextmanager
+def hub_errors(repo_id: str, doing: str) -> Iterator[None]:
+    """Let what the Hub client raises inside be ours.
+
+    Raises:
+        AuthenticationError: no token, or one without the right to write there.
+        DownloadError: the hub answers an error, or changed meanwhile.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise AuthenticationError("no token to write with: set HF_TOKEN or run `hf auth login`") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise AuthenticationError(
+                f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
+            ) from None
+        raise DownloadError(f"{doing} {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
 
 
 def _equal(file: Any, data: bytes) -> bool:

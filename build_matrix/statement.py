@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hub_loader.manifest import INDEX_NAME, Index, sha256_hex
+from hub_loader.trust.sign import STATEMENT_NAME as STATEMENT_NAME
 
-STATEMENT_NAME = "provenance.intoto.json"
 _BUILD_TYPE = "urn:kernel-hub:build:v1"
 _BUILDER = "urn:kernel-hub:khub"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

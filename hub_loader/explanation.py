@@ -50,7 +50,7 @@ def explanation_json(explanation: Explanation, environment: Environment) -> dict
 def as_text(explanation: Explanation, environment: Environment) -> str:
     """A line for the kernel, one for the environment, one for each variant."""
     width = max((len(decision.variant) for decision in explanation.decisions), default=0)
-    lines = [_title(explanation), f"for {summary(environment)}"]
+    lines = [_title(explanation), *_signed(explanation), f"for {summary(environment)}"]
     for decision in explanation.decisions:
         verdict = _verdict(explanation, decision)
         lines.append(f"  {decision.variant:<{width}}  {verdict:<6}  {decision.reason}")
@@ -64,7 +64,8 @@ def as_table(explanation: Explanation, environment: Environment, width: int) -> 
     name = max((len(d.variant) for d in explanation.decisions), default=len(_HEADER[0]))
     name = max(name, len(_HEADER[0]))
     columns = (name, _VERDICT_WIDTH, max(width - name - _VERDICT_WIDTH - 10, 30))
-    lines = [_title(explanation), *textwrap.wrap(f"for {summary(environment)}", max(width, 40))]
+    signed = [line for text in _signed(explanation) for line in textwrap.wrap(text, max(width, 40))]
+    lines = [_title(explanation), *signed, *textwrap.wrap(f"for {summary(environment)}", max(width, 40))]
     lines += [_rule(("┌", "┬", "┐"), columns), *_row(_HEADER, columns), _rule(("├", "┼", "┤"), columns)]
     for decision in explanation.decisions:
         lines += _row((decision.variant, _verdict(explanation, decision), decision.reason), columns)
@@ -77,6 +78,10 @@ def as_table(explanation: Explanation, environment: Environment, width: int) -> 
 def _title(explanation: Explanation) -> str:
     at = f" at {explanation.revision[:12]}" if explanation.revision else ""
     return f"{explanation.repo_id}{at}"
+
+
+def _signed(explanation: Explanation) -> list[str]:
+    return [explanation.signed] if explanation.signed else []
 
 
 def _verdict(explanation: Explanation, decision: Decision) -> str:

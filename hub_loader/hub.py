@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .body import (
@@ -42,7 +43,9 @@ from .errors import (
     VersionNotFoundError,
 )
 from .manifest import INDEX_NAME, Entry
+from .trust.dsse import ENVELOPE_NAME, MAX_ENVELOPE_BYTES
 
+_T = TypeVar("_T")
 _TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
 _MAX_TREE = 200_000  # entries of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -66,11 +69,15 @@ class Refs:
 
 @dataclass(frozen=True)
 class IndexAnswer:
-    """index.json at a revision: the repository and commit that answered (None: not said), None without index."""
+    """index.json at a revision: the repository and commit that answered (None: not said), None without index.
+
+    `envelope` is what signs it, None where there is no signature.
+    """
 
     repo_id: str
     commit: str | None
     data: bytes | None
+    envelope: bytes | None = None
 
 
 class Hub:
@@ -97,16 +104,33 @@ class Hub:
             return Refs(self._moved_to(response, repo_id), refs)
 
     def index(self, repo_id: str, revision: str) -> IndexAnswer:
-        """The bytes of index.json at a branch, tag or commit, None where there is none; and which commit it is.
+        """index.json at a branch, tag or commit, and what signs it, both asked for at once; and which commit it is.
 
         Raises:
             VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, DownloadError, OfflineError
         """
-        what = f"{INDEX_NAME} of {repo_id}"
-        with self._get(
-            _file_url(repo_id, revision, INDEX_NAME), what, repo_id, ("EntryNotFound",)
-        ) as response:
-            data = body(response, what) if response.status_code == 200 else None
+        signed = _InBackground(lambda: self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES))
+        try:
+            answer = self._small_file(repo_id, revision, INDEX_NAME, MAX_JSON_BYTES)
+        finally:
+            signed.wait()
+        if answer.data is None:
+            return answer
+        envelope = signed.result()
+        if answer.commit is not None and envelope.commit != answer.commit:  # the branch moved in between
+            return replace(answer, envelope=self.envelope(answer.repo_id, answer.commit))
+        return replace(answer, envelope=envelope.data)
+
+    def envelope(self, repo_id: str, revision: str) -> bytes | None:
+        """What signs index.json at a branch, tag or commit; None where nothing does. Raises as `index`."""
+        return self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES).data
+
+    def _small_file(self, repo_id: str, revision: str, name: str, limit: int) -> IndexAnswer:
+        """A file of the repository's root that need not be there, of at most `limit` bytes."""
+        what = f"{name} of {repo_id}"
+        with self._get(_file_url(repo_id, revision, name), what, repo_id, ("EntryNotFound",)) as response:
+            found = response.status_code == 200
+            data = b"".join(chunks(response, what, None, limit)) if found else None
             commit = response.headers.get("x-repo-commit") or _first_hop(response, "x-repo-commit")
             if not commit or not COMMIT.fullmatch(commit):
                 commit = None
@@ -296,6 +320,33 @@ class Hub:
                 f"{what}: {endpoint} refuses access ({status}): set HF_TOKEN to a token that may read it"
             )
         return DownloadError(f"{what}: {endpoint} answered {status}: try again later, or check HF_ENDPOINT")
+
+
+class _InBackground(Generic[_T]):
+    """A call in a thread of its own; whatever it raises, `result` raises."""
+
+    def __init__(self, call: Callable[[], _T]) -> None:
+        self._outcome: tuple[_T | None, Exception | None] = (None, None)
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="khub-envelope")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
+
+    def result(self) -> _T:
+        """What it returned."""
+        self.wait()
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return cast("_T", value)
+
+    def _run(self, call: Callable[[], _T]) -> None:
+        try:
+            self._outcome = (call(), None)
+        except Exception as error:  # handed on by `result`
+            self._outcome = (None, error)
 
 
 def _file_url(repo_id: str, revision: str, path: str) -> str:

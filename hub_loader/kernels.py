@@ -32,7 +32,6 @@ from .request import Request
 from .resolver import Decision, best
 from .source import (
     HubSource,
-    allow,
     fetch_tree,
     judge,
     load_tree,
@@ -41,6 +40,7 @@ from .source import (
     read_overrides,
     require,
 )
+from .trust.gate import admit, look
 from .variant import Variant, parse_variant
 
 UserAgent = str | Mapping[str, object] | None
@@ -58,12 +58,18 @@ class FetchedKernel:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every variant's verdict at one commit (`revision`); `chosen` is the best, None if none fits."""
+    """Every variant's verdict at one commit (`revision`); `chosen` is the best, None if none fits.
+
+    `signed` says who has signed it, or why it does not run without trust_remote_code; "" for a folder. `signer` is the
+    id of the trusted key.
+    """
 
     repo_id: str
     revision: str
     chosen: str | None
     decisions: tuple[Decision, ...]
+    signed: str = ""
+    signer: str | None = None
 
 
 class NamedVariant(Variant):
@@ -223,7 +229,9 @@ def explain(
     request, config = make_request(repo_id, version, revision), load_config()
     found = pinned_version(config, request, fresh=True)
     decisions = judge(config, request, found, environment or detect_environment(), backend)
-    return Explanation(repo_id, found.commit, best(decisions), decisions)
+    verdict = look(config, found)
+    signer = None if verdict.signer is None else verdict.signer.id
+    return Explanation(repo_id, found.commit, best(decisions), decisions, verdict.reason, signer)
 
 
 def get_kernel_variants(
@@ -294,7 +302,7 @@ def _exists(source: HubSource, request: Request, above: tuple[Request, ...]) -> 
         metadata = package.metadata
     else:
         version = pinned_version(source.config, request)
-        allow(source.config, source.policy, version.repo_id)
+        admit(source.config, source.policy, version)
         chosen = require(request, judge(source.config, request, version, source.environment, source.backend))
         metadata = fetch_metadata(source.config, request, version, chosen)
     needed = kernel_depends(metadata)

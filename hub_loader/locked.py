@@ -24,8 +24,10 @@ from .manifest import INDEX_NAME
 from .pin import Version, cached_version, version_at
 from .policy import Policy, Trust, make_policy
 from .request import Request
-from .source import Found, allow, fetch_verified, judge, load_tree, require
+from .source import Found, fetch_verified, judge, load_tree, require
 from .store import LISTING_NAME, LOCKED, Store
+from .trust.dsse import ENVELOPE_NAME
+from .trust.gate import admit, check_signer
 
 ALLOW_LOCKED = Policy(everything=True)
 
@@ -45,11 +47,15 @@ class LockedSource:
 
         Raises:
             LockError: the kernel is not locked with this version or revision.
+            SignatureError: it is not signed by the key of the lock, or that key is revoked.
             IntegrityError: the hub or the cache has other bytes than the lock names.
         """
         kernel = self.lock_file.get(request)
         version = locked_version(self.config, kernel, self.lock_file.origin)
-        allow(self.config, self.policy, version.repo_id)
+        if kernel.variants:
+            check_signer(self.config, version, kernel.signer, self.lock_file.origin)
+        if not kernel.variants or not self.policy.everything:
+            admit(self.config, self.policy, version)
         decisions = judge(self.config, request, version, self.environment, self.backend)
         return fetch_locked(self.config, kernel, version, require(request, decisions), self.lock_file.origin)
 
@@ -132,7 +138,7 @@ def locked_version(config: Config, kernel: KernelLock, origin: str) -> Version:
         except IntegrityError:
             store.forget_index(config.endpoint, found.repo_id, kernel.commit)  # what lied may be asked again
             raise
-        for name in (INDEX_NAME, LISTING_NAME):
+        for name in (ENVELOPE_NAME, INDEX_NAME, LISTING_NAME):
             data = read(store.index_path(config.endpoint, found.repo_id, kernel.commit, name))
             if data is not None:
                 store.remember_index(LOCKED, request.repo_id, kernel.commit, data, name)

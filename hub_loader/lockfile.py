@@ -1,13 +1,13 @@
 """`kernels.lock`: the commit of each kernel, and for each of its variants what its bytes must be. Pure.
 
     [{"dependency": {"repo-id": "org/name", "version": 1},
-      "lock": {"commit": "<40 hex digits>",
+      "lock": {"commit": "<40 hex digits>", "signer": "<SHA-256 of the publisher's public key>",
                "depends": [{"repo-id": …, "version": …}, …],
                "variants": {"<variant>": {"manifest": "<SHA-256 of metadata.json>", "size": <bytes>,
                                           "listing": "<SHA-256>"}}}}, …]
 
 `dependency` and `commit` are the Hub client's own form (kernels 0.17), which refuses every other key; without
-"depends" and "variants" it reads the file (`to_json(stock=True)`). "listing" stands only where the repository
+"depends", "signer" and "variants" it reads the file (`to_json(stock=True)`). "listing" stands only where the repository
 has no index.json: the digest of the files' ids and sizes in its tree. Both forms are read, and that of
 kernels 0.10 to 0.16 (repo_id, sha), of which the commit counts.
 """
@@ -47,12 +47,16 @@ class VariantLock:
 
 @dataclass(frozen=True)
 class KernelLock:
-    """A kernel at a commit; `variants` is empty where only the commit is locked."""
+    """A kernel at a commit; `variants` is empty where only the commit is locked.
+
+    `signer` is the id of the trusted key that had signed it, None where it was locked without one.
+    """
 
     request: Request
     commit: str
     variants: Mapping[str, VariantLock]
     depends: tuple[Request, ...] = ()
+    signer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class LockFile:
         for kernel in sorted(self.kernels, key=lambda kernel: str(kernel.request)):
             lock: dict[str, Any] = {"commit": kernel.commit}
             if not stock:
+                if kernel.signer is not None:
+                    lock["signer"] = kernel.signer
                 if kernel.depends:
                     lock["depends"] = [_dependency(request) for request in kernel.depends]
                 lock["variants"] = {
@@ -145,7 +151,10 @@ def _kernel(entry: Any, origin: str) -> KernelLock:
     depends = tuple(parse_dependency(value, origin) for value in lock.get("depends", []))
     if "variants" in lock and not variants:
         raise ValueError(f"{request.repo_id} has no variants")
-    return KernelLock(request, _commit(lock["commit"]), variants, depends)
+    signer = lock.get("signer")
+    if signer is not None and not _HEX.fullmatch(signer):
+        raise ValueError(f"the signer {signer!r} is not a SHA-256")
+    return KernelLock(request, _commit(lock["commit"]), variants, depends, signer)
 
 
 def _variant(value: Any) -> VariantLock:

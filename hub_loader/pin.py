@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .cache_folder import read
 from .config import Config, load_config
 from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineError, VersionNotFoundError
-from .hub import COMMIT, Hub, check_repo_id
+from .hub import COMMIT, Hub, IndexAnswer, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
 from .request import Request, pick_ref
 from .store import LISTING_NAME, KnownRef, Store
+from .trust.dsse import ENVELOPE_NAME
 
 _MAX_MOVES = 3
 
@@ -28,11 +29,18 @@ logger = logging.getLogger("hub_loader")
 
 @dataclass(frozen=True)
 class Version:
-    """A commit and its variants; `repo_id` is the repository that has it, after every redirect."""
+    """A commit and its variants; `repo_id` is the repository that has it, after every redirect.
+
+    `ref` is the branch or tag that was asked for, "" for the newest version, None for a commit by its hash.
+    `index` holds the bytes of index.json, `envelope` those of what signs it; None where there is none.
+    """
 
     repo_id: str
     commit: str
     variants: Mapping[str, IndexedVariant | ListedVariant]
+    ref: str | None = None
+    index: bytes | None = None
+    envelope: bytes | None = None
 
     @property
     def has_index(self) -> bool:
@@ -59,7 +67,7 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
     except (DownloadError, OfflineError) as error:
         found = _last_known(config, request, error)
     if isinstance(found, Version):
-        return found
+        return replace(found, ref=None if _is_commit(request) else request.ref or "")
     destination, revision = found
     check_repo_id(destination)
     if moves == _MAX_MOVES:
@@ -97,7 +105,7 @@ def _ask_at(
     if answer.repo_id != request.repo_id and _is_commit(request):
         store = Store(config.cache)
         store.remember_ref(config.endpoint, request.repo_id, commit, commit, answer.repo_id)
-    return _remember(config, answer.repo_id, commit, answer.data, label)
+    return _remember(config, answer, commit, label)
 
 
 def cached_version(
@@ -107,7 +115,8 @@ def cached_version(
     store = Store(config.cache)
     path = store.index_path(label or config.endpoint, repo_id, commit)
     if (data := read(path)) is not None:
-        return Version(repo_id, commit, parse_index(data, origin=str(path)).variants)
+        variants = parse_index(data, origin=str(path)).variants
+        return Version(repo_id, commit, variants, index=data, envelope=read(path.with_name(ENVELOPE_NAME)))
     path = path.with_name(LISTING_NAME)
     if (data := read(path)) is not None:
         listing = parse_listing(data, origin=str(path))
@@ -149,7 +158,7 @@ def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
             answer = None  # the refs tell which versions there are
         if answer is not None and answer.commit is not None:
             store.remember_ref(config.endpoint, request.repo_id, request.ref, answer.commit, answer.repo_id)
-            return _remember(config, answer.repo_id, answer.commit, answer.data, None)
+            return _remember(config, answer, answer.commit, None)
     refs = hub.refs(request.repo_id)
     name = pick_ref(request, refs.commits)
     store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
@@ -159,14 +168,16 @@ def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
 
 
 def _remember(
-    config: Config, repo_id: str, commit: str, index: bytes | None, label: str | None
+    config: Config, answer: IndexAnswer, commit: str, label: str | None
 ) -> Version | tuple[str, str]:
     """Parse what the hub has at a commit and keep it; without an index the tree is asked for."""
-    store, where = Store(config.cache), label or config.endpoint
+    store, where, repo_id, index = Store(config.cache), label or config.endpoint, answer.repo_id, answer.data
     if index is not None:
         parsed = parse_index(index, origin=f"{INDEX_NAME} of {repo_id} at {commit[:12]}")
+        if answer.envelope is not None:  # before the index, beside which it is looked for
+            store.remember_index(where, repo_id, commit, answer.envelope, ENVELOPE_NAME)
         store.remember_index(where, repo_id, commit, index)
-        return Version(repo_id, commit, parsed.variants)
+        return Version(repo_id, commit, parsed.variants, index=index, envelope=answer.envelope)
     hub, origin = Hub(config), f"the tree of {repo_id} at {commit[:12]}"
     entries = hub.tree(repo_id, commit)
     listing = Listing(read_tree(entries, origin=origin))

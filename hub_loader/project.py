@@ -22,8 +22,9 @@ from .manifest import sha256_hex
 from .pin import Version, open_version
 from .policy import Policy
 from .request import Request
-from .source import Found, allow, fetch_tree
+from .source import Found, fetch_tree
 from .toml import load_toml
+from .trust.gate import admit
 
 _PARALLEL_REQUESTS = 8
 
@@ -158,14 +159,16 @@ def _lock(config: Config, policy: Policy, request: Request) -> KernelLock:
     version = open_version(config, request, fresh=True)
     if version.repo_id != request.repo_id:
         raise LockError(f"{request.repo_id} has moved to {version.repo_id}: depend on that")
-    allow(config, policy, version.repo_id, fresh=True)
+    signer = admit(config, policy, version, fresh=True).signer
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="khub-lock") as pool:
         every = pool.map(lambda name: read_metadata(config, request, version, name), version.variants)
         metadata = dict(zip(version.variants, every, strict=True))
     variants = {name: _pin(version, name, data) for name, data in metadata.items()}
     parsed = [fetch_metadata(config, request, version, name) for name in metadata]
     depends = dict.fromkeys(needed for one in parsed for needed in kernel_depends(one))
-    return KernelLock(request, version.commit, variants, tuple(depends))
+    return KernelLock(
+        request, version.commit, variants, tuple(depends), None if signer is None else signer.id
+    )
 
 
 def _pin(version: Version, name: str, metadata: bytes) -> VariantLock:

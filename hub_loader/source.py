@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +14,19 @@ from typing import Protocol
 from .config import Config
 from .depends import kernel_depends
 from .environment import Environment
-from .errors import DownloadError, InvalidKernelError, NoMatchingVariantError, OfflineError, UsageError
+from .errors import InvalidKernelError, NoMatchingVariantError, UsageError
 from .fallback import Choice, fall_back, record
 from .fetch import fetch_metadata, fetch_variant
-from .hub import Hub, check_repo_id
+from .hub import check_repo_id
 from .listing import backend_of
 from .loaded import RepoInfo, load
 from .local import find_local
 from .manifest import BackendInfo, IndexedVariant
-from .pin import Version, open_version, require_online
+from .pin import Version, open_version
 from .policy import Policy
 from .request import Request
 from .resolver import Decision, best, resolve
-from .store import Store
+from .trust.gate import admit, admit_source
 from .verify import VerifiedPackage, verify_package
 
 logger = logging.getLogger("hub_loader")
@@ -68,7 +67,7 @@ class HubSource:
         if local is not None:
             return Found(*find_local(local, self.environment, self.backend), None)
         version = pinned_version(self.config, request, fresh=self.fresh)
-        allow(self.config, self.policy, version.repo_id, fresh=self.fresh)
+        admit(self.config, self.policy, version, fresh=self.fresh)
         choice = fall_back(
             str(request),
             self.environment,
@@ -86,18 +85,11 @@ class HubSource:
         from .published_source import published_source
         from .source_build import build_kernel
 
+        admit_source(self.config, self.policy, version)
         source = published_source(self.config, version.repo_id, version.commit)
         built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
         record(replace(choice, variant=built.variant), version.commit)
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))
-
-
-def allow(config: Config, policy: Policy, repo_id: str, *, fresh: bool = False) -> None:
-    """Raise PolicyError unless the policy allows `repo_id`; asks the cache or the hub as far as it matters."""
-    trusted = None
-    if policy.needs_publisher(repo_id):
-        trusted = _is_trusted_publisher(config, repo_id.partition("/")[0], fresh)
-    policy.check(repo_id, trusted)
 
 
 _versions: dict[tuple[str, Path, Request], Version] = {}
@@ -214,20 +206,3 @@ def local_override(overrides: Mapping[str, Path] | None, repo_id: str) -> Path |
     if path is not None:
         logger.warning("%s: LOCAL_KERNELS has it loaded from %s", repo_id, path)
     return path
-
-
-def _is_trusted_publisher(config: Config, org: str, fresh: bool) -> bool | None:
-    """Whether the hub vouches for `org`: as remembered, else one request; None where nobody can be asked."""
-    store = Store(config.cache)
-    known = store.publisher(config.endpoint, org)
-    if not fresh and known is not None and 0 <= time.time() - known[1] < config.refresh:
-        return known[0]
-    try:
-        require_online(config, Request(org, None, None), "its publisher's standing")
-        trusted = Hub(config).is_trusted_publisher(org)
-    except (DownloadError, OfflineError) as error:
-        if known is not None and isinstance(error, DownloadError):
-            logger.warning("%s; using what it said last", error)
-        return None if known is None else known[0]
-    store.remember_publisher(config.endpoint, org, trusted)
-    return trusted

@@ -6,7 +6,7 @@
     metadata/<key>.json                   metadata.json of a variant that was looked at and not fetched
     hubs/<endpoint>/<org>/<name>/branches.json      commit of each branch and tag, and when it was said
     hubs/<endpoint>/<org>/<name>/refs/<ref>.json    the same of one that was asked for by name
-    hubs/<endpoint>/<org>/<name>/<commit>/index.json, or listing.json
+    hubs/<endpoint>/<org>/<name>/<commit>/index.json with index.json.dsse, or listing.json
     publishers/<endpoint>/<org>.json      whether the hub vouches for an organization
     partial/<user>/<key>/                 a variant under way, or interrupted: the next attempt goes on from there
     locks/<name>                          held while something is asked for, so that one process asks and all know
@@ -31,6 +31,7 @@ from urllib.parse import quote, unquote
 from .cache_folder import read
 from .errors import CacheError
 from .manifest import INDEX_NAME
+from .trust.dsse import ENVELOPE_NAME
 from .variant_store import VariantStore
 
 LISTING_NAME = "listing.json"
@@ -107,9 +108,9 @@ class Store(VariantStore):
         self.write(self.index_path(endpoint, repo_id, commit, name), data)
 
     def forget_index(self, endpoint: str, repo_id: str, commit: str) -> None:
-        """Remove the index and the listing of a commit."""
+        """Remove the index, what signs it, and the listing of a commit."""
         with self.cache_errors():
-            for name in (INDEX_NAME, LISTING_NAME):
+            for name in (INDEX_NAME, ENVELOPE_NAME, LISTING_NAME):
                 self.index_path(endpoint, repo_id, commit, name).unlink(missing_ok=True)
 
     def listing(self, key: str) -> Path:

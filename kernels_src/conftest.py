@@ -22,6 +22,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from filelock import FileLock
 from hub_loader import get_local_kernel
 
 if sys.version_info >= (3, 11):
@@ -61,7 +62,10 @@ def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
                 package = built_package(source, kind, tmp_path_factory.mktemp("package"))
                 loaded[source, kind] = get_local_kernel(package, backend=kind)
             else:
-                loaded[source, kind] = import_package(compile_package(source, kind, cache))
+                # One process at a time compiles, where several run tests; the others find its folder.
+                with FileLock(cache / f"{source.name}-{kind}.lock"):
+                    folder = compile_package(source, kind, cache)
+                loaded[source, kind] = import_package(folder)
         return loaded[source, kind]
 
     return build

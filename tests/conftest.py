@@ -1,8 +1,13 @@
-"""Shared by all tests: the real `khub serve` in a process of its own."""
+"""Shared by all tests: the real `khub serve` in a process of its own, and environments of the stock client.
+
+Tests may run in several processes (pytest-xdist). Each has registries of its own; environments, which take
+half a minute to make, are made once for all.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +16,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from khub_process import Hub, StartHub, khub_command, khub_environment
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A trust file of this run, not that of whoever runs it."""
+    path = tmp_path_factory.mktemp("trust") / "trust.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KHUB_TRUST_FILE", str(path))
+        yield path
 
 
 @pytest.fixture(scope="session")
@@ -44,29 +59,35 @@ def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
 
 
-def _stock_client(folder: Path, *packages: str) -> Path:
+def _stock_client(folders: pytest.TempPathFactory, name: str, *packages: str) -> Path:
     """The interpreter of an environment of its own that has the Hub's client and `packages`."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for package in packages:  # torch first, from wherever this environment has it
-        subprocess.run([*pip, package], check=True)
-    # The versions that docs/defects.md was measured with.
-    subprocess.run([*pip, "kernels==0.17.2", "huggingface_hub==2.4.0"], check=True)
+    base = folders.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    python, ready = folder / "bin" / "python", folder / "ready"
+    with FileLock(folder.with_suffix(".lock")):
+        if ready.exists():
+            return python
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        for package in packages:  # torch first, from wherever this environment has it
+            subprocess.run([*pip, package], check=True)
+        # The versions that docs/defects.md was measured with.
+        subprocess.run([*pip, "kernels==0.17.2", "huggingface_hub==2.4.0"], check=True)
+        ready.touch()
     return python
 
 
 @pytest.fixture(scope="session")
 def stock_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with the stock `kernels`, without torch."""
-    return _stock_client(tmp_path_factory.mktemp("stock") / "venv")
+    return _stock_client(tmp_path_factory, "stock")
 
 
 @pytest.fixture(scope="session")
 def stock_torch_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with the stock `kernels`, and this environment's torch and tvm-ffi."""
     torch = f"torch=={version('torch').split('+')[0]}"
-    return _stock_client(tmp_path_factory.mktemp("stock-torch") / "venv", torch, "apache-tvm-ffi", "numpy")
+    return _stock_client(tmp_path_factory, "stock-torch", torch, "apache-tvm-ffi", "numpy")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from khub_process import ROOT, StartHub
+from signing import sign_package, trust_key
 
 sys.path.insert(0, str(Path(__file__).parent / "hub_loader"))
 from packages import python_package
@@ -25,6 +26,8 @@ def test_commands_of_the_lock_page_run_in_order_and_load_from_what_was_synced(
 
     hub = start_hub(tmp_path / "data")
     package = python_package(tmp_path / "source", name="paged-attention", kernel_id="_paged_attention_cpu_1")
+    sign_package(package.folder, "org/paged-attention")
+    trust_key(hub.url, "org")
     api = HfApi(endpoint=hub.url, token=hub.token("org"))
     api.create_repo("org/paged-attention", repo_type="kernel", exist_ok=True)
     api.create_branch("org/paged-attention", branch="v1", repo_type="kernel", exist_ok=True)

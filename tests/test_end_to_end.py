@@ -65,13 +65,17 @@ class World:
 @pytest.fixture(scope="module")
 def world(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> World:
     dist = tmp_path_factory.mktemp("dist")
+    key = tmp_path_factory.mktemp("key") / "release.key"
+    run([*KHUB, "keygen", key])
+    run([*KHUB, "trust", "add", "org", f"{key}.pub", "--hub", hub.url])
     world = World(hub.url, hub.token("org"), dist, {})
     for name in KERNELS:
         select = "torch{-stable-abi*,213-*}-cpu-x86_64-*"
         arguments = ["build", ROOT / "kernels_src" / name, "--select", select, "--out", dist / name]
         run([*KHUB, *arguments])
         environment = world.environment(tmp_path_factory.mktemp("publisher"), HF_TOKEN=world.token)
-        done = run([*KHUB, "publish", dist / name, f"org/{name}", "--json"], environment)
+        arguments = ["publish", dist / name, f"org/{name}", "--sign-key", key, "--json"]
+        done = run([*KHUB, *arguments], environment)
         world.packages[name] = json.loads(done.stdout)
     return world
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from khub_process import Hub, khub_command, khub_environment
+from signing import sign_package, trust_key
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "layers.md").read_text()
@@ -50,6 +51,8 @@ def test_code_of_layers_page_runs_against_a_hub(hub: Hub, tmp_path: Path) -> Non
         run(khub_command("build", ROOT / "kernels_src" / "rmsnorm-rotary", *select), khub_environment())
     client = {k: v for k, v in khub_environment().items() if not k.startswith(("HF_", "KERNELS_"))}
     client |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token("org")}
+    sign_package(package, "org/rmsnorm-rotary")
+    trust_key(hub.url, "org")
     run(khub_command("publish", package, "org/rmsnorm-rotary"), client)
     printed = run([sys.executable, "-c", code()], client)
     assert "model.layers.0.self_attn.apply_rotary_pos_emb: `org/rmsnorm-rotary` (version 1)" in printed

@@ -45,7 +45,7 @@ def test_commands_of_readme_by_hand_run_in_order(tmp_path: Path) -> None:
         command.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "KERNELS_"))}
     environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", "HF_HOME": str(tmp_path / "home")}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), "KHUB_TRUST_FILE": str(tmp_path / "trust.json")}
     script = "set -e\ntrap 'kill %1' EXIT\n" + script.replace("8000", str(free_port()))
     done = subprocess.run(
         ["bash", "-m", "-c", script],

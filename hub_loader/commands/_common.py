@@ -31,8 +31,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         "--trust-remote-code",
         action="append",
         metavar="ORG/NAME",
-        help="allow this repository on the public hub, where otherwise only publishers that it vouches for are; "
-        "can be repeated (a hub that HF_ENDPOINT names needs no permission)",
+        help="let this repository run without a signature of a key that you trust; can be repeated",
     )
 
 

@@ -55,12 +55,20 @@ class SeenRef:
 
 
 @dataclass(frozen=True)
+class SeenYank:
+    """That the publisher took an index.json back: when that was signed, and why."""
+
+    signed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What was proven of a repository before: refs by name, the highest version, reasons of yanked indexes."""
+    """What was proven of a repository before: refs by name, the highest version, yanked indexes by digest."""
 
     highest: int | None = None
     refs: Mapping[str, SeenRef] = field(default_factory=dict)
-    yanked: Mapping[str, str] = field(default_factory=dict)
+    yanked: Mapping[str, SeenYank] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..errors import SignatureError
 from ..policy import Policy
 from ..request import versions
 from .dsse import pae, parse_envelope
-from .evidence import Evidence, Proof, Seen, SeenRef, TrustedKey, Verdict
+from .evidence import Evidence, Proof, Seen, SeenRef, SeenYank, TrustedKey, Verdict
 from .keys import verify
 from .statement import read_statement
 
@@ -63,9 +63,14 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
 
 
 def after(seen: Seen, evidence: Evidence) -> Seen:
-    """What is to be remembered once `evidence` was found right: nothing is ever taken back."""
+    """What is to be remembered of `evidence`, which a trusted key has signed: that it was taken back, or is in use."""
     proof = evidence.proof
-    if proof is None or _is_commit(evidence):
+    if proof is None or _signer(evidence) is None or _wrong(evidence, proof, but_yanked=True) is not None:
+        return seen
+    if proof.yanked is not None:
+        yank = SeenYank(proof.signed, proof.yanked)
+        return replace(seen, yanked={**seen.yanked, proof.index_sha256: yank})
+    if _is_commit(evidence):
         return seen
     ref = evidence.ref or f"v{proof.version}"
     highest = proof.version if seen.highest is None else max(seen.highest, proof.version)
@@ -92,9 +97,9 @@ def _by_tuf(evidence: Evidence) -> str | None:
 
 
 def _unproven(evidence: Evidence) -> str | None:
-    reason = evidence.seen.yanked.get(evidence.index_sha256 or "")
-    if reason is not None:
-        return f"the publisher has taken it back: {reason}"
+    yank = evidence.seen.yanked.get(evidence.index_sha256 or "")
+    if yank is not None:
+        return f"the publisher has taken it back: {yank.reason}"
     if _is_commit(evidence):
         return None
     known = evidence.seen.refs.get(evidence.ref or f"v{evidence.seen.highest}")
@@ -106,7 +111,7 @@ def _unproven(evidence: Evidence) -> str | None:
     )
 
 
-def _wrong(evidence: Evidence, proof: Proof) -> str | None:
+def _wrong(evidence: Evidence, proof: Proof, *, but_yanked: bool = False) -> str | None:
     if proof.index_sha256 != evidence.index_sha256:
         return "index.json is not the one that was signed: do not use it, tell the publisher"
     if proof.repo_id != evidence.repo_id:
@@ -116,10 +121,18 @@ def _wrong(evidence: Evidence, proof: Proof) -> str | None:
         return f"it is signed by the key {proof.key_id[:_SHORT]}, which {revoked[0].where} has revoked"
     if _is_version(evidence.ref) and evidence.ref != f"v{proof.version}":
         return f"the branch {evidence.ref} shows what was signed as version {proof.version}"
-    reason = proof.yanked or evidence.seen.yanked.get(proof.index_sha256)
+    reason = None if but_yanked else _yanked(evidence, proof)
     if reason is not None:
         return f"the publisher has taken version {proof.version} back: {reason}"
     return _rolled_back(evidence, proof)
+
+
+def _yanked(evidence: Evidence, proof: Proof) -> str | None:
+    """The reason of a yank that this proof, or one seen before and not signed over since, states."""
+    known = evidence.seen.yanked.get(proof.index_sha256)
+    if proof.yanked is None and known is not None and proof.signed <= known.signed:
+        return known.reason
+    return proof.yanked
 
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:

@@ -19,7 +19,11 @@ from .dsse import decode_base64
 from .evidence import PublicKey
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    PrivateKey: TypeAlias = Ed25519PrivateKey
 
 KIND = "khub-ed25519"
 _PRIVATE_MODE = 0o600
@@ -62,7 +66,7 @@ def verify(key: PublicKey, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def generate() -> Ed25519PrivateKey:
+def generate() -> PrivateKey:
     """A new private key. Raises MissingExtraError."""
     with_library("a key cannot be made")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -70,12 +74,12 @@ def generate() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def public_of(private: Ed25519PrivateKey, comment: str = "") -> PublicKey:
+def public_of(private: PrivateKey, comment: str = "") -> PublicKey:
     """The public half."""
     return PublicKey(private.public_key().public_bytes_raw(), comment)
 
 
-def write_private(path: Path, private: Ed25519PrivateKey, passphrase: str | None) -> None:
+def write_private(path: Path, private: PrivateKey, passphrase: str | None) -> None:
     """Write a new PEM file that only its owner may read, encrypted where there is a passphrase.
 
     Raises:
@@ -103,7 +107,7 @@ def write_private(path: Path, private: Ed25519PrivateKey, passphrase: str | None
         file.write(data)
 
 
-def read_private(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey:
+def read_private(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
     """The private key in a file; `passphrase` is asked if it is encrypted.
 
     Raises:
@@ -125,7 +129,7 @@ def read_private(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey
     return parse_private(data, passphrase, origin=str(path))
 
 
-def parse_private(data: bytes, passphrase: Callable[[], str], *, origin: str) -> Ed25519PrivateKey:
+def parse_private(data: bytes, passphrase: Callable[[], str], *, origin: str) -> PrivateKey:
     """The private key in PEM. Raises UsageError, MissingExtraError as `read_private`."""
     with_library("a key cannot be used")
     from cryptography.exceptions import UnsupportedAlgorithm

@@ -83,8 +83,17 @@ class TrustFile:
         others = tuple(one for one in self.keys if _place(one) != _place(entry))
         return replace(self, keys=(*others, entry))
 
+    def add_identity(self, entry: IdentityEntry) -> TrustFile:
+        """With the sigstore identity."""
+        return replace(self, identities=(*(one for one in self.identities if one != entry), entry))
+
     def remove(self, hub: str, org: str, chosen: str) -> TrustFile:
-        """Without the key whose id, line or comment is `chosen`. Raises UsageError if there is none."""
+        """Without the key whose id, line or comment is `chosen`, or that identity. Raises UsageError if none is."""
+        identities = tuple(
+            one for one in self.identities if (one.hub, one.org, one.identity) != (hub, org, chosen.strip())
+        )
+        if identities != self.identities:
+            return replace(self, identities=identities)
         found = self._find(hub, org, chosen)
         return replace(self, keys=tuple(one for one in self.keys if one != found))
 

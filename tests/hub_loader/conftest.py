@@ -19,4 +19,5 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StaticHub]:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("KHUB_TRUST_FILE", str(tmp_path / "trust.json"))
         yield server

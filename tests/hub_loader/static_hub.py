@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from signing import sign_package, trust_key
+
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # many processes connect at once
@@ -32,7 +34,8 @@ class StaticHub:
     A Range request is answered as such where `ranges` is true; `sent` counts the bytes of each file's bodies.
     `zeros` maps a file name to the number of zero bytes sent instead of a file that need not be on disk, `pace`
     one to the seconds between its blocks of `block` bytes, `endless` are sent without a length and without an end,
-    `headers` are added to every answer.
+    `headers` are added to every answer. Where `signs` is true, a package with an index that is published unsigned
+    is signed, and its signer trusted.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class StaticHub:
     block: int = 1 << 20
     endless: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
+    signs: bool = True
     endpoint: str = ""
 
     def __enter__(self) -> StaticHub:
@@ -74,6 +78,9 @@ class StaticHub:
     def publish(self, repo_id: str, branch: str, folder: Path) -> str:
         """Let `branch` of `repo_id` show `folder`; returns the commit."""
         commit = f"{len(self.files) + 1:040x}"
+        if self.signs and (folder / "index.json").is_file() and not (folder / "index.json.dsse").exists():
+            sign_package(folder, repo_id)
+            trust_key(self.endpoint, repo_id.partition("/")[0])
         self.refs.setdefault(repo_id, {})[branch] = commit
         self.files[commit] = folder
         return commit

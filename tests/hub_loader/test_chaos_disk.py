@@ -120,17 +120,18 @@ print(get_kernel('org/demo', version=1).value())
 def test_read_only_cache_when_the_kernel_is_there_then_it_loads(
     hub: StaticHub, tmp_path: Path, has_index: bool
 ) -> None:
+    anyhow = LOAD.replace("version=1", "version=1, trust_remote_code=True")  # without an index: unsigned
     hub.publish("org/demo", "v1", python_package(tmp_path / "source", value=7, has_index=has_index).folder)
-    install_kernel("org/demo", version=1)
+    install_kernel("org/demo", version=1, trust_remote_code=True)
     (folder,) = Store(load_config().cache).variants()
     os.utime(folder, (0, 0))
-    remembered = with_mount(read_only(tmp_path / "cache"), LOAD)
+    remembered = with_mount(read_only(tmp_path / "cache"), anyhow)
     assert (remembered.stdout, remembered.stderr) == ("7\n", "")
-    asked = with_mount(read_only(tmp_path / "cache"), LOAD, KHUB_REFRESH="0")
+    asked = with_mount(read_only(tmp_path / "cache"), anyhow, KHUB_REFRESH="0")
     assert asked.stdout == "7\n", asked.stderr
     assert "Read-only file system" in asked.stderr
     hub.stop()
-    offline = with_mount(read_only(tmp_path / "cache"), LOAD, HF_HUB_OFFLINE="1")
+    offline = with_mount(read_only(tmp_path / "cache"), anyhow, HF_HUB_OFFLINE="1")
     assert (offline.stdout, offline.stderr) == ("7\n", "")
 
 
@@ -166,4 +167,4 @@ def test_clock_set_back_then_a_branch_is_asked_for_again(hub: StaticHub, tmp_pat
     hub.clear()
     done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, timeout=60)
     assert done.stdout == "7\n"
-    assert hub.requests == ["/kernels/org/demo/resolve/v1/index.json"]
+    assert sorted(hub.requests) == [f"/kernels/org/demo/resolve/v1/index.json{end}" for end in ("", ".dsse")]

@@ -38,7 +38,9 @@ def test_get_kernel_when_cold_then_asks_refs_index_and_each_file_once(hub: Stati
     files = [
         f"{base}/build/{native_variant()}/{p}" for p in ("metadata.json", *package_files(package.variants))
     ]
-    assert sorted(hub.requests) == sorted(["/api/kernels/org/demo/refs", f"{base}/index.json", *files])
+    assert sorted(hub.requests) == sorted(
+        ["/api/kernels/org/demo/refs", f"{base}/index.json", f"{base}/index.json.dsse", *files]
+    )
 
 
 def package_files(variants: object) -> list[str]:
@@ -74,7 +76,8 @@ def test_get_kernel_when_cached_by_another_process_then_no_request_until_the_ref
     hub.clear()
     by_version = "import hub_loader; print(hub_loader.get_kernel('org/demo', version=1).answer())"
     done = in_new_process(by_version, KHUB_REFRESH="0")
-    assert (done.stdout, hub.requests) == ("42\n", ["/kernels/org/demo/resolve/v1/index.json"])
+    asked = [f"/kernels/org/demo/resolve/v1/index.json{end}" for end in ("", ".dsse")]
+    assert (done.stdout, sorted(hub.requests)) == ("42\n", asked)
 
 
 def test_get_kernel_when_offline_after_a_fetch_then_loads_without_a_request(

@@ -72,7 +72,7 @@ def test_locked_load_then_needs_no_request_once_synced_and_no_particular_hub(
 ) -> None:
     package = python_package(tmp_path / "source", value=4, has_index=has_index, has_digest=has_digest)
     hub.publish("org/demo", "v1", package.folder)
-    assert main(["lock"]) == 0
+    assert main(["lock", "--trust-remote-code", "org/demo"]) == 0
     assert main(["sync", "--into", str(tmp_path / "image")]) == 0
     hub.clear()
     offline = {
@@ -95,7 +95,7 @@ def test_get_locked_kernel_when_cold_then_fetches_at_the_locked_commit_though_th
     hub.publish("org/demo", "v1", python_package(tmp_path / "2", value=2).folder)
     hub.clear()
     assert get_locked_kernel("org/demo", lockfile=Path("kernels.lock")).value() == 1
-    assert len(hub.requests) == 1 + 5  # index and files
+    assert len(hub.requests) == 2 + 5  # index, signature and files
     assert all(commit in path for path in hub.requests)
     hub.clear()
     assert get_locked_kernel("org/demo", lockfile=Path("kernels.lock")).value() == 1
@@ -121,7 +121,7 @@ def test_hub_that_has_other_bytes_at_the_locked_commit_is_refused_and_asked_agai
     good = python_package(tmp_path / "good", value=1, has_index=has_index)
     bad = python_package(tmp_path / "bad", value=2, has_index=has_index, kernel_id=good.id)
     commit = hub.publish("org/demo", "v1", good.folder)
-    assert main(["lock"]) == 0
+    assert main(["lock", "--trust-remote-code", "org/demo"]) == 0
     subprocess.run(["rm", "-r", tmp_path / "cache"], check=True)
     hub.files[commit] = bad.folder
     wanted = read_lock().kernels[0].variants["torch-cpu"].key
@@ -225,6 +225,7 @@ def test_locked_public_kernel_needs_no_publisher_but_false_still_asks(
     hub: StaticHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hub_loader.config._PUBLIC_HOSTS", ("127.0.0.1",))
+    hub.signs = False
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     assert main(["lock"]) == hub_loader.PolicyError.exit_code
     assert main(["lock", "--trust-remote-code", "org/demo"]) == 0
@@ -319,7 +320,7 @@ def test_verify_then_finds_one_changed_byte_in_the_cache_and_in_what_is_locked(
     hub.publish("org/demo", "v1", python_package(tmp_path / "1", variants=("torch-cpu", "torch-cuda")).folder)
     hub.publish("org/plain", "v1", python_package(tmp_path / "2", has_index=False, has_digest=False).folder)
     Path("pyproject.toml").write_text('[tool.kernels.dependencies]\n"org/demo" = 1\n"org/plain" = "v1"\n')
-    assert main(["lock"]) == main(["sync", "--backend", "cpu"]) == 0
+    assert main(["lock", "--trust-remote-code", "org/plain"]) == main(["sync", "--backend", "cpu"]) == 0
     assert main(["verify"]) == main(["verify", "kernels.lock"]) == 0
     assert "not looked at: org/demo version 1 torch-cuda is not in the cache" in capsys.readouterr().out
     for path in sorted((tmp_path / "cache").rglob("numbers.py")):

@@ -18,25 +18,26 @@ from hub_loader.policy import Policy, make_policy
 
 @pytest.fixture
 def public(hub: StaticHub, monkeypatch: pytest.MonkeyPatch) -> StaticHub:
-    """The hub, taken for the public one."""
+    """The hub, taken for the public one, where nobody signs."""
+    hub.signs = False
     monkeypatch.setattr("hub_loader.config._PUBLIC_HOSTS", ("127.0.0.1",))
     return hub
 
 
+@pytest.mark.parametrize("public", [True, False])
 @pytest.mark.parametrize(
-    ("trust", "public", "everything", "named"),
+    ("trust", "everything", "named"),
     [
-        (None, True, False, False),
-        (None, False, True, False),
-        (True, True, True, False),
-        (False, False, False, False),
-        (["org/demo"], False, False, True),
-        (("org/demo",), True, False, True),
+        (None, False, False),
+        (True, True, False),
+        (False, False, False),
+        (["org/demo"], False, True),
+        (("org/demo",), False, True),
     ],
 )
 def test_make_policy_of_each_value(trust: object, public: bool, everything: bool, named: bool) -> None:
     names = frozenset({"org/demo"}) if named else frozenset()
-    assert make_policy(trust, public=public) == Policy(everything, names)  # type: ignore[arg-type]
+    assert make_policy(trust, public=public) == Policy(everything, names, hub_word=public)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("trust", ["org/demo", 1, {"org/demo": True}, ["https://github.com/org"], [1]])
@@ -45,40 +46,29 @@ def test_make_policy_of_anything_else_is_an_error_and_never_ignored(trust: objec
         make_policy(trust, public=False)  # type: ignore[arg-type]
 
 
-def test_check_asks_for_the_publisher_only_where_it_matters() -> None:
-    policy = Policy(repo_ids=frozenset({"org/demo"}))
-    policy.check("org/demo", None)
-    policy.check("other/demo", True)
-    for verdict, why in ((False, "does not vouch for 'other'"), (None, "nobody could be asked")):
-        with pytest.raises(PolicyError, match=rf"{why}.*trust_remote_code=\['other/demo'\]"):
-            policy.check("other/demo", verdict)
-
-
-def test_own_hub_needs_no_permission_and_is_not_asked_for_it(hub: StaticHub, tmp_path: Path) -> None:
-    hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
-    assert get_kernel("org/demo").value() == 1
-    assert not any("/organizations/" in path for path in hub.requests)
-
-
-def test_own_hub_when_false_is_given_then_an_unknown_publisher_is_refused_before_any_code_is_fetched(
+def test_own_hub_then_unsigned_kernels_are_refused_before_any_code_is_fetched_and_its_word_does_not_count(
     hub: StaticHub, tmp_path: Path
 ) -> None:
+    hub.signs = False
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
-    with pytest.raises(PolicyError, match="org/demo"):
-        get_kernel("org/demo", trust_remote_code=False)
-    assert not any("/build/" in path for path in hub.requests)
+    hub.trusted.add("org")
+    for trust in (None, False, ["org/other"]):
+        with pytest.raises(
+            PolicyError, match=r"org/demo: it is not signed: .*trust_remote_code=\['org/demo'\]"
+        ):
+            get_kernel("org/demo", trust_remote_code=trust)
+    assert not any("/build/" in path or "/organizations/" in path for path in hub.requests)
     with pytest.raises(PolicyError):
-        hub_loader.has_kernel("org/demo", trust_remote_code=False)
+        hub_loader.has_kernel("org/demo")
     with pytest.raises(PolicyError):
         hub_loader.install_kernel("org/demo", trust_remote_code=["org/other"])
-    hub.trusted.add("org")
-    with pytest.raises(PolicyError):  # its word holds as long as a branch does
-        get_kernel("org/demo", trust_remote_code=False)
+    assert get_kernel("org/demo", trust_remote_code=["org/demo"]).value() == 1
 
 
 def test_kernel_that_is_loaded_already_is_still_refused_to_who_does_not_trust_it(
     hub: StaticHub, tmp_path: Path
 ) -> None:
+    hub.signs = False
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     get_kernel("org/demo", trust_remote_code=True)
     with pytest.raises(PolicyError):

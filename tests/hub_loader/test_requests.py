@@ -19,20 +19,22 @@ FILES = 5  # of a variant of python_package, metadata.json among them
 
 
 def all_at_once(hub: StaticHub) -> None:
-    """Answer the files of a python_package only when all of them have been asked for."""
+    """Answer the files of a python_package, and index and signature, only when all of them have been asked for."""
+    hub.together.update(dict.fromkeys(("index.json", "index.json.dsse"), threading.Barrier(2)))
     barrier = threading.Barrier(FILES)
     paths = ("metadata.json", "torch-cpu/__init__.py", "demo/__init__.py", "numbers.py", "table.txt")
     hub.together.update(dict.fromkeys(paths, barrier))
 
 
-def test_cold_by_version_then_one_request_more_than_files_and_two_round_trips(
+def test_cold_by_version_then_two_requests_more_than_files_and_two_round_trips(
     hub: StaticHub, tmp_path: Path
 ) -> None:
     all_at_once(hub)
     hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     get_kernel("org/demo", version=1)
-    assert hub.requests[0] == "/kernels/org/demo/resolve/v1/index.json"
-    assert len(hub.requests) == 1 + FILES
+    index = "/kernels/org/demo/resolve/v1/index.json"
+    assert sorted(hub.requests[:2]) == [index, f"{index}.dsse"]
+    assert len(hub.requests) == 2 + FILES
     hub.clear()
     get_kernel("org/demo", version=1)
     assert hub.requests == []
@@ -42,11 +44,10 @@ def test_cold_without_a_version_then_three_round_trips(hub: StaticHub, tmp_path:
     all_at_once(hub)
     commit = hub.publish("org/demo", "v1", python_package(tmp_path / "source").folder)
     get_kernel("org/demo")
-    assert hub.requests[:2] == [
-        "/api/kernels/org/demo/refs",
-        f"/kernels/org/demo/resolve/{commit}/index.json",
-    ]
-    assert len(hub.requests) == 2 + FILES
+    index = f"/kernels/org/demo/resolve/{commit}/index.json"
+    assert hub.requests[0] == "/api/kernels/org/demo/refs"
+    assert sorted(hub.requests[1:3]) == [index, f"{index}.dsse"]
+    assert len(hub.requests) == 3 + FILES
 
 
 @pytest.mark.parametrize("how", ["version=1", "revision='v1'", ""])
@@ -54,6 +55,8 @@ def test_cold_without_a_version_then_three_round_trips(hub: StaticHub, tmp_path:
 def test_warm_in_a_new_process_then_none(hub: StaticHub, tmp_path: Path, how: str, has_index: bool) -> None:
     hub.publish("org/demo", "v1", python_package(tmp_path / "source", has_index=has_index).folder)
     code = f"from hub_loader import get_kernel; print(get_kernel('org/demo', {how}).value())"
+    if not has_index:  # nor a signature
+        code = code.replace("'org/demo', ", "'org/demo', trust_remote_code=True, ")
     asked = []
     for _ in range(2):
         hub.clear()
@@ -105,7 +108,7 @@ def test_clock_that_was_set_back_then_the_ref_is_asked_again(
     monkeypatch.setattr("hub_loader.source._versions", {})
     hub.clear()
     hub_loader.install_kernel("org/demo", version=1)
-    assert hub.requests == ["/kernels/org/demo/resolve/v1/index.json"]
+    assert sorted(hub.requests) == [f"/kernels/org/demo/resolve/v1/index.json{end}" for end in ("", ".dsse")]
 
 
 def test_commit_header_that_is_missing_then_the_refs_tell_it(hub: StaticHub, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_locked_kernel_when_the_hub_has_other_bytes_at_the_commit_is_refused(
     locked = shelf.put(f"{org}/demo", plain(value=1).folder)
     shelf.relay.trusted.add(org)
     (client.folder / "pyproject.toml").write_text(f'[tool.kernels.dependencies]\n"{org}/demo" = 1\n')
-    client.command("lock", *(["."] if client.kind == "peer" else []))
+    client.command("lock", *(["."] if client.kind == "peer" else ["--trust-remote-code", f"{org}/demo"]))
     shelf.relay.lies[locked] = shelf.put(f"{org}/demo", plain(value=66).folder)
     shutil.rmtree(client.cache)
     code = "print(client.get_locked_kernel(sys.argv[1], lockfile=Path('kernels.lock')).value())"

@@ -39,7 +39,7 @@ def test_locked_kernels_when_downloaded_as_documented_for_a_container_load_offli
     shelf.put(f"{org}/demo", plain(value=20).folder)
     shelf.relay.trusted.add(org)
     (client.folder / "pyproject.toml").write_text(f'[tool.kernels.dependencies]\n"{org}/demo" = 1\n')
-    client.command("lock", ".") if client.kind == "peer" else client.command("lock")
+    client.command("lock", *(["."] if client.kind == "peer" else ["--trust-remote-code", f"{org}/demo"]))
     client.command("download", ".") if client.kind == "peer" else client.command("sync")
     said = client.scenario(LOCKED, f"{org}/demo", HF_HUB_OFFLINE="1")
     client.expect(said, ours="20", peer=r"FileNotFoundError: Cannot find a local snapshot for .*")

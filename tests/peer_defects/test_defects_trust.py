@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from clients import Client, Shelf
 from packages import Package
 
 Plain = Callable[..., Package]
 GET = "print(client.get_kernel(sys.argv[1], version=1, trust_remote_code={trust}).value())"
-
-
-@pytest.fixture
-def unsigned_yet(request: pytest.FixtureRequest, client: Client) -> None:
-    """What this loader cannot do before it checks publishers' signatures; once it can, the mark has to go."""
-    if client.kind == "ours":
-        reason = "publishers' signatures are not checked yet"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
 
 
 def test_redirect_to_another_owner_is_judged_by_who_answers(
@@ -58,7 +49,6 @@ def test_publisher_that_nobody_vouched_for_is_refused_offline_too(
     client.expect(said, ours=rf"PolicyError: {org}/demo: .*", peer="66")
 
 
-@pytest.mark.usefixtures("unsigned_yet")
 def test_word_of_the_hub_alone_is_not_enough_to_run_code(
     client: Client, shelf: Shelf, plain: Plain, org: str
 ) -> None:
@@ -68,7 +58,6 @@ def test_word_of_the_hub_alone_is_not_enough_to_run_code(
     client.expect(said, ours=r"(PolicyError|IntegrityError): .*", peer="66")
 
 
-@pytest.mark.usefixtures("unsigned_yet")
 def test_signature_that_signs_nothing_is_refused(
     client: Client, shelf: Shelf, plain: Plain, org: str
 ) -> None:

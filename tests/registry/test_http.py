@@ -79,6 +79,7 @@ def test_resolve_when_headed_then_the_headers_are_those_of_the_get(
         ("bytes=-5", CONTENT[-5:]),
         ("bytes=70000-200000", CONTENT[70_000:]),
     ],
+    ids=["from the start", "to the end", "the last", "past the end"],  # names without the random content
 )
 def test_resolve_when_a_range_is_asked_then_only_it_comes(
     web: httpx.Client, repo: str, asked: str, expected: bytes
