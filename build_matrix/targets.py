@@ -8,13 +8,15 @@ Another publisher who was faster makes the hub answer 412; the change is then ma
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.serialization import DeserializationError
 
+from hub_loader.body import chunks, http_error
 from hub_loader.config import Config
 from hub_loader.errors import AuthenticationError, DownloadError, SignatureError, UsageError
 from hub_loader.hub import Hub
@@ -25,9 +27,10 @@ from hub_loader.trust.tuf_names import METADATA_URL, PUBLISH_URL, role_of, targe
 from hub_loader.trust.tuf_updater import fetch_role
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from hub_loader.trust.keys import PrivateKey
 
 _ATTEMPTS = 8
+_MAX_BYTES = 8 << 20
 DAYS = 365
 Edit = Callable[[dict[str, TargetFile]], None]
 
@@ -39,7 +42,7 @@ class Publisher:
     config: Config
     root: GivenRoot
     org: str
-    key: Ed25519PrivateKey
+    key: PrivateKey
     days: float = DAYS
 
     def check(self) -> None:
@@ -64,17 +67,17 @@ class Publisher:
 
         return self.change(edit)
 
-    def yank(self, repo_id: str, version: int, reason: str | None) -> int | None:
-        """Take a version back, with a reason for readers, or offer it again (None). Raises as `change`."""
+    def yank(self, repo_id: str, version: int, commit: str, reason: str | None) -> int | None:
+        """Take a version back, with a reason for readers, or offer it again (None); `commit` is where it is now.
+
+        Raises as `change`, and UsageError if it is not listed.
+        """
         path = str(target_of(repo_id, version))
 
         def edit(targets: dict[str, TargetFile]) -> None:
             if path not in targets:
-                raise UsageError(f"{path} is no target of this hub: publish it first")
-            custom = dict(targets[path].custom or {})
-            custom.pop("yanked", None)
-            if reason is not None:
-                custom["yanked"] = reason
+                raise UsageError(f"{path} is no target of this hub: publish it with --sign-key first")
+            custom = {"commit": commit} | ({} if reason is None else {"yanked": reason})
             targets[path].unrecognized_fields["custom"] = custom
 
         return self.change(edit)
@@ -90,19 +93,26 @@ class Publisher:
             DownloadError: the hub cannot be reached, or refuses.
         """
         for _ in range(_ATTEMPTS):
-            version, before = self._before()
-            if version and before is None:
-                before = self._unverified(version, unverified)
-            targets = dict(before.targets) if before else {}
-            targets = {path: TargetFile.from_dict(file.to_dict(), path) for path, file in targets.items()}
+            version, before = self._current(unverified)
+            targets = _copy(before)
             edit(targets)
-            if before is not None and targets == before.targets and not anew:
+            if targets == before and not anew:
                 return None
             if self._offer(version + 1, targets):
                 return version + 1
         raise DownloadError(
             f"{self.org}: others have published {_ATTEMPTS} times while this tried to: try again"
         )
+
+    def targets(self, *, unverified: bool = False) -> dict[str, TargetFile]:
+        """What is listed now. Raises as `change`."""
+        return _copy(self._current(unverified)[1])
+
+    def _current(self, unverified: bool) -> tuple[int, dict[str, TargetFile]]:
+        version, before = self._before()
+        if version and before is None:
+            before = self._unverified(version, unverified)
+        return version, {} if before is None else before.targets
 
     def _before(self) -> tuple[int, Targets | None]:
         top, version, targets = with_metadata(
@@ -126,8 +136,11 @@ class Publisher:
             )
         what = f"the targets of {self.org}"
         with Hub(self.config).stream(f"{METADATA_URL}{version}.{role_of(self.org)}.json", what) as response:
-            found = Metadata[Targets].from_bytes(response.read())
-        return found.signed
+            data = b"".join(chunks(response, what, None, _MAX_BYTES))
+        try:
+            return Metadata[Targets].from_bytes(data).signed
+        except DeserializationError:
+            raise DownloadError(f"{what}: {self.config.endpoint} did not answer with metadata") from None
 
     def _offer(self, version: int, targets: dict[str, TargetFile]) -> bool:
         """Sign and upload a version; False if another has come first."""
@@ -140,7 +153,10 @@ class Publisher:
         if self.config.token:
             headers["authorization"] = f"Bearer {self.config.token}"
         url = f"{self.config.endpoint}{PUBLISH_URL}{self.org}"
-        response = get_session().post(url, content=metadata.to_bytes(), headers=headers, timeout=60)
+        try:
+            response = get_session().post(url, content=metadata.to_bytes(), headers=headers, timeout=60)
+        except http_error() as error:
+            raise DownloadError(f"cannot reach {url} ({error}): check the network and HF_ENDPOINT") from None
         if response.status_code == 412:
             return False
         if response.status_code in (401, 403):
@@ -152,7 +168,11 @@ class Publisher:
         return True
 
 
-def publisher(config: Config, org: str, key: Ed25519PrivateKey) -> Publisher | None:
+def _copy(targets: Mapping[str, TargetFile]) -> dict[str, TargetFile]:
+    return {path: TargetFile.from_dict(file.to_dict(), path) for path, file in targets.items()}
+
+
+def publisher(config: Config, org: str, key: PrivateKey) -> Publisher | None:
     """Who publishes to the hub of `config`; None for a hub that is no TUF repository.
 
     Raises:
@@ -168,6 +188,28 @@ def publisher(config: Config, org: str, key: Ed25519PrivateKey) -> Publisher | N
         f"{config.endpoint} is a TUF repository: get its root.json from its operator by a way you trust, and run "
         f"`khub trust add --hub {config.endpoint} --root root.json`"
     )
+
+
+def listing(
+    by: Publisher, without: Sequence[str], *, unverified: bool, dry_run: bool
+) -> tuple[dict[str, str], int | None]:
+    """Sign the organization's targets again; their SHA-256 by path, and the version, None for a dry run.
+
+    Raises as `Publisher.change`, and UsageError where one of `without` is not listed.
+    """
+    digests: dict[str, str] = {}
+
+    def edit(targets: dict[str, TargetFile]) -> None:
+        for path in without:
+            if targets.pop(path, None) is None:
+                raise UsageError(f"{path} is no target of {by.org}: see --dry-run")
+        digests.clear()
+        digests.update({path: file.hashes["sha256"] for path, file in sorted(targets.items())})
+
+    if dry_run:
+        edit(by.targets(unverified=unverified))
+        return digests, None
+    return digests, by.change(edit, anew=True, unverified=unverified)
 
 
 def _sentence(response: Any) -> str:

@@ -136,7 +136,9 @@ def _yanked(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
-    if _is_commit(evidence):  # asked for by its hash: old on purpose
+    if (
+        _is_commit(evidence) or evidence.tuf is not None
+    ):  # old on purpose: by its hash, or listed by its publisher
         return None
     cure = f"`khub trust forget {evidence.repo_id}` if the publisher meant it"
     highest = evidence.seen.highest

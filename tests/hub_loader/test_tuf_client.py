@@ -159,8 +159,8 @@ def test_organization_without_publishers_or_publications_lists_nothing(
 def test_yanked_version_is_evidence_of_why(
     hub: TufHub, mirror: Mirror, reader: Config, repo: str, org: str, key: Path
 ) -> None:
-    hub.publish(repo, key, index_of(1))
-    hub.publisher(org, key).yank(repo, 1, "wrong for odd sizes")
+    commit = hub.publish(repo, key, index_of(1))
+    hub.publisher(org, key).yank(repo, 1, commit, "wrong for odd sizes")
     mirror.show(org)
     found = target(reader, repo, 1)
     assert found is not None and found.yanked == "wrong for odd sizes"

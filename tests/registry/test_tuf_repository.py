@@ -133,8 +133,8 @@ def test_publishing_again_is_no_new_version_and_another_index_is(
 ) -> None:
     commit = hub.publish(repo, key, index_of(1))
     assert hub.publisher(org, key).publish(repo, 1, commit, index_of(1)) is None
-    hub.publish(repo, key, index_of(1, "changed"))
-    assert hub.publisher(org, key).yank(repo, 1, "wrong results for odd sizes") == 3
+    commit = hub.publish(repo, key, index_of(1, "changed"))
+    assert hub.publisher(org, key).yank(repo, 1, commit, "wrong results for odd sizes") == 3
 
 
 def test_upload_signed_by_another_key_is_refused(
