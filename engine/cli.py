@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from hub_loader.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
-    from .engine import LLM, Completion
+    from .engine import LLM
+    from .output import Completion
 
 _EXAMPLES = """
 examples:
@@ -66,7 +67,7 @@ def run_generate(args: argparse.Namespace) -> int:
     try:
         from .engine import LLM
         from .kernels import format_bindings, parse_sources
-        from .sampler import SamplingParams
+        from .params import SamplingParams
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"`khub engine` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[engine]'"
@@ -107,7 +108,7 @@ def _run(llm: LLM, ids: list[int]) -> list[Completion]:
     done: dict[int, Completion] = {}
     steps = 0
     while llm.busy:
-        done |= {completion.request_id: completion for completion in llm.step()}
+        done |= {delta.request_id: delta.completion for delta in llm.step() if delta.completion}
         steps += 1
         if sys.stderr.isatty():
             running = len(llm.scheduler.running)

@@ -8,21 +8,26 @@ for completion in llm.generate(["def main():"], SamplingParams(max_tokens=32)):
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from hub_loader.errors import UsageError
 
-from . import scheduler
 from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
+from .guide import Guides
 from .kernels import Kernels, bind, format_bindings, slot_sources
-from .model import Llama
-from .sampler import SamplingParams, sample
+from .model import KVCache, Llama
+from .output import Completion, Delta, TextStream
+from .params import SamplingParams
+from .sampler import Choice, Draws, sample
+from .scheduler import Move, Scheduler, Step
+from .sequence import Sequence
 from .tokenizer import Tokenizer
 from .weights import Weights
 
@@ -33,21 +38,16 @@ DEFAULT_CACHE_BYTES = 512 * 2**20
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A finished request; `tokens` are the generated ids, the stop token included."""
+@dataclass
+class _Line:
+    """One continuation under way; before their first token, those of one request share a sequence."""
 
     request_id: int
-    prompt_tokens: tuple[int, ...]
-    tokens: tuple[int, ...]
-    text: str
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class _Request:
-    params: SamplingParams
-    generator: torch.Generator | None
+    index: int
+    sequence: Sequence
+    draws: Draws
+    text: TextStream
+    choices: list[Choice] = field(default_factory=list)
 
 
 class LLM:
@@ -64,13 +64,17 @@ class LLM:
         num_blocks: int | None = None,
         token_budget: int = 512,
         max_sequences: int = 64,
+        host_blocks: int = 0,
+        share_prefixes: bool = True,
     ) -> None:
         """Load a model folder in Hugging Face format and bind its kernels.
 
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
         quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
-        the most tokens computed in a step, prompt chunks and decodes together.
+        the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
+        cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
+        keys and values of what was computed, for prompts that begin alike.
 
         Raises:
             ModelError: the folder is incomplete or describes another architecture.
@@ -89,6 +93,8 @@ class LLM:
         ):
             if value < 1:
                 raise UsageError(f"{name} is {value}, expected at least 1")
+        if host_blocks < 0:
+            raise UsageError(f"host_blocks is {host_blocks}, expected 0 or more")
         folder = Path(model)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
@@ -100,43 +106,65 @@ class LLM:
             affordable = DEFAULT_CACHE_BYTES // (self._model.cache_bytes_per_token() * block_size)
             num_blocks = max(1, min(affordable, max_sequences * blocks_for(self.config.context, block_size)))
         self._cache = self._model.new_cache(num_blocks, block_size)
-        pool = BlockPool(num_blocks)
-        self.scheduler = scheduler.Scheduler(pool, block_size, token_budget, max_sequences)
-        self._requests: dict[int, _Request] = {}
+        self._host_cache = self._model.new_cache(host_blocks, block_size)
+        self.scheduler = Scheduler(
+            BlockPool(num_blocks),
+            block_size,
+            token_budget,
+            max_sequences,
+            host_blocks=host_blocks,
+            share_prefixes=share_prefixes,
+        )
+        self._guides = Guides(folder / "tokenizer.json", self.config.stop_tokens)
+        self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
 
     @property
     def busy(self) -> bool:
         """Whether a request is unfinished."""
-        return bool(self._requests)
+        return bool(self._lines)
 
-    def add(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> int:
+    def add(self, prompt: str | Sized[int], params: SamplingParams | None = None) -> int:
         """Queue a prompt, as text or as token ids; returns the request's id.
 
         Raises:
             UsageError: the prompt is empty, has an id outside the vocabulary, or does not fit with max_tokens
-                into the model's context or into the cache.
+                into the model's context or into the cache; or its guide cannot be followed.
         """
         params = params or SamplingParams()
         return self._queue(self._check(prompt, params), params)
 
-    def step(self) -> list[Completion]:
-        """Compute one batch; returns the requests that finished with it. Does nothing when none is queued."""
+    def abort(self, request_id: int) -> list[Completion]:
+        """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
+        lines = [line for line in self._lines.values() if line.request_id == request_id]
+        for sequence in {line.sequence for line in lines}:
+            self.scheduler.end(sequence, "abort")
+        return [self._finish(line, "abort") for line in lines]
+
+    def step(self) -> list[Delta]:
+        """Compute one batch; returns what it added to each line. Does nothing when none is queued."""
         step = self.scheduler.schedule()
         for preemption in step.preempted:
             log.info("%s", preemption.reason)
         if not step.chunks:
             return []
+        self._move(step)
         batch = build_batch(step, self.scheduler.block_size, self.kernels.plan_step)
         logits = self._model.forward(batch, self._cache)
-        sampling = [self._requests[chunk.sequence.id] for chunk in step.chunks if chunk.samples]
-        tokens = sample(logits, [r.params for r in sampling], [r.generator for r in sampling])
-        return [self._completion(sequence) for sequence in self.scheduler.complete(step, tokens)]
+        chunks = [chunk for chunk in step.chunks if chunk.samples]
+        lines = [self._lines_of(chunk.sequence) for chunk in chunks]
+        rows = [row for row, group in enumerate(lines) for _ in group]
+        flat = [line for group in lines for line in group]
+        choices = sample(logits if len(rows) == len(chunks) else logits[rows], [line.draws for line in flat])
+        chosen = iter(choices)
+        finished = self.scheduler.complete(step, [[next(chosen).token for _ in group] for group in lines])
+        self._adopt(flat, finished)
+        return [self._advance(line, choice) for line, choice in zip(flat, choices, strict=True)]
 
     def generate(
-        self, prompts: Sequence[str | Sequence[int]], params: SamplingParams | None = None
+        self, prompts: Sized[str | Sized[int]], params: SamplingParams | None = None
     ) -> list[Completion]:
-        """Run all prompts in one continuous batch; completions in the order of the prompts.
+        """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -148,12 +176,16 @@ class LLM:
         params = params or SamplingParams()
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
-        done: dict[int, Completion] = {}
-        while len(done) < len(ids):
-            done |= {completion.request_id: completion for completion in self.step()}
-        return [done[request_id] for request_id in ids]
+        done: dict[tuple[int, int], Completion] = {}
+        while len(done) < len(ids) * params.n:
+            for delta in self.step():
+                if delta.completion:
+                    done[delta.request_id, delta.index] = delta.completion
+        return [done[request_id, index] for request_id in ids for index in range(params.n)]
 
-    def _check(self, prompt: str | Sequence[int], params: SamplingParams) -> list[int]:
+    # -- one request
+
+    def _check(self, prompt: str | Sized[int], params: SamplingParams) -> list[int]:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         total = len(tokens) + params.max_tokens
         wish = f"a prompt of {len(tokens)} tokens with max_tokens={params.max_tokens}"
@@ -161,24 +193,93 @@ class LLM:
             raise UsageError("the prompt is empty: give at least one token")
         if not all(0 <= token < self.config.vocab_size for token in tokens):
             raise UsageError(f"the prompt has token ids outside 0 … {self.config.vocab_size - 1}")
+        if not all(0 <= token < self.config.vocab_size for token in params.logit_bias):
+            raise UsageError(f"logit_bias names token ids outside 0 … {self.config.vocab_size - 1}")
         if total > self.config.context:
             raise UsageError(f"{wish} exceeds the model's context of {self.config.context}: shorten either")
         if total - 1 > self.scheduler.capacity:
             raise UsageError(
                 f"{wish} exceeds the cache of {self.scheduler.capacity} tokens: raise num_blocks"
             )
+        if params.n > self.scheduler.max_sequences:
+            raise UsageError(
+                f"n={params.n} exceeds max_sequences={self.scheduler.max_sequences}: raise it or ask for fewer"
+            )
         return tokens
 
     def _queue(self, tokens: list[int], params: SamplingParams) -> int:
+        guide = self._guides.make(params)
         stop = frozenset[int]() if params.ignore_stop else self.config.stop_tokens
+        stop |= frozenset(params.stop_tokens)
         request_id, self._next_id = self._next_id, self._next_id + 1
-        self.scheduler.add(scheduler.Sequence(request_id, tokens, params.max_tokens, stop))
-        self._requests[request_id] = _Request(params, params.generator())
+        sequence = Sequence(request_id, tokens, params.max_tokens, stop, params.priority, params.n)
+        self.scheduler.add(sequence)
+        for branch in range(params.n):
+            draws = Draws.start(params, tuple(tokens), branch)
+            draws.guide = guide.copy() if guide else None
+            text = TextStream(self.tokenizer, params.stop)
+            self._lines[request_id, branch] = _Line(request_id, branch, sequence, draws, text)
         return request_id
 
-    def _completion(self, sequence: scheduler.Sequence) -> Completion:
-        del self._requests[sequence.id]
-        prompt, generated = sequence.tokens[: sequence.prompt_length], sequence.generated
-        assert sequence.finish_reason is not None  # the scheduler hands over finished sequences only
-        text = self.tokenizer.decode(generated)
-        return Completion(sequence.id, tuple(prompt), tuple(generated), text, sequence.finish_reason)
+    def _lines_of(self, sequence: Sequence) -> list[_Line]:
+        """The lines that a sampling chunk makes longer: all of a request's at its first token."""
+        first = sequence.branch
+        return [self._lines[sequence.id, branch] for branch in range(first, first + sequence.branches)]
+
+    def _adopt(self, lines: Iterable[_Line], finished: Iterable[Sequence]) -> None:
+        """Find the sequences that the scheduler made for the branches of a request."""
+        made = {(s.id, s.branch): s for s in (*self.scheduler.running, *finished)}
+        for line in lines:
+            line.sequence = made[line.request_id, line.index]
+
+    def _advance(self, line: _Line, choice: Choice) -> Delta:
+        """Take one chosen token into a line's text; ends the line if its text or its guide says so."""
+        sequence, guide = line.sequence, line.draws.guide
+        line.choices.append(choice)
+        line.draws.generated.append(choice.token)
+        piece = ""
+        if choice.token not in sequence.stop_tokens:
+            piece = line.text.push(choice.token)
+            if guide:
+                guide.advance(choice.token)
+        reason = sequence.finish_reason
+        if line.text.stopped or (guide and guide.done):
+            if reason is None:
+                self.scheduler.end(sequence, "stop")
+            reason = "stop"
+        if reason is None:
+            return Delta(line.request_id, line.index, (choice,), piece)
+        piece += line.text.finish()
+        return Delta(line.request_id, line.index, (choice,), piece, self._finish(line, reason))
+
+    def _finish(self, line: _Line, reason: str) -> Completion:
+        del self._lines[line.request_id, line.index]
+        line.text.finish()
+        tokens = tuple(line.draws.generated)
+        reported = tuple(line.choices) if line.draws.params.logprobs is not None else ()
+        cached = line.sequence.cached
+        return Completion(
+            line.request_id,
+            tuple(line.draws.prompt),
+            tokens,
+            line.text.text,
+            reason,
+            line.index,
+            reported,
+            cached,
+        )
+
+    def _move(self, step: Step) -> None:
+        """Copy the blocks that have to be elsewhere before the step is computed."""
+        _copy_blocks(self._cache, self._host_cache, step.swap_out)
+        _copy_blocks(self._host_cache, self._cache, step.swap_in)
+        _copy_blocks(self._cache, self._cache, step.copies)
+
+
+def _copy_blocks(source: KVCache, target: KVCache, moves: Sized[Move]) -> None:
+    if not moves:
+        return
+    sources, targets = (torch.tensor(blocks) for blocks in zip(*moves, strict=True))
+    for from_layer, to_layer in zip(source, target, strict=True):
+        for held, place in zip(from_layer, to_layer, strict=True):
+            place[targets.to(place.device)] = held[sources.to(held.device)].to(place.device)

@@ -1,85 +1,168 @@
-"""From logits to the next token: greedy, or drawn with temperature, top-k and top-p.
+"""From logits to next tokens, for a whole batch at once.
 
-A request draws from a generator of its own, so its tokens do not depend on what else is in the batch.
+Each request draws with random numbers of its own, one for each token, so its tokens depend neither on what
+else is in the batch nor on how the batch was cut into steps.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from hub_loader.errors import UsageError
+from .params import SamplingParams
+
+_CANDIDATES = 1024  # sorted first; where they do not hold top_p, everything is sorted
+
+
+class Guide(Protocol):
+    """What a request's text has to match, as far as it got; `rejected` has True where a token may not come."""
+
+    def rejected(self, vocabulary: int) -> torch.Tensor: ...
+
+    def advance(self, token: int) -> None: ...
+
+    @property
+    def done(self) -> bool: ...
+
+
+@dataclass
+class Draws:
+    """One line's choices: its parameters, its random numbers, its tokens so far."""
+
+    params: SamplingParams
+    prompt: Sequence[int]
+    generated: list[int] = field(default_factory=list)
+    random: random.Random = field(default_factory=random.Random)
+    guide: Guide | None = None
+
+    @classmethod
+    def start(cls, params: SamplingParams, prompt: Sequence[int], branch: int = 0) -> Draws:
+        """A line that has drawn nothing; branches of one seeded request draw differently."""
+        seed = None if params.seed is None else f"{params.seed}/{branch}"
+        return cls(params, prompt, random=random.Random(seed))
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """How a request chooses tokens and when it ends.
+class Choice:
+    """A token, the log of its probability, and the likeliest tokens with theirs (if they were asked for).
 
-    temperature 0 is greedy; top_k 0 keeps every token; top_p keeps the fewest likeliest tokens whose
-    probabilities sum to at least it. seed None draws differently each time. ignore_stop runs to max_tokens.
+    Probabilities are the model's own: before penalties, temperature and cuts.
     """
 
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
-    ignore_stop: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a value out of range."""
-        for name, holds, expected in (
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or more"),
-            ("top_k", self.top_k >= 0, "0 (every token) or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-        ):
-            if not holds:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected {expected}")
-
-    def generator(self) -> torch.Generator | None:
-        """A fresh random generator for a request; None when greedy needs none."""
-        if self.temperature == 0:
-            return None
-        generator = torch.Generator()
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed)
-        return generator
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(
-    logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
-) -> list[int]:
-    """One token id for each row of logits [S, vocabulary]; row i uses params[i] and generators[i]."""
-    greedy: list[int] = logits.argmax(dim=-1).tolist()
-    return [
-        token if generator is None else _draw(row, chosen, generator)
-        for token, row, chosen, generator in zip(greedy, logits, params, generators, strict=True)
-    ]
+def sample(logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
+    """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i]."""
+    wide = logits.to(torch.float32)
+    shaped = _shape(wide, draws)
+    tokens = shaped.argmax(dim=-1)
+    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0]
+    if drawn:
+        index = torch.tensor(drawn, device=logits.device)
+        numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)
+        params = [draws[row].params for row in drawn]
+        tokens[index] = _draw(shaped[index], params, numbers.to(logits.device))
+    chosen: list[int] = tokens.tolist()
+    asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
+    reports = _logprobs(wide, chosen, asked, draws) if asked else {}
+    return [reports.get(row) or Choice(token) for row, token in enumerate(chosen)]
 
 
 def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """The distribution [vocabulary] that a request with temperature above 0 draws from, float32.
-
-    In transformers' order: temperature, then top-k, then top-p over what is left.
-    """
-    scaled = logits.to(torch.float32) / params.temperature
-    if 0 < params.top_k < len(scaled):
-        threshold = scaled.topk(params.top_k).values[-1]
-        scaled = scaled.masked_fill(scaled < threshold, float("-inf"))
-    chances = scaled.softmax(dim=-1)
-    if params.top_p < 1:
-        ordered, order = chances.sort(descending=True, stable=True)
-        # Dropped: a token that the likelier ones already make up top_p without. The first always stays.
-        dropped = ordered.cumsum(dim=-1) - ordered >= params.top_p
-        chances = chances.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), 0.0)
-        chances = chances / chances.sum()
-    return chances
+    """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
+    chances, order = _chances(logits.to(torch.float32)[None], [params])
+    return torch.zeros_like(logits, dtype=torch.float32).scatter(0, order[0], chances[0].to(torch.float32))
 
 
-def _draw(logits: torch.Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    return int(torch.multinomial(probabilities(logits, params).cpu(), 1, generator=generator))
+def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
+    """Logits after penalties, biases and guides; the very tensor if no row asks for any."""
+    rows = [row for row, line in enumerate(draws) if line.params.shapes_logits or line.guide]
+    if not rows:
+        return logits
+    shaped = logits.clone()
+    for row in rows:
+        line, params, scores = draws[row], draws[row].params, shaped[row]
+        if params.repetition_penalty != 1:
+            seen = torch.unique(torch.tensor([*line.prompt, *line.generated], device=logits.device))
+            found = scores[seen]
+            penalty = params.repetition_penalty
+            scores[seen] = torch.where(found > 0, found / penalty, found * penalty)
+        if line.generated and (params.presence_penalty or params.frequency_penalty):
+            generated = torch.tensor(line.generated, device=logits.device)
+            tokens, counts = torch.unique(generated, return_counts=True)
+            scores[tokens] -= params.presence_penalty + params.frequency_penalty * counts
+        if params.logit_bias:
+            biased = torch.tensor(list(params.logit_bias), device=logits.device)
+            scores[biased] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+        if line.guide:
+            scores.masked_fill_(line.guide.rejected(len(scores)).to(logits.device), float("-inf"))
+    return shaped
+
+
+def _draw(logits: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor) -> torch.Tensor:
+    """Tokens int64 [S] for logits [S, vocabulary]: numbers float64 [S] in [0, 1) fall into the chances' sums."""
+    chances, order = _chances(logits, params)
+    sums = chances.to(torch.float64).cumsum(dim=-1)
+    places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)
+    # Rounding may lead past the end, or to a place of no chance behind the last that has one.
+    last = (chances > 0).to(torch.int64).cumsum(dim=-1).argmax(dim=-1, keepdim=True)
+    return order.gather(1, torch.minimum(places, last)).squeeze(1)
+
+
+def _chances(logits: torch.Tensor, params: Sequence[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chances [S, C] after temperature and cuts, likeliest first, and the tokens [S, C] they belong to."""
+
+    def column(values: list[float] | list[int]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    vocabulary = logits.shape[-1]
+    scaled = logits / column([p.temperature for p in params])
+    top_k = column([min(p.top_k or vocabulary, vocabulary) for p in params])
+    top_p = column([p.top_p for p in params])
+    min_p = column([p.min_p for p in params])
+    cuts = any(p.top_p < 1 or p.top_k for p in params)
+    width = min(vocabulary, max(_CANDIDATES, 2 * max(p.top_k for p in params))) if cuts else vocabulary
+    everything = scaled.logsumexp(dim=-1, keepdim=True)
+    while True:
+        ordered, order = (
+            scaled.topk(width) if width < vocabulary else scaled.sort(descending=True, stable=True)
+        )
+        kth = ordered.gather(1, (top_k - 1).clamp(max=width - 1))
+        # Equally likely tokens at the end of the k are kept, as in transformers.
+        kept = (ordered >= kth) | (top_k > width)
+        ordered = ordered.masked_fill(~kept, float("-inf"))
+        # What the k hold is all there is; without top_k, what lies beyond the candidates counts too.
+        whole = torch.where(top_k < vocabulary, ordered.logsumexp(dim=-1, keepdim=True), everything)
+        chances = (ordered - whole).exp()
+        before = chances.cumsum(dim=-1) - chances
+        enough = ((before[:, -1:] + chances[:, -1:] >= top_p) & (top_p < 1)) | (~kept[:, -1:])
+        if width == vocabulary or bool(enough.all()):
+            break
+        width = vocabulary
+    # Dropped: a token that the likelier ones already make up top_p without. The first always stays.
+    dropped = (before >= top_p) & (top_p < 1)
+    dropped[:, 0] = False
+    dropped |= chances < min_p * chances[:, :1]
+    chances = chances.masked_fill(dropped, 0.0)
+    return chances / chances.sum(dim=-1, keepdim=True), order
+
+
+def _logprobs(
+    logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int], draws: Sequence[Draws]
+) -> dict[int, Choice]:
+    logs = logits[list(rows)].log_softmax(dim=-1)
+    most = max(draws[row].params.logprobs or 0 for row in rows)
+    values, tokens = logs.topk(most) if most else (logs[:, :0], logs[:, :0].long())
+    reports = {}
+    for place, row in enumerate(rows):
+        count = draws[row].params.logprobs or 0
+        top = zip(tokens[place, :count].tolist(), values[place, :count].tolist(), strict=True)
+        reports[row] = Choice(chosen[row], float(logs[place, chosen[row]]), tuple(top))
+    return reports

@@ -1,57 +1,43 @@
 """What each step computes. Pure: no tensors, no clock.
 
 Prefill and decode are one thing here: a sequence has tokens whose keys and values are in the cache and
-tokens still to compute, and each step hands out one budget of tokens over the sequences, first come first
-served. A long prompt is thereby cut into chunks that share steps with other sequences' decodes. When blocks
-run out, the latest arrival gives all of its own back and computes its tokens again later (recompute
-preemption).
+tokens still to compute, and each step hands out one budget of tokens over the sequences in the order of their
+keys (priority, then arrival). A long prompt is thereby cut into chunks that share steps with other sequences'
+decodes.
+
+- *Prefix sharing*: what is admitted starts behind the longest beginning that the cache holds already.
+- *Preemption*: when blocks or places run out, the sequence with the largest key gives all of its own back. Its
+  tokens are computed again later, or, with host blocks to spare, copied out and in.
+- *Copy on write*: branches of a request share even the last, half-full block; who writes to it first copies it.
+
+What a step moves is done in this order: swap_out, swap_in, copies, then the chunks are computed.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
 
-from .block_pool import BlockPool, blocks_for
+from .block_pool import BlockPool, blocks_for, extend_digests
+from .sequence import Sequence
 
-
-@dataclass(eq=False)
-class Sequence:
-    """One request's tokens and their place in the cache; the scheduler owns `computed` and `blocks`."""
-
-    id: int
-    tokens: list[int]
-    max_tokens: int
-    stop_tokens: frozenset[int] = frozenset()
-    computed: int = 0
-    blocks: list[int] = field(default_factory=list)
-    prompt_length: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.prompt_length = len(self.tokens)
-
-    @property
-    def generated(self) -> list[int]:
-        return self.tokens[self.prompt_length :]
-
-    @property
-    def finish_reason(self) -> str | None:
-        """ "stop" after a stop token, "length" after max_tokens, None while running."""
-        generated = len(self.tokens) - self.prompt_length
-        if generated and self.tokens[-1] in self.stop_tokens:
-            return "stop"
-        return "length" if generated >= self.max_tokens else None
+Move = tuple[int, int]
+"""A block to copy from, and one to copy to."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Compute `sequence.tokens[start:end]`; `samples`: the last of them yields the next token."""
+    """Compute `sequence.tokens[start:end]`, and after them `drafts`.
+
+    `samples`: the last token and every draft yield a next token.
+    """
 
     sequence: Sequence
     start: int
     end: int
     samples: bool
+    drafts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,28 +50,81 @@ class Preemption:
 
 @dataclass(frozen=True)
 class Step:
-    """The chunks to compute together, in order of arrival, and who was preempted to make room."""
+    """The chunks to compute together, in order of their keys, who was preempted to make room, and what moves."""
 
     chunks: tuple[Chunk, ...]
     preempted: tuple[Preemption, ...] = ()
+    swap_out: tuple[Move, ...] = ()
+    swap_in: tuple[Move, ...] = ()
+    copies: tuple[Move, ...] = ()
+
+
+@dataclass
+class Counters:
+    """What has happened since the start, in tokens and sequences."""
+
+    prompt_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+
+
+@dataclass
+class _Draft:
+    """A step that is being put together."""
+
+    budget: int
+    chunks: list[Chunk] = field(default_factory=list)
+    preempted: list[Preemption] = field(default_factory=list)
+    swap_out: list[Move] = field(default_factory=list)
+    swap_in: list[Move] = field(default_factory=list)
+    copies: list[Move] = field(default_factory=list)
+
+    def done(self) -> Step:
+        moves = tuple(self.swap_out), tuple(self.swap_in), tuple(self.copies)
+        return Step(tuple(self.chunks), tuple(self.preempted), *moves)
 
 
 class Scheduler:
     """Shares `token_budget` tokens a step among at most `max_sequences` running sequences."""
 
-    def __init__(self, pool: BlockPool, block_size: int, token_budget: int, max_sequences: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        token_budget: int,
+        max_sequences: int,
+        *,
+        host_blocks: int = 0,
+        share_prefixes: bool = True,
+    ) -> None:
+        """`host_blocks`: room in host memory for the blocks of preempted sequences; 0: compute them again."""
         self.pool = pool
         self.block_size = block_size
         self.token_budget = token_budget
         self.max_sequences = max_sequences
-        # Both in order of arrival, and everything running arrived before everything waiting.
+        self.share_prefixes = share_prefixes
+        self.counters = Counters()
+        # Both in the order of their keys.
         self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
+        self._host = BlockPool(host_blocks)
+        self._host_leaving: list[int] = []  # read by the step under way, so not yet to be written over
+        self._steps = 0
 
     @property
     def capacity(self) -> int:
         """The most tokens a sequence can hold in the cache."""
         return self.pool.num_blocks * self.block_size
+
+    @property
+    def waste(self) -> float:
+        """The share of places in held blocks that hold no token."""
+        held = {
+            block: min(self.block_size, max(0, s.computed - i * self.block_size))
+            for s in self.running
+            for i, block in enumerate(s.blocks)
+        }
+        return 1 - sum(held.values()) / (len(held) * self.block_size) if held else 0.0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence.
@@ -99,73 +138,220 @@ class Scheduler:
             raise ValueError("a sequence needs at least one prompt token and one token to generate")
         if needed > self.capacity:
             raise ValueError(f"{needed} tokens do not fit into a cache of {self.capacity}")
-        self.waiting.append(sequence)
+        if sequence.branches > self.max_sequences:
+            raise ValueError(f"{sequence.branches} branches do not fit into {self.max_sequences} places")
+        sequence.arrival = self._steps
+        self.counters.prompt_tokens += sequence.prompt_length
+        insort(self.waiting, sequence, key=_key)
+
+    def end(self, sequence: Sequence, reason: str) -> None:
+        """Finish a sequence between two steps, for a reason that is not in its tokens; its blocks are free."""
+        sequence.ended = reason
+        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        self._release(sequence)
+        self._host.release(sequence.host_blocks)
+        sequence.host_blocks = []
 
     def schedule(self) -> Step:
         """Choose the next step's chunks and allocate their blocks; empty only when nothing is queued."""
-        budget = self.token_budget
-        chunks: list[Chunk] = []
-        preempted: list[Preemption] = []
-        for sequence in list(self.running):
-            if budget == 0 or sequence not in self.running:  # preempted for an earlier one, as all after it
+        self._steps += 1
+        draft = _Draft(self.token_budget)
+        admitting = True
+        place = 0  # in the order of keys: everything before it in `running` has had its turn
+        while draft.budget:
+            sequence = self._next(place, admitting)
+            if sequence is None:
                 break
-            end = min(len(sequence.tokens), sequence.computed + budget)
-            while not self._reserve(sequence, end):
-                preempted.append(self._preempt_latest(for_whom=sequence))
-                if preempted[-1].sequence is sequence:
-                    break
-            else:
-                chunks.append(_chunk(sequence, end))
-                budget -= end - sequence.computed
-        while self.waiting and budget and not preempted and len(self.running) < self.max_sequences:
-            sequence = self.waiting[0]
-            end = min(len(sequence.tokens), budget)
-            if not self._reserve(sequence, end):
-                break  # a later, shorter one must not overtake it
-            self.running.append(self.waiting.popleft())
-            chunks.append(_chunk(sequence, end))
-            budget -= end
-        return Step(tuple(chunks), tuple(preempted))
+            waits = place == len(self.running) or self.running[place] is not sequence
+            if waits and not self._admit(sequence, draft):
+                admitting = False  # nobody behind may overtake it
+            elif waits or self._continue(sequence, draft):
+                place += 1
+        return draft.done()
 
-    def complete(self, step: Step, sampled: Sized[int]) -> list[Sequence]:
-        """Record a computed step; `sampled` has one token for each chunk that samples, in order.
+    def complete(self, step: Step, sampled: Sized[Sized[int]]) -> list[Sequence]:
+        """Record a computed step.
+
+        `sampled` has, for each chunk that samples, the tokens that follow: one, or with drafts the accepted
+        ones and one more; for the first of a request with branches, one for each branch.
 
         Returns the sequences that finished; their blocks are free again.
         """
+        self._host.release(self._host_leaving)
+        self._host_leaving = []
+        finished = []
         tokens = iter(sampled)
         for chunk in step.chunks:
-            chunk.sequence.computed = chunk.end
-            if chunk.samples:
-                chunk.sequence.tokens.append(next(tokens))
-        finished = [c.sequence for c in step.chunks if c.samples and c.sequence.finish_reason]
+            sequence = chunk.sequence
+            sequence.computed = chunk.end
+            if not chunk.samples:
+                self._seal(sequence)
+                continue
+            line = [sequence]
+            following = next(tokens)
+            if sequence.branches > 1:
+                line += self._branch(sequence, following[1:])
+                following = following[:1]
+            for token in following:
+                sequence.tokens.append(token)
+                if sequence.finish_reason:
+                    break
+            sequence.drafts = []
+            sequence.computed = len(sequence.tokens) - 1  # accepted drafts are in the cache as well
+            for each in line:
+                self._seal(each)
+            finished += [each for each in line if each.finish_reason]
         for sequence in finished:
             self.running.remove(sequence)
             self._release(sequence)
         return finished
 
-    def _reserve(self, sequence: Sequence, tokens: int) -> bool:
-        missing = blocks_for(tokens, self.block_size) - len(sequence.blocks)
-        if missing > self.pool.available:
+    # -- one sequence's turn
+
+    def _next(self, place: int, admitting: bool) -> Sequence | None:
+        """Whose turn it is: the running one at `place`, or a waiting one whose key is smaller."""
+        running = self.running[place] if place < len(self.running) else None
+        waiting = self.waiting[0] if admitting and self.waiting else None
+        if running and waiting:
+            return min(running, waiting, key=_key)
+        return running or waiting
+
+    def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
+        if any(preemption.sequence is sequence for preemption in draft.preempted):
             return False
-        sequence.blocks += self.pool.allocate(missing) if missing > 0 else []
+        while self._places() + sequence.branches > self.max_sequences:
+            if not self._preempt_after(sequence, draft):
+                return False
+        if not sequence.host_blocks:
+            self._take_prefix(sequence)
+        end = min(len(sequence.tokens), sequence.computed + draft.budget)
+        if not self._reserve(sequence, end, draft):
+            if not sequence.host_blocks:
+                self._release(sequence)
+            return False
+        if sequence.host_blocks:
+            draft.swap_in += zip(sequence.host_blocks, sequence.blocks, strict=False)
+            self._host_leaving += sequence.host_blocks
+            sequence.host_blocks = []
+        elif sequence.computed:
+            self.counters.prefix_hit_tokens += sequence.computed
+            sequence.cached = sequence.cached or min(sequence.computed, sequence.prompt_length)
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_key)
+        self._add_chunk(sequence, end, draft)
         return True
 
-    def _preempt_latest(self, for_whom: Sequence) -> Preemption:
-        latest = self.running.pop()
-        reason = (
-            f"request {latest.id} gave up {len(latest.blocks)} KV blocks for request {for_whom.id} and will "
-            f"compute {latest.computed} tokens again: {self.pool.num_blocks} blocks are too few for all; "
-            f"raise num_blocks"
+    def _continue(self, sequence: Sequence, draft: _Draft) -> bool:
+        """A running sequence's turn; False if it was the one to make room."""
+        end = min(len(sequence.tokens), sequence.computed + draft.budget)
+        if not self._reserve(sequence, end, draft):
+            self._preempt(sequence, sequence, draft)
+            return False
+        self._add_chunk(sequence, end, draft)
+        return True
+
+    def _add_chunk(self, sequence: Sequence, end: int, draft: _Draft) -> None:
+        samples = end == len(sequence.tokens)
+        draft.budget -= end - sequence.computed
+        drafts: tuple[int, ...] = ()
+        if samples and sequence.branches == 1:  # as many as there is room for without preempting anybody
+            left = sequence.prompt_length + sequence.max_tokens - len(sequence.tokens) - 1
+            room = (len(sequence.blocks) + self.pool.available) * self.block_size - end
+            drafts = tuple(sequence.drafts[: max(0, min(draft.budget, left, room))])
+            missing = blocks_for(end + len(drafts), self.block_size) - len(sequence.blocks)
+            sequence.blocks += self.pool.allocate(max(0, missing))
+            draft.budget -= len(drafts)
+        draft.chunks.append(Chunk(sequence, sequence.computed, end, samples, drafts))
+
+    # -- blocks
+
+    def _reserve(self, sequence: Sequence, tokens: int, draft: _Draft) -> bool:
+        """Blocks for the first `tokens` tokens, taken from those with larger keys if need be."""
+        last = sequence.computed // self.block_size  # the block that is written to next
+        copied = last < len(sequence.blocks) and self.pool.shared(sequence.blocks[last])
+        missing = max(0, blocks_for(tokens, self.block_size) - len(sequence.blocks))
+        while missing + copied > self.pool.available:
+            if not self._preempt_after(sequence, draft):
+                return False
+            copied = copied and self.pool.shared(sequence.blocks[last])
+        if copied:
+            [own] = self.pool.allocate(1)
+            draft.copies.append((sequence.blocks[last], own))
+            self.pool.release([sequence.blocks[last]])
+            sequence.blocks[last] = own
+        sequence.blocks += self.pool.allocate(missing)
+        return True
+
+    def _preempt_after(self, sequence: Sequence, draft: _Draft) -> bool:
+        """Preempt the running sequence with the largest key, if it is larger than that of `sequence`."""
+        if not self.running or _key(self.running[-1]) <= _key(sequence):
+            return False
+        self._preempt(self.running[-1], sequence, draft)
+        return True
+
+    def _preempt(self, sequence: Sequence, for_whom: Sequence, draft: _Draft) -> None:
+        self.running.remove(sequence)
+        held = blocks_for(sequence.computed, self.block_size)
+        swaps = 0 < held <= self._host.available
+        again = (
+            f"will copy them in again from host memory: {self.pool.num_blocks} blocks"
+            if swaps
+            else f"will compute {sequence.computed} tokens again: {self.pool.num_blocks} blocks"
         )
-        self._release(latest)
-        self.waiting.appendleft(latest)
-        return Preemption(latest, reason)
+        reason = (
+            f"request {sequence.id} gave up {len(sequence.blocks)} KV blocks for request {for_whom.id} and "
+            f"{again} and {self.max_sequences} places are too few for all; raise num_blocks or max_sequences"
+        )
+        if swaps:
+            sequence.host_blocks = self._host.allocate(held)
+            draft.swap_out += zip(sequence.blocks, sequence.host_blocks, strict=False)
+        computed = sequence.computed
+        self._release(sequence)
+        if swaps:
+            sequence.computed = computed
+        insort(self.waiting, sequence, key=_key)
+        self.counters.preemptions += 1
+        draft.preempted.append(Preemption(sequence, reason))
+
+    def _take_prefix(self, sequence: Sequence) -> None:
+        """Share the blocks of what the cache holds already; at least one token is left to compute."""
+        if not self.share_prefixes:
+            return
+        extend_digests(sequence.digests, sequence.tokens, self.block_size)
+        usable = (len(sequence.tokens) - 1) // self.block_size
+        sequence.blocks = self.pool.find(sequence.digests[:usable])
+        self.pool.share(sequence.blocks)
+        sequence.sealed = len(sequence.blocks)
+        sequence.computed = len(sequence.blocks) * self.block_size
+
+    def _seal(self, sequence: Sequence) -> None:
+        full = sequence.computed // self.block_size
+        if not self.share_prefixes or sequence.sealed >= full:
+            return
+        extend_digests(sequence.digests, sequence.tokens[: full * self.block_size], self.block_size)
+        for index in range(sequence.sealed, full):
+            self.pool.seal(sequence.blocks[index], sequence.digests[index])
+        sequence.sealed = full
+
+    def _branch(self, sequence: Sequence, tokens: Sized[int]) -> list[Sequence]:
+        """The other continuations of a prompt that was just computed; they hold its blocks too."""
+        sequence.branches = 1
+        made = [sequence.fork(branch, token) for branch, token in enumerate(tokens, 1)]
+        for each in made:
+            each.computed, each.sealed = sequence.computed, sequence.sealed
+            each.blocks, each.digests = list(sequence.blocks), list(sequence.digests)
+            self.pool.share(each.blocks)
+            insort(self.running, each, key=_key)
+        return made
 
     def _release(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
-        sequence.computed = 0
+        sequence.computed = sequence.sealed = 0
+
+    def _places(self) -> int:
+        return sum(sequence.branches for sequence in self.running)
 
 
-def _chunk(sequence: Sequence, end: int) -> Chunk:
-    return Chunk(sequence, sequence.computed, end, samples=end == len(sequence.tokens))
+def _key(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.key

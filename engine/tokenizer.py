@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
+from tokenizers.decoders import DecodeStream
 
 from hub_loader.errors import ModelError
 
@@ -36,3 +37,8 @@ class Tokenizer:
         """Text of token ids; special tokens are left out, and half a character becomes U+FFFD."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
+
+    def stream(self) -> Callable[[int], str]:
+        """A function that takes one token id after another and returns the text each completes, perhaps none."""
+        decoder = DecodeStream(skip_special_tokens=True)
+        return lambda token: decoder.step(self._tokenizer, token) or ""

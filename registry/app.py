@@ -19,10 +19,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lfs, read, write
-from .blobs import BlobStore
 from .errors import RequestError, not_implemented
 from .http import Service
-from .place import Place
+from .place import Place, open_blobs
+from .settings import upload_key
 from .store import Store
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
@@ -34,6 +34,7 @@ def create_app(place: Place) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     store = Store(place.data, place.database)
     tuf = TufRepository(store, place.data)
+    blobs = open_blobs(place, store)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -48,7 +49,7 @@ def create_app(place: Place) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, BlobStore(place.data))
+    app.state.service = Service(store, blobs, upload_key(store), place.redirect)
     app.state.tuf = tuf
     return app
 

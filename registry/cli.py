@@ -39,6 +39,11 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: any)"
     )
+    parser.add_argument(
+        "--redirect",
+        action="store_true",
+        help="with --storage: send clients to signed addresses of the storage",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
     parser.add_argument("--json", action="store_true", help="say the address as one line of JSON")
     parser.set_defaults(run=_serve)

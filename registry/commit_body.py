@@ -127,7 +127,7 @@ def _decode(value: dict[str, Any], content: memoryview | None) -> tuple[int, Ite
 
 def _read_lfs_file(value: dict[str, Any], blobs: BlobStore) -> File:
     sha256 = check_sha256(value.get("oid"))
-    size = blobs.size(sha256)
+    size = blobs.keep(sha256)
     if size is None or value.get("size", size) != size:
         raise bad_request(
             f"The content of {value.get('path')!r} ({sha256}) is not here: upload it before the commit."

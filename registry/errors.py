@@ -87,3 +87,8 @@ def conflict(message: str, **body: Any) -> RequestError:
 def not_implemented(message: str) -> RequestError:
     """501: the Hub has this, this registry has not."""
     return RequestError(501, message, code="NotImplemented")
+
+
+def unavailable(message: str) -> RequestError:
+    """503: something behind this server does not answer; the same request may succeed later."""
+    return RequestError(503, message)

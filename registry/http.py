@@ -6,7 +6,6 @@ Routes see percent-encoded paths (`app.RawPath`), so an encoded slash stays part
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -23,11 +22,16 @@ MAX_BODY_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Service:
-    """The parts a request needs. `upload_key` signs the upload addresses of this run of the server."""
+    """The parts a request needs.
+
+    `upload_key` signs upload addresses, for every process on one database. With `redirect`, large files are
+    fetched from the storage itself where it is not a folder.
+    """
 
     store: Store
     blobs: BlobStore
-    upload_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    upload_key: bytes = field(repr=False)
+    redirect: bool = False
 
 
 def service(request: Request) -> Service:

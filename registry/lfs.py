@@ -51,7 +51,7 @@ def _upload(request: Request, oid: str, size: Any) -> dict[str, Any]:
     if not isinstance(size, int) or size < 0:
         raise bad_request(f"The size {size!r} of {oid} is not a number of bytes.")
     described: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
-    if service(request).blobs.size(oid) == size:
+    if service(request).blobs.keep(oid) == size:
         return described
     root = f"{repo_url(request, kind_of(request), repo_of(request))}.git/info/lfs/objects"
     until = int(time.time()) + _LIFETIME

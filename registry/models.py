@@ -13,6 +13,10 @@ from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+CONTENT = {
+    "content": True
+}  # the `info` of columns that name content by its SHA-256: it is not collected then
+
 
 def _ordered(length: int) -> TypeEngine[str]:
     """Text that sorts by its bytes everywhere, as SQLite's does."""
@@ -89,7 +93,7 @@ class TreeEntry(Base):
     path: Mapped[str] = mapped_column(_ordered(1024), primary_key=True)
     folder: Mapped[str] = mapped_column(_ordered(1024))
     oid: Mapped[str] = mapped_column(String(40))
-    sha256: Mapped[str | None] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(String(64), info=CONTENT)
     size: Mapped[int | None] = mapped_column(BigInteger)
     lfs: Mapped[bool]
 
@@ -108,3 +112,19 @@ class TufMetadata(Base):
     expires: Mapped[datetime]
     created_at: Mapped[datetime]
     superseded_at: Mapped[datetime | None]
+
+
+class Orphan(Base):
+    """Content that nothing refers to, and since when that is known and nobody asked for it."""
+
+    __tablename__ = "orphans"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    since: Mapped[datetime]
+
+
+class Setting(Base):
+    """What all processes on one database share, such as the key of upload addresses."""
+
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str]

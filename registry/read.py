@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .auth import find_token
+from .content import content_response
 from .errors import RequestError, bad_request, entry_not_found, unauthorized
 from .http import json_body, param, read_body, repo_of, service
 from .names import check_path
@@ -20,7 +21,6 @@ from .store import MAIN, Revision
 from .tree import Entry, lfs_pointer
 
 PAGE = 1000
-SMALL = 64 << 10
 
 
 def healthz(_request: Request) -> Response:
@@ -140,12 +140,8 @@ def resolve(request: Request) -> Response:
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
-    content = service(request).blobs.path(file.sha256)
-    if file.size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
-        return Response(content.read_bytes(), headers=headers, media_type="application/octet-stream")
-    return FileResponse(
-        content, headers=headers, media_type="application/octet-stream", stat_result=content.stat()
-    )
+    here = service(request)
+    return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
 
 
 def _revision(request: Request) -> Revision:

@@ -22,12 +22,12 @@ from .place import Place
 def serve(place: Place, host: str, port: int, *, verbose: bool, ready: Callable[[str], None]) -> None:
     """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
-    Raises RegistryError if the address is taken, or another server already serves the folder.
+    Raises RegistryError if the address is taken.
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
     app = create_app(place)
-    with _only_server(place.data), _listen(host, port) as listener:
+    with _serving(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()
         config = uvicorn.Config(
@@ -53,15 +53,13 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _only_server(data: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go of however this process ends."""
+def _serving(data: Path) -> Iterator[None]:
+    """Share the folder's lock with other servers, against `restore`; the system lets go of it."""
     with (data / "serve.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RegistryError(
-                f"{data} is being served already: stop that server, or name another folder."
-            ) from None
+            raise RegistryError(f"{data} is being restored: wait for it to end.") from None
         yield
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     select,
     update,
 )
@@ -29,6 +28,7 @@ from .errors import (
     repo_not_found,
     revision_not_found,
 )
+from .locks import insert_missing, insert_new, lock_ref
 from .models import Commit, Org, Ref, Repo, TreeEntry
 from .names import check_org, check_ref_name, check_repo_name
 from .tree import Entry, File, Operation, apply, commit_oid, entries
@@ -78,11 +78,12 @@ class Store(Database):
         with self.write() as session:
             if _repo_id(session, repo) is not None:
                 return False
-            row = Repo(org_id=ensure_org(session, repo.org), name=repo.name, created_at=_now())
-            session.add(row)
-            session.flush()
-            first = _insert_commit(session, row.id, None, {}, author, "Create the repository")
-            session.add(Ref(repo_id=row.id, name=f"heads/{MAIN}", commit_oid=first))
+            row = {"org_id": ensure_org(session, repo.org), "name": repo.name, "created_at": utc_now()}
+            if not insert_new(session, Repo, row):
+                return False
+            repo_id = _require_repo(session, repo)
+            first = _insert_commit(session, repo_id, None, {}, author, "Create the repository")
+            session.add(Ref(repo_id=repo_id, name=f"heads/{MAIN}", commit_oid=first))
             return True
 
     def delete_repo(self, repo: RepoName) -> None:
@@ -174,9 +175,9 @@ class Store(Database):
         check_ref_name(name)
         with self.write() as session:
             target = _resolve(session, repo, revision)
-            if session.get(Ref, (target.repo_id, f"{kind}/{name}")) is not None:
+            row = {"repo_id": target.repo_id, "name": f"{kind}/{name}", "commit_oid": target.commit}
+            if not insert_new(session, Ref, row):
                 raise conflict(f"Reference already exists: {repo} has {kind}/{name}.")
-            session.add(Ref(repo_id=target.repo_id, name=f"{kind}/{name}", commit_oid=target.commit))
 
     def delete_branch(self, repo: RepoName, name: str) -> None:
         """Remove a branch; its commits stay reachable by id. Raises RequestError 403 for `main`, 404."""
@@ -190,6 +191,7 @@ class Store(Database):
 
     def _delete_ref(self, repo: RepoName, kind: str, name: str) -> None:
         with self.write() as session:
+            lock_ref(session, repo, f"{kind}/{name}")
             row = session.get(Ref, (_require_repo(session, repo), f"{kind}/{name}"))
             if row is None:
                 raise revision_not_found(str(repo), f"refs/{kind}/{name}")
@@ -207,13 +209,12 @@ def ensure_org(session: Session, name: str) -> int:
     found = session.scalar(select(Org.id).where(Org.name == name))
     if found is not None:
         return found
-    row = Org(name=name)
-    session.add(row)
-    session.flush()
-    return row.id
+    insert_new(session, Org, {"name": name})
+    return session.execute(select(Org.id).where(Org.name == name)).scalar_one()
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """The time as the database keeps it: UTC without saying so, whole seconds."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
@@ -263,6 +264,7 @@ def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
 
 def _branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
     ref = f"heads/{branch.removeprefix('refs/heads/')}"
+    lock_ref(session, repo, ref)
     return _resolve(session, repo, f"refs/{ref}"), ref
 
 
@@ -291,7 +293,7 @@ def _insert_commit(
     author: str,
     message: str,
 ) -> str:
-    now = _now()
+    now = utc_now()
     tree_oid, listed = entries(files)
     parent_oid = None if parent is None else parent.commit
     oid = commit_oid(tree_oid, parent_oid, author, int(now.replace(tzinfo=timezone.utc).timestamp()), message)
@@ -299,21 +301,17 @@ def _insert_commit(
         select(TreeEntry.path).where(TreeEntry.repo_id == repo_id, TreeEntry.tree_oid == tree_oid).limit(1)
     )
     if listed and session.scalar(known) is None:
-        session.execute(insert(TreeEntry), [_row(repo_id, tree_oid, entry) for entry in listed])
-    if (
-        session.get(Commit, (repo_id, oid)) is None
-    ):  # the same commit made twice within a second is one commit
-        session.add(
-            Commit(
-                repo_id=repo_id,
-                oid=oid,
-                parent_oid=parent_oid,
-                tree_oid=tree_oid,
-                author=author,
-                message=message,
-                created_at=now,
-            )
-        )
+        insert_missing(session, TreeEntry, [_row(repo_id, tree_oid, entry) for entry in listed])
+    commit = {
+        "repo_id": repo_id,
+        "oid": oid,
+        "parent_oid": parent_oid,
+        "tree_oid": tree_oid,
+        "author": author,
+        "message": message,
+        "created_at": now,
+    }
+    insert_new(session, Commit, commit)  # the same commit made twice within a second is one commit
     return oid
 
 

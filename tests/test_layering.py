@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {"tuf", "securesystemslib", "cryptography"},
         set(),
     ),
-    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers"}, set()),
+    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers", "llguidance"}, set()),
 }
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {

@@ -6,20 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from engine.sampler import SamplingParams, probabilities, sample
+from engine.params import SamplingParams
+from engine.sampler import Draws, probabilities, sample
 from hub_loader.errors import UsageError
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
 
 
 def draw(params: SamplingParams, count: int, logits: torch.Tensor = LOGITS) -> list[int]:
-    generator = params.generator()
-    return [sample(logits[None], [params], [generator])[0] for _ in range(count)]
+    line = Draws.start(params, [])
+    return [sample(logits[None], [line])[0].token for _ in range(count)]
 
 
 def test_sample_at_temperature_zero_then_the_likeliest_token() -> None:
@@ -28,19 +31,22 @@ def test_sample_at_temperature_zero_then_the_likeliest_token() -> None:
 
 @given(
     temperature=st.floats(0.1, 5),
-    top_k=st.integers(1, 40),
+    top_k=st.sampled_from([0, 1, 2, 7, 30, 4000]),
     top_p=st.floats(0.05, 0.99),
+    min_p=st.floats(0.0, 0.5),
+    vocabulary=st.sampled_from([32, 5000]),
     seed=st.integers(0, 2**32),
 )
 def test_probabilities_for_any_setting_equal_transformers_warpers(
-    temperature: float, top_k: int, top_p: float, seed: int
+    temperature: float, top_k: int, top_p: float, min_p: float, vocabulary: int, seed: int
 ) -> None:
-    logits = torch.randn(32, generator=torch.Generator().manual_seed(seed)) * 3
-    warpers = LogitsProcessorList(
-        [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)]
-    )
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)])
+    if top_k:
+        warpers.insert(1, TopKLogitsWarper(top_k))
+    warpers.append(MinPLogitsWarper(min_p))
     expected = warpers(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(-1)
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     torch.testing.assert_close(probabilities(logits, params), expected)
 
 
@@ -73,13 +79,66 @@ def test_sample_in_a_mixed_batch_then_each_row_follows_its_own_request() -> None
     flat = torch.zeros(1000)
     flat[9] = 0.1
     alone = draw(drawn, 1, flat)
-    tokens = sample(torch.stack((flat, flat)), [greedy, drawn], [None, drawn.generator()])
-    assert tokens == [9, *alone]
+    lines = [Draws.start(greedy, []), Draws.start(drawn, [])]
+    assert [choice.token for choice in sample(torch.stack((flat, flat)), lines)] == [9, *alone]
+
+
+@given(penalty=st.floats(0.5, 2), seed=st.integers(0, 2**32))
+def test_repetition_penalty_for_any_logits_equals_transformers(penalty: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(16, generator=generator) * 3
+    seen = torch.randint(16, (6,), generator=generator)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(seen[None], logits[None].clone())[0]
+    line = Draws(SamplingParams(repetition_penalty=penalty), seen[:3].tolist(), seen[3:].tolist())
+    assert sample(logits[None], [line])[0].token == int(expected.argmax())
+
+
+def test_presence_and_frequency_penalties_count_generated_tokens_only() -> None:
+    line = Draws(SamplingParams(presence_penalty=0.6, frequency_penalty=0.5), [0, 0, 0, 0], [4, 4])
+    assert sample(LOGITS[None], [line])[0].token == 0  # 4 lost 1.6 of its 3.0
+
+
+def test_logit_bias_moves_single_tokens_and_leaves_the_logits_as_they_were() -> None:
+    logits = LOGITS.clone()
+    line = Draws(SamplingParams(logit_bias={3: 50.0}), [])
+    assert sample(logits[None], [line])[0].token == 3
+    assert torch.equal(logits, LOGITS)
+
+
+def test_logprobs_are_the_models_own_before_temperature_and_bias() -> None:
+    line = Draws(SamplingParams(logprobs=2, temperature=0.7, logit_bias={3: 50.0}), [])
+    [choice] = sample(LOGITS[None], [line])
+    logs = LOGITS.log_softmax(-1)
+    assert choice.token == 3
+    assert choice.logprob == pytest.approx(float(logs[3]))
+    assert [token for token, _ in choice.top] == [4, 0]
+    assert [value for _, value in choice.top] == pytest.approx([float(logs[4]), float(logs[0])])
+
+
+def test_draw_when_cuts_leave_one_token_of_a_large_vocabulary_then_it_is_that_one() -> None:
+    logits = torch.full((1, 5000), -30.0)
+    logits[0, 4321] = 10.0
+    line = Draws.start(SamplingParams(temperature=1.0, top_p=0.5), [])
+    assert {sample(logits, [line])[0].token for _ in range(20)} == {4321}
+
+
+def test_draw_when_top_p_reaches_past_the_candidates_then_all_of_it_can_come() -> None:
+    logits = torch.zeros(1, 5000)
+    line = Draws.start(SamplingParams(temperature=1.0, top_p=0.999, seed=1), [])
+    assert len({sample(logits, [line])[0].token for _ in range(3000)}) > 2000
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0)],
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("min_p", 1.5),
+        ("n", 0),
+    ],
 )
 def test_params_out_of_range_then_a_usage_error_names_the_one(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} is"):

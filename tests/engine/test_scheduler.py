@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.block_pool import BlockPool, blocks_for
-from engine.scheduler import Chunk, Scheduler, Sequence, Step
+from engine.scheduler import Chunk, Scheduler, Step
+from engine.sequence import Sequence
 
 requests_lists = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=8)
 
@@ -13,8 +14,8 @@ def next_token(tokens: list[int]) -> int:
     return hash(tuple(tokens)) % 1000
 
 
-def sampled_tokens(step: Step) -> list[int]:
-    return [next_token(c.sequence.tokens[: c.end]) for c in step.chunks if c.samples]
+def sampled_tokens(step: Step) -> list[list[int]]:
+    return [[next_token(c.sequence.tokens[: c.end])] for c in step.chunks if c.samples]
 
 
 def check_step(scheduler: Scheduler, step: Step, in_cache: dict[int, int]) -> None:
@@ -50,7 +51,8 @@ def test_scheduler_for_any_requests_and_any_pool_finishes_each_with_the_tokens_i
     requests: list[tuple[int, int]], block_size: int, spare_blocks: int, budget: int, max_sequences: int
 ) -> None:
     largest = max(blocks_for(prompt + new - 1, block_size) for prompt, new in requests)
-    scheduler = Scheduler(BlockPool(largest + spare_blocks), block_size, budget, max_sequences)
+    pool = BlockPool(largest + spare_blocks)
+    scheduler = Scheduler(pool, block_size, budget, max_sequences, share_prefixes=False)
     sequences = [Sequence(i, list(range(i, i + prompt)), new) for i, (prompt, new) in enumerate(requests)]
     for sequence in sequences:
         scheduler.add(sequence)
@@ -116,8 +118,8 @@ def test_sequence_when_it_draws_a_stop_token_then_it_finishes_early() -> None:
     scheduler = Scheduler(BlockPool(4), block_size=4, token_budget=16, max_sequences=4)
     sequence = Sequence(0, [1, 2], 10, stop_tokens=frozenset({42}))
     scheduler.add(sequence)
-    assert scheduler.complete(scheduler.schedule(), [41]) == []
-    assert scheduler.complete(scheduler.schedule(), [42]) == [sequence]
+    assert scheduler.complete(scheduler.schedule(), [[41]]) == []
+    assert scheduler.complete(scheduler.schedule(), [[42]]) == [sequence]
     assert (sequence.generated, sequence.finish_reason) == ([41, 42], "stop")
 
 

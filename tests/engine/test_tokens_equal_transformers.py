@@ -68,18 +68,18 @@ def test_a_request_added_while_others_decode_gets_the_tokens_it_gets_alone(make_
     alone = {tuple(c.prompt_tokens): c.tokens for c in llm.generate([early, late], params)}
     llm.add(early, params)
     for _ in range(4):
-        assert llm.step() == []
+        assert [delta.completion for delta in llm.step()] == [None]
     llm.add(late, params)
     together = []
     while llm.busy:
-        together += llm.step()
+        together += [delta.completion for delta in llm.step() if delta.completion]
     assert {c.prompt_tokens: c.tokens for c in together} == alone
     assert [c.prompt_tokens for c in together] == [tuple(early), tuple(late)]
 
 
 def test_garbage_in_unused_cache_slots_does_not_reach_the_tokens(make_model: MakeModel) -> None:
     prompts = mixed_prompts(count=5, vocabulary=256, seed=15)
-    llm = LLM(make_model())
+    llm = LLM(make_model(), share_prefixes=False)
     expected = engine_tokens(llm, prompts, 8)
     for keys, values in llm._cache:
         keys.fill_(torch.nan)

@@ -43,10 +43,15 @@ def test_serve_when_the_port_is_taken_then_one_line_says_so(tmp_path: Path) -> N
     assert f"port {port}" in done.stderr and "--port" in done.stderr
 
 
-def test_serve_when_the_folder_is_served_already_then_refused(hub: Hub) -> None:
-    done = khub("serve", "--data", hub.data, "--port", "0")
-    assert (done.returncode, done.stderr.count("\n")) == (30, 1)
-    assert "served already" in done.stderr
+def test_serve_when_the_folder_is_served_already_then_both_serve_it(
+    start_hub: StartHub, tmp_path: Path
+) -> None:
+    first, second = start_hub(tmp_path / "data"), start_hub(tmp_path / "data")
+    owner = {"Authorization": f"Bearer {first.token('acme')}"}
+    httpx.post(f"{first.url}/api/repos/create", headers=owner, json={"name": "k", "organization": "acme"})
+    made = _commit(second, owner, {"a.txt": b"one"})
+    assert httpx.get(f"{first.url}/api/models/acme/k").json()["sha"] == made["commitOid"]
+    assert (first.stop(), second.stop()) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", ["file", "other database", "newer"])

@@ -1,0 +1,94 @@
+"""Guided decoding: which tokens keep a text on its way to match a JSON schema or a regular expression.
+
+The grammar's work is llguidance's (https://github.com/guidance-ai/llguidance), extra `[guided]`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hub_loader.errors import MissingExtraError, UsageError
+
+from .params import SamplingParams
+
+
+class Guides:
+    """Makes guides for one model's tokens; the library is loaded when the first is asked for."""
+
+    def __init__(self, tokenizer_json: Path, stop_tokens: frozenset[int]) -> None:
+        self._path = tokenizer_json
+        self._stop = stop_tokens
+        self._tokenizer: Any = None
+
+    def make(self, params: SamplingParams) -> TokenGuide | None:
+        """A guide for what `params` asks for; None if nothing.
+
+        Raises:
+            UsageError: the schema or expression cannot be followed.
+            MissingExtraError: llguidance is not installed.
+        """
+        if params.json_schema is None and params.regex is None:
+            return None
+        try:
+            import llguidance
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "guided decoding needs 'llguidance', which is missing: pip install 'kernel-hub[guided]'"
+            ) from None
+        if self._tokenizer is None:
+            text = self._path.read_text(encoding="utf-8")
+            stop = min(self._stop, default=None)
+            self._tokenizer = llguidance.LLTokenizer(text, eos_token=stop)
+        try:
+            if params.regex is not None:
+                grammar = llguidance.LLMatcher.grammar_from_regex(params.regex)
+            else:
+                schema = params.json_schema
+                given = schema if isinstance(schema, str) else json.dumps(schema)
+                grammar = llguidance.LLMatcher.grammar_from_json_schema(given)
+        except ValueError as error:
+            raise UsageError(f"the json_schema or regex cannot be followed: {error}") from None
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar)
+        if matcher.is_error():
+            raise UsageError(f"the json_schema or regex cannot be followed: {matcher.get_error()}")
+        return TokenGuide(matcher)
+
+
+class TokenGuide:
+    """One line's way through its grammar."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def rejected(self, vocabulary: int) -> torch.Tensor:
+        """True, bool [vocabulary], for each token that may not come next."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[:vocabulary].astype(bool)
+        refused = np.ones(
+            vocabulary, dtype=bool
+        )  # the model may have more rows than its tokenizer has tokens
+        refused[: len(allowed)] = ~allowed
+        return torch.from_numpy(refused)
+
+    def advance(self, token: int) -> None:
+        """The token was chosen.
+
+        Raises:
+            UsageError: the grammar does not allow it.
+        """
+        if not self._matcher.consume_token(token):
+            raise UsageError(f"token {token} leaves the grammar: {self._matcher.get_error()}")
+
+    @property
+    def done(self) -> bool:
+        """Whether the text is complete and nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def copy(self) -> TokenGuide:
+        """The same place in the grammar, for another branch."""
+        return TokenGuide(self._matcher.deep_copy())

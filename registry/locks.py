@@ -1,0 +1,54 @@
+"""What keeps writers apart where they do not queue: row locks and inserts that tolerate a twin.
+
+On SQLite a writing transaction is alone, and both do nothing more than their plain forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from .models import Base, Org, Ref, Repo
+
+if TYPE_CHECKING:
+    from .store import RepoName
+
+
+def lock_ref(session: Session, repo: RepoName, ref: str) -> None:
+    """Keep everybody else from moving or deleting `ref` (`heads/v1`) until this transaction ends.
+
+    What is read of it after this call is what the transaction replaces. To be called before any other
+    writing. A reference that is not there is no error here.
+    """
+    named = (
+        select(Repo.id).join(Org, Org.id == Repo.org_id).where(Org.name == repo.org, Repo.name == repo.name)
+    )
+    # The repository first, as who deletes it does: in the other order the two would wait for each other.
+    repo_id = session.scalar(named.with_for_update(of=Repo, read=True, key_share=True))
+    session.execute(
+        select(Ref.commit_oid).where(Ref.repo_id == repo_id, Ref.name == ref).with_for_update()
+    ).all()
+
+
+def insert_missing(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the rows whose keys are not taken, also by a transaction under way.
+
+    Give rows of equal keys in one order everywhere, or two transactions could wait for each other.
+    """
+    session.connection().execute(_insert(session, table), list(rows))
+
+
+def insert_new(session: Session, table: type[Base], row: dict[str, Any]) -> bool:
+    """Insert one row; False if its key is taken."""
+    statement = _insert(session, table).returning(*table.__table__.primary_key)
+    return session.connection().execute(statement, row).first() is not None
+
+
+def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    if session.connection().dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
