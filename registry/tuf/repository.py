@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -29,23 +28,12 @@ from ..models import TufMetadata
 from . import roles
 from .ceremony import Draft, Offline, verdict
 from .keys import OnlineKeys
+from .status import RoleStatus, status_of
 from .upload import Claim, changed, check_upload
 
 logger = logging.getLogger(__name__)
 KEEP = timedelta(days=1)  # superseded metadata: readers may be in the middle of an older snapshot
 Exists = Callable[[Session, Claim], str | None]
-
-
-@dataclass(frozen=True)
-class RoleStatus:
-    """A role's current version, until when it is good, and which of its keys there are and sign."""
-
-    role: str
-    version: int
-    expires: datetime
-    keys: tuple[str, ...]
-    threshold: int
-    problem: str | None
 
 
 class TufRepository:
@@ -94,7 +82,7 @@ class TufRepository:
             found = session.scalars(
                 select(TufMetadata).where(TufMetadata.superseded_at.is_(None)).order_by(TufMetadata.role)
             ).all()
-            return [_status(offline, row) for row in found]
+            return [status_of(offline, row) for row in found]
 
     def root(self) -> bytes:
         """The current root, as readers are given it. Raises RequestError 404."""
@@ -298,17 +286,3 @@ def _insert(session: Session, role: str, metadata: Metadata[Any], data: bytes | 
 
 def _naive(at: datetime) -> datetime:
     return at.astimezone(timezone.utc).replace(tzinfo=None)
-
-
-def _status(offline: Offline, row: TufMetadata) -> RoleStatus:
-    metadata = Metadata[Targets].from_bytes(row.data)
-    delegator = offline.root.signed if row.role in offline.root.signed.roles else offline.targets.signed
-    at, signed = roles.now(), metadata.signed
-    try:
-        role = delegator.get_delegated_role(row.role)
-        result = delegator.get_verification_result(row.role, metadata.signed_bytes, metadata.signatures)
-    except ValueError:
-        return RoleStatus(row.role, row.version, signed.expires, (), 0, "nobody may sign it any more")
-    problem = None if result else "the keys that signed it may not any more"
-    problem = "it has expired" if signed.is_expired(at) else problem
-    return RoleStatus(row.role, row.version, signed.expires, tuple(role.keyids), role.threshold, problem)
