@@ -10,15 +10,15 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 KERNELS := paged-attention rmsnorm-rotary quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
 
-test: lint ## lint, types, and the tests but for the heaviest
+test: lint chromium ## lint, types, and the tests but for the heaviest
 	$(PYTEST) -m "not heavy"
 
-test-all: lint ## every test: also other archs, hollow torch, a cluster (fetches about a gigabyte)
+test-all: lint chromium ## every test: also other archs, hollow torch, a cluster (fetches about a gigabyte)
 	$(PYTEST)
 
 fast: $(READY) ## the tests that take under five minutes together
@@ -39,6 +39,12 @@ bench: $(READY) ## the kernels against torch eager on this machine's CPU
 
 bench-loader: $(READY) ## hub_loader against the stock client, on one hub of this machine
 	$(BIN)/python benchmarks/loader.py --json benchmarks/results/loader.json
+
+chromium: ## install the browser that tests look at the pages with, where there is none
+	ci/chromium.sh
+
+screenshots: $(READY) chromium ## write docs/screenshots anew
+	KHUB_WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/registry/test_pages_browser.py -k screenshot
 
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) .demo

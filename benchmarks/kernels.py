@@ -125,6 +125,31 @@ def silu_and_mul(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtyp
     return Case("silu_and_mul", shape, dtype, moved, run, lambda: eager(x), lambda: eager(x.double()))
 
 
+def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
+    """As transformers' models call it: 32 query heads, 8 KV heads of 64. For one token it is mostly calls of torch."""
+    q, k = (torch.randn(1, tokens, heads, 64, dtype=dtype).transpose(1, 2) for heads in (32, 8))
+    angles = torch.randn(1, tokens, 32).repeat(1, 1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((-x[..., 32:], x[..., :32]), dim=-1)
+
+    def eager(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q, k, cos, sin = given
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return q * cos + turned(q) * sin, k * cos + turned(k) * sin
+
+    return Case(
+        "apply_rotary_transformers",
+        f"{tokens} × (32 + 8) × 64",
+        dtype,
+        2 * (q.numel() + k.numel()) * dtype.itemsize,
+        lambda: kernel.apply_rotary_transformers(q, k, cos, sin)[0],
+        lambda: eager(q, k, cos, sin)[0],
+        lambda: eager(q.double(), k.double(), cos.double(), sin.double())[0],
+    )
+
+
 def matmul(kernel: ModuleType, format: str, tokens: int, size: int, dtype: torch.dtype) -> Case:
     """Against the dense product with the same values: what quantization saves is bytes."""
     weight = torch.randn(size, size, dtype=dtype) / size**0.5
@@ -157,6 +182,7 @@ def cases(packages: Path, device: str) -> list[Case]:
         for tokens in (1, 4096) if gpu else (1, 64):
             found.append(rms_norm(rows, tokens, 4096, dtype))
             found.append(silu_and_mul(rows, tokens, 4096, dtype))
+            found.append(rotary(rows, tokens, dtype))
         for format in ("int8", "int4"):
             found += [matmul(quantized, format, tokens, 4096 if gpu else 2048, dtype) for tokens in (1, 16)]
     return found

@@ -23,6 +23,7 @@ from .load import CHECK_FILE, Loader
 from .matrix import Cell, Matrix, read_matrix
 from .matrix_cli import add_matrix as add_matrix  # an entry point, like those below
 from .matrix_cli import left_out
+from .oidc import upload_token
 from .plan import plan, select
 from .publish import publish
 from .reproduce import reproduce
@@ -89,17 +90,31 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
 def add_publish(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub publish`."""
     parser.epilog = (
-        "example:\n"
+        "examples:\n"
         "  HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=… khub publish dist/paged-attention org/paged-attention \\\n"
-        "      --sign-key release.key\n\n"
+        "      --sign-key release.key\n"
+        "  khub publish dist/paged-attention org/paged-attention --source kernels_src/paged-attention\n\n"
         "Without a key, and without a signature of `khub sign` in the package, it is published unsigned: get_kernel\n"
-        "loads it only where trust_remote_code allows it."
+        "loads it only where trust_remote_code allows it.\n\n"
+        "With --source a machine that no variant fits can compile the kernel (get_kernel with allow_build=True).\n"
+        "Hidden files, tests, benchmarks, docs and build outputs stay here; so does everything without --source."
     )
     parser.add_argument("package", type=Path, help="a folder that `khub build` wrote")
     parser.add_argument(
         "repo_id", metavar="ORG/NAME", help="the kernel repository; created when it is not there"
     )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="FOLDER",
+        help="publish the kernel's source as well: the folder that the package was built from",
+    )
     parser.add_argument("--message", help="commit message")
+    parser.add_argument(
+        "--oidc",
+        action="store_true",
+        help="in GitHub Actions: exchange the job's OIDC token for one of this repository, instead of HF_TOKEN",
+    )
     parser.add_argument(
         "--sign-key",
         type=Path,
@@ -240,7 +255,9 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    done = publish(args.package, args.repo_id, message=args.message, key=signing_key(args.sign_key))
+    token = upload_token(args.repo_id) if args.oidc else None
+    key = signing_key(args.sign_key)
+    done = publish(args.package, args.repo_id, message=args.message, source=args.source, token=token, key=key)
     if args.json:
         data = {
             "repo_id": done.repo_id,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hub_loader.source_files import add_sources, source_digest
 from hub_loader.variant import Variant
 
-from .build_toml import BUILD_FILE, BuildFile
+from .build_toml import BuildFile
 from .matrix import Cell
 from .noarch import build_backend
 
-# What lies in a kernel's folder without being part of the binary or the package.
-_NOT_SOURCE = {"build", "dist", "tests", "benchmarks", "docs", "__pycache__"}
 _BUILDER = Path(__file__).parent
 
 
@@ -26,31 +25,35 @@ class Provenance:
     """What a variant was made of.
 
     `commit` last changed the kernel's folder, `dirty` says whether it has changed since; None outside git.
-    `toolchain` maps each part to its version or to the SHA-256 of its files; `commands` are the command lines
-    with names instead of this machine's paths.
+    `sources` is the SHA-256 that `source_digest` gives. `toolchain` maps each part to its version or to the SHA-256
+    of its files; `commands` are the command lines with names instead of this machine's paths.
     """
 
     commit: str | None
     dirty: bool
+    sources: str | None = None
     toolchain: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the Hub's `metadata.json` spells it; "toolchain" and "commands" are ours, other readers skip them."""
+        """As the Hub's `metadata.json` spells it; "sources", "toolchain" and "commands" are ours, others skip them."""
         data: dict[str, Any] = {"kernel-builder": {"version": version("kernel-hub")}}
         if self.commit is not None:
             data["kernel"] = {"commit": self.commit, "dirty": self.dirty}
+        if self.sources is not None:
+            data["sources"] = {"sha256": self.sources}
         return data | {"toolchain": dict(self.toolchain), "commands": list(self.commands)}
 
 
 def provenance(folder: Path) -> Provenance:
-    """Ask git about `folder`. A folder outside git, or a machine without it, gives no commit."""
+    """Ask git about `folder`, and digest it. A folder outside git, or a machine without it, gives no commit."""
+    sources = source_digest(folder)
     try:
         log = _git(folder, "log", "-1", "--format=%H", "--", ".")
         status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.CalledProcessError):
-        return Provenance(None, False)
-    return Provenance(log or None, bool(status) or not log)
+        return Provenance(None, False, sources)
+    return Provenance(log or None, bool(status) or not log, sources)
 
 
 def kernel_id(build: BuildFile, cell: Cell) -> str:
@@ -59,9 +62,7 @@ def kernel_id(build: BuildFile, cell: Cell) -> str:
     Operators register under it, so two builds that could differ never share one.
     """
     digest = hashlib.sha256()
-    for path in source_files(build.folder):
-        digest.update(f"{path.relative_to(build.folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    add_sources(digest, build.folder)
     digest.update(repr(cell).encode())
     # The files that decide command lines, headers and the generated Python.
     for path in (
@@ -84,21 +85,6 @@ def library_name(kernel_id: str, variant: Variant) -> str:
     assert variant.platform is not None  # the grammar gives noarch variants no interpreter
     version = variant.python.removeprefix("cp")
     return f"{kernel_id}.cpython-{version}-{variant.platform.arch}-linux-gnu.so"
-
-
-def source_files(folder: Path) -> Iterator[Path]:
-    """The files of a kernel's folder that its builds depend on, in a fixed order."""
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)  # .git, .pytest_cache
-        if (
-            path.is_file()
-            and not hidden
-            and not _NOT_SOURCE.intersection(inside.parts)
-            and path.suffix != ".md"
-        ):
-            yield path
-    assert (folder / BUILD_FILE).is_file()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from hub_loader.config import load_config
 from hub_loader.errors import AuthenticationError, CacheError, DownloadError, InvalidKernelError
-from hub_loader.manifest import INDEX_NAME, Index, parse_index, sha256_hex
+from hub_loader.manifest import (
+    INDEX_NAME,
+    METADATA_NAME,
+    Index,
+    check_path,
+    parse_index,
+    parse_metadata,
+    sha256_hex,
+)
 from hub_loader.pin import remember_published
+from hub_loader.published_source import ABOUT_VARIANTS, source_paths
+from hub_loader.source_files import source_digest, source_files
 from hub_loader.trust.judge import prove
 from hub_loader.trust.tuf_client import root_of
 
+from .build_toml import read_build_file
 from .card import CARD_NAME, card
 from .envelope import ENVELOPE_NAME, envelope_to_publish, read_envelope
 from .statement import STATEMENT_NAME
@@ -52,17 +63,27 @@ class Published:
 
 
 def publish(
-    package: Path, repo_id: str, *, message: str | None = None, key: PrivateKey | None = None
+    package: Path,
+    repo_id: str,
+    *,
+    message: str | None = None,
+    source: Path | None = None,
+    token: str | None = None,
+    key: PrivateKey | None = None,
 ) -> Published:
     """Upload `package` (a folder with `index.json` and `build/`) to `repo_id`, branch `v<version>`.
 
+    With `source`, the kernel's folder, its sources go to the root of the repository, where `get_kernel` finds them
+    for machines that no variant fits; without it, none stay there that belong to other variants.
+
     The repository and the branch are created when they are not there, the card is generated. `HF_ENDPOINT`
-    and `HF_TOKEN` say where and as whom, as for every Hub client. With a `key` the version is signed, in the same
-    commit, unless the same key has signed the same index.json there already; without one, the signature that
-    `khub sign` left in the package is uploaded.
+    and `HF_TOKEN` say where and as whom, as for every Hub client; `token` comes before `HF_TOKEN`. With a `key` the
+    version is signed, in the same commit, unless the same key has signed the same index.json there already; without
+    one, the signature that `khub sign` left in the package is uploaded.
 
     Raises:
-        InvalidKernelError: `package` is not a built package, or was changed since.
+        InvalidKernelError: `package` is not a built package, or was changed since; `source` is not what it was
+            built from.
         SignatureError: the signature in `package` is for another index.json or repository.
         AuthenticationError: no token, or one without the right to write there.
         DownloadError: the hub cannot be reached, answers an error, or changed meanwhile.
@@ -75,11 +96,13 @@ def publish(
     index = parse_index(path.read_bytes(), origin=str(path))
     files = read_package(package, index)
     files[CARD_NAME] = card(package, index, repo_id).encode()
+    if source is not None:
+        files |= read_sources(source, package, index)
     lister = publisher_for(repo_id, key)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    api = HfApi(library_name="kernel-hub")
+    api = HfApi(library_name="kernel-hub", token=token)
     branch = f"v{index.version}"
     with hub_errors(repo_id, "publishing"):
         api.create_repo(repo_id, repo_type="kernel", exist_ok=True)
@@ -94,8 +117,9 @@ def publish(
         if signed is not None:
             files[ENVELOPE_NAME] = signed
         changed = [path for path, data in files.items() if not _equal(there.get(path), data)]
-        # A variant that is no longer built must not linger beside the new ones.
-        stale = [path for path in there if path.startswith("build/") and path not in files]
+        # A variant that is no longer built must not linger beside the new ones, nor the source of others.
+        theirs = (*(path for path in there if path.startswith("build/")), *source_paths(there))
+        stale = [path for path in theirs if path not in files]
         if ENVELOPE_NAME in there and ENVELOPE_NAME not in files and INDEX_NAME in changed:
             stale.append(ENVELOPE_NAME)  # it signs another index.json
         if changed or stale:
@@ -166,6 +190,30 @@ def read_package(package: Path, index: Index) -> dict[str, bytes]:
                 raise InvalidKernelError(f"{path} is not what {INDEX_NAME} lists: build the package again")
             files[f"build/{name}/{inside}"] = data
     return files
+
+
+def read_sources(folder: Path, package: Path, index: Index) -> dict[str, bytes]:
+    """The sources in `folder`, by path in the repository.
+
+    Raises:
+        InvalidKernelError: no variant of the package was built from them as they are now; an unsafe path.
+    """
+    read_build_file(folder)
+    origins = [_origin(package / "build" / name / METADATA_NAME) for name in index.variants]
+    if source_digest(folder) not in [origin.get("sources", {}).get("sha256") for origin in origins]:
+        raise InvalidKernelError(
+            f"{folder} is not what {package} was built from: build it again, or leave --source out"
+        )
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in source_files(folder)}
+    for path in files:
+        check_path(path)
+        if path in ABOUT_VARIANTS:
+            raise InvalidKernelError(f"{folder / path} is called like what describes the package: rename it")
+    return files
+
+
+def _origin(path: Path) -> Mapping[str, Any]:
+    return parse_metadata(path.read_bytes(), origin=str(path)).provenance or {}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pathlib import Path
 import ray
 
 from hub_loader.errors import CompileError, IntegrityError, KernelHubError, ToolchainError
+from hub_loader.source_files import source_files
 
 from .build import Outcome, build_cell
 from .build_toml import read_build_file
@@ -29,7 +30,7 @@ from .executors import Job
 from .jobs import HEAVY_UNIT, Limits
 from .matrix import Cell, Matrix
 from .package import check_files, install_variant
-from .provenance import Provenance, kernel_id, source_files
+from .provenance import Provenance, kernel_id
 from .toolchain.cache import ToolchainCache
 
 _RETRIES = 3

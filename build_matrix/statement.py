@@ -22,8 +22,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def statement(index: Index, provenance: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The statement of a version. `provenance` is, by variant, what its metadata.json holds under that key.
 
-    Its subjects are index.json and every native library; what they depend on is the kernel's commit and the
-    parts of the toolchain, each with its digest.
+    Its subjects are index.json and every native library; what they depend on is the kernel's sources, its commit
+    and the parts of the toolchain, each with its digest.
     """
     libraries = {
         f"build/{variant}/{path}": entry.sha256
@@ -71,6 +71,9 @@ def _dependencies(name: str, provenance: Mapping[str, Mapping[str, Any]]) -> lis
         if "kernel" in origin:
             commit = origin["kernel"]["commit"]
             found[name, commit] = {"name": name, "digest": {"gitCommit": commit}}
+        if "sources" in origin:
+            sources = f"{name} sources"
+            found[sources, origin["sources"]["sha256"]] = {"name": sources, "digest": dict(origin["sources"])}
         for part, content in origin.get("toolchain", {}).items():
             said = (
                 {"digest": {"sha256": content}}

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hub_loader.errors import BuildConfigError
+from hub_loader.source_files import source_files
 
 from .build_toml import BuildFile, Component
 from .capabilities import component_capabilities, is_assembled, of_version
 from .matrix import Cell, CudaRelease, minor_of
 from .objects import object_key, reachable
-from .provenance import source_files
 from .toolchain.cuda import CudaToolkit
 from .toolchain.host import HostCompiler
 from .toolchain.stubs import target_define

@@ -13,7 +13,8 @@ TYPE_CHECKING = False  # what type checkers take for true; importing typing cost
 if TYPE_CHECKING:
     from typing import Any
 
-    from .autotune import Fastest, Verdict
+    from .autotune import Fastest
+    from .choose import Workload
     from .depends import get_kernel_dep
     from .described import Description, describe_environment
     from .environment import Environment, Torch, detect_environment
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from .loaded import LoadedKernel, RepoInfo, get_loaded_kernels
     from .locked import get_locked_kernel, load_kernel
     from .resolver import Decision
+    from .verdicts import Verdict
 
 
 # Imported at their first use: a process pays for what it calls, and `import hub_loader` for next to nothing.
@@ -141,7 +143,8 @@ _LAZY = {
     "LoadedKernel": "loaded",
     "RepoInfo": "loaded",
     "Torch": "environment",
-    "Verdict": "autotune",
+    "Verdict": "verdicts",
+    "Workload": "choose",
     "describe_environment": "described",
     "detect_environment": "environment",
     "explain_folder": "explanation",
@@ -193,6 +196,7 @@ __all__ = [
     "VariantRejected",
     "Verdict",
     "VersionNotFoundError",
+    "Workload",
     "describe_environment",
     "detect_environment",
     "explain",

@@ -4,6 +4,7 @@ for the record.
     exact, stable-abi, tvm-ffi, noarch   variants for the backend asked for, in the resolver's order: always allowed
     cpu                                  a CPU variant although torch has a GPU: with allow_cpu, no backend named
     build                                compiled from the published source: with allow_build
+    reference                            the caller's own code, where that was timed and is the fastest (choose.py)
 
 Nothing stands in for a backend that was asked for by name. What was taken, and why, is logged once in a process
 and kept for `get_choices`.
@@ -14,16 +15,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
 from .resolver import Decision, best
 from .variant import parse_variant
 
+if TYPE_CHECKING:
+    from .verdicts import Verdict
+
 Judge = Callable[[str | None], tuple[Decision, ...]]
-Step = Literal["exact", "stable-abi", "tvm-ffi", "noarch", "cpu", "build"]
+Step = Literal["exact", "stable-abi", "tvm-ffi", "noarch", "cpu", "build", "reference"]
 
 _STEPS: dict[str, Step] = {
     "torch": "exact",
@@ -33,7 +37,7 @@ _STEPS: dict[str, Step] = {
     "torch-noarch": "noarch",
 }
 _BUILDABLE = ("cpu", "cuda")
-_SUBSTITUTES: tuple[Step, ...] = ("cpu", "build")
+SUBSTITUTES: tuple[Step, ...] = ("cpu", "build")
 
 logger = logging.getLogger("hub_loader")
 
@@ -42,8 +46,9 @@ logger = logging.getLogger("hub_loader")
 class Choice:
     """What is taken of the kernel `what`, and why.
 
-    `variant` is None while it has yet to be built. `backend` is the one it runs on, `asked` the one named by the
-    caller, None for the environment's. `decisions` are the verdicts on every published variant.
+    `variant` is None while it has yet to be built, and for a reference of the caller's own. `backend` is the one it
+    runs on, `asked` the one named by the caller, None for the environment's. `decisions` are the verdicts on every
+    published variant, `verdict` is what was timed where the fastest was asked for.
     """
 
     what: str
@@ -53,6 +58,7 @@ class Choice:
     asked: str | None
     reason: str
     decisions: tuple[Decision, ...]
+    verdict: Verdict | None = field(default=None, compare=False)
 
 
 def fall_back(
@@ -86,8 +92,7 @@ def fall_back(
     decisions = judge(backend)
     chosen = best(decisions)
     if chosen is not None:
-        step = _STEPS[parse_variant(chosen).framework.name]
-        return Choice(what, step, chosen, wanted, backend, decisions[0].reason, decisions)
+        return Choice(what, step_of(chosen), chosen, wanted, backend, decisions[0].reason, decisions)
     on_cpu = judge("cpu") if backend is None and wanted != "cpu" else ()
     cpu = best(on_cpu)
     if allow_cpu and cpu is not None:
@@ -100,6 +105,11 @@ def fall_back(
     raise NoMatchingVariantError(refusal + _hints(wanted, cpu, allow_build))
 
 
+def step_of(variant: str) -> Step:
+    """The step that a published variant for the backend asked for is."""
+    return _STEPS[parse_variant(variant).framework.name]
+
+
 def record(choice: Choice, revision: str) -> None:
     """Keep `choice`, made at the commit `revision`, for `get_choices`; log it the first time in this process.
 
@@ -109,9 +119,9 @@ def record(choice: Choice, revision: str) -> None:
         if (revision, choice) in _choices:
             return
         _choices[revision, choice] = None
-    level = logging.WARNING if choice.step in _SUBSTITUTES else logging.INFO
-    named = choice.variant or "to be built"
-    logger.log(level, "%s: %s (%s): %s", choice.what, named, choice.step, choice.reason)
+    level = logging.WARNING if choice.step in SUBSTITUTES else logging.INFO
+    named = f"{choice.variant} ({choice.step})" if choice.variant else choice.step
+    logger.log(level, "%s: %s: %s", choice.what, named, choice.reason)
 
 
 def get_choices() -> list[tuple[str, Choice]]:

@@ -25,7 +25,10 @@ _INTERRUPTED_S = 24 * 3600.0  # after which nobody is expected to go on with a d
 
 @dataclass(frozen=True)
 class StoredVariant:
-    """A variant's folder with its size in bytes and when it was last used, in seconds since 1970."""
+    """A folder with its size in bytes and when it was last used, in seconds since 1970.
+
+    That of a variant, or of the package of one that was built here.
+    """
 
     path: Path
     size: int
@@ -46,9 +49,10 @@ class Collected:
 
 
 def stored_variants(store: Store) -> list[StoredVariant]:
-    """The variants in the cache, those used longest ago first."""
+    """The variants in the cache, fetched or built here, those used longest ago first."""
     found = [
-        StoredVariant(path, folder_size(path), path.lstat().st_mtime) for path in _present(store.variants())
+        StoredVariant(path, folder_size(path), path.lstat().st_mtime)
+        for path in _present([*store.variants(), *store.builds()])
     ]
     return sorted(found, key=lambda variant: (variant.used, variant.path))
 

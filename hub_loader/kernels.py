@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 from .config import Config, load_config
 from .depends import kernel_depends
@@ -42,6 +43,9 @@ from .source import (
 )
 from .trust.gate import admit, look
 from .variant import Variant, parse_variant
+
+if TYPE_CHECKING:
+    from .choose import Workload
 
 UserAgent = str | Mapping[str, object] | None
 
@@ -110,6 +114,9 @@ def get_kernel(
     check_arch: bool = True,
     allow_cpu: bool = False,
     allow_build: bool = False,
+    choose: Literal["best", "fastest"] = "best",
+    workload: Workload | None = None,
+    references: Mapping[str, Any] | None = None,
 ) -> ModuleType:
     """Load the variant of a kernel that fits this environment, and what it depends on; return its module.
 
@@ -127,6 +134,11 @@ def get_kernel(
         allow_cpu: where no variant fits the GPU that torch is built for, take one for the CPU. Said as a warning.
         allow_build: where no variant fits at all, compile the source that the repository publishes, with `khub build`,
             which must be installed. Said as a warning; kept for the next time. `get_choices` lists what was taken.
+        choose: "best" takes the variant that fits best. "fastest" times those that fit for `workload`, once on a
+            device, and takes the fastest; what was measured is in `get_choices` and the log.
+        workload: the call to time, for "fastest" alone.
+        references: implementations of the caller's own to compare with, by name: modules, or anything that has the
+            workload's function. One that is the fastest is what is returned.
 
     Raises:
         NoMatchingVariantError: no variant fits; the message says why for each.
@@ -134,7 +146,14 @@ def get_kernel(
         PolicyError: `trust_remote_code` does not allow it.
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
-    asked = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
+    options = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
+    asked: tuple[object, ...] = options
+    question = None
+    if choose != "best" or workload is not None or references is not None:
+        from .choose import load_fastest, make_question
+
+        question = make_question(choose, workload, references)
+        asked = (*options, question.key())
     key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(asked))
     found = _modules.get(key)  # without the lock: a module is put there when it is whole
     if found is not None:
@@ -144,7 +163,9 @@ def get_kernel(
         if key not in _modules:
             source = _source(load_config(user_agent=user_agent), backend, trust_remote_code, check_arch)
             source = replace(source, allow_cpu=allow_cpu, allow_build=allow_build)
-            _modules[key] = load_tree(source, request)
+            _modules[key] = (
+                load_fastest(source, request, question) if question else load_tree(source, request)
+            )
         return _modules[key]
 
 

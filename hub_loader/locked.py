@@ -84,7 +84,7 @@ def load_kernel(
 def get_locked_kernel(
     repo_id: str,
     *,
-    lockfile: str | Path | None = None,
+    lockfile: str | Path | LockFile | None = None,
     trust_remote_code: Trust = None,
     user_agent: UserAgent = None,
 ) -> ModuleType:
@@ -98,14 +98,22 @@ def get_locked_kernel(
     return _load(repo_id, find_lock(lockfile), config, None, policy)
 
 
-def find_lock(path: str | Path | None) -> LockFile:
-    """Read the lock file at `path`, a file or its folder; None: the one of the calling package.
+def find_lock(path: str | Path | LockFile | None) -> LockFile:
+    """Read the lock file at `path`, a file or its folder, unless that is done; None: the one of the calling package.
 
     Raises:
         LockError: there is none, or it is malformed.
     """
+    if isinstance(path, LockFile):
+        return path
     if path is None:
-        return _caller_lock()
+        found = caller_lock()
+        if found is None:
+            raise LockError(
+                f"{_caller() or 'the caller'} is no installed package with a {LOCK_NAME}: pass lockfile=, "
+                "or run `khub lock` and reinstall the package"
+            )
+        return found
     file = Path(path)
     file = file / LOCK_NAME if file.is_dir() else file
     try:
@@ -183,22 +191,24 @@ def _load(
         return _modules[key]
 
 
-def _caller_lock() -> LockFile:
-    """The `kernels.lock` in the metadata of the installed package whose code called into this one."""
+def caller_lock() -> LockFile | None:
+    """The `kernels.lock` in the metadata of the installed package whose code called into this one, if it has one."""
     from importlib.metadata import distribution, packages_distributions  # slow to import, rarely needed
 
-    ours, depth, package = __name__.partition(".")[0], 1, ""
-    while not package or package == ours:
-        try:
-            package = str(sys._getframe(depth).f_globals.get("__name__", "")).partition(".")[0]
-        except ValueError:
-            break
-        depth += 1
-    for name in packages_distributions().get(package, []):
+    for name in packages_distributions().get(_caller(), []):
         text = distribution(name).read_text(LOCK_NAME)
         if text is not None:
             return parse_lock(text.encode(), origin=f"{LOCK_NAME} of {name}")
-    raise LockError(
-        f"{package or 'the caller'} is no installed package with a {LOCK_NAME}: pass lockfile=, "
-        "or run `khub lock` and reinstall the package"
-    )
+    return None
+
+
+def _caller() -> str:
+    """The top-level name of the package whose code called into this one; "" for none."""
+    ours, frame = __name__.partition(".")[0], sys._getframe()
+    while True:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in ("", ours):
+            return package
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back

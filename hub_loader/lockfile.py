@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .depends import parse_dependency
@@ -54,7 +54,7 @@ class KernelLock:
 
     request: Request
     commit: str
-    variants: Mapping[str, VariantLock]
+    variants: Mapping[str, VariantLock] = field(hash=False)
     depends: tuple[Request, ...] = ()
     signer: str | None = None
 

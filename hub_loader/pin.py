@@ -33,7 +33,8 @@ logger = logging.getLogger("hub_loader")
 class Version:
     """A commit and its variants; `repo_id` is the repository that has it, after every redirect.
 
-    `ref` is the branch or tag that was asked for, "" for the newest version, None for a commit by its hash.
+    `ref` is the branch or tag that it was found at, None for a commit asked for by its hash; `newest` says that the
+    newest version was asked for, whichever that is.
     `index` holds the bytes of index.json, `envelope` those of what signs it; None where there is none.
     """
 
@@ -41,6 +42,7 @@ class Version:
     commit: str
     variants: Mapping[str, IndexedVariant | ListedVariant]
     ref: str | None = None
+    newest: bool = False
     index: bytes | None = None
     envelope: bytes | None = None
 
@@ -63,16 +65,17 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
     known = _known(config, request, any_age=False) if not fresh or _is_commit(request) else None
     try:
         if listed is not None:
-            found = version_at(config, request, request.repo_id, listed)
+            name, commit = listed
+            found = _named(version_at(config, request, request.repo_id, commit), request, name)
         elif known is not None:
-            found = version_at(config, request, known.repo_id, known.commit)
+            found = _named(version_at(config, request, known.repo_id, known.commit), request, known.name)
         else:
             require_online(config, request, "it")
             found = _ask_once(config, request, fresh)
     except (DownloadError, OfflineError) as error:
         found = _last_known(config, request, error)
     if isinstance(found, Version):
-        return replace(found, ref=None if _is_commit(request) else request.ref or "")
+        return found
     destination, revision = found
     check_repo_id(destination)
     if moves == _MAX_MOVES:
@@ -83,8 +86,8 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
     return open_version(config, Request(destination, None, revision), fresh=fresh, moves=moves + 1)
 
 
-def listed_commit(config: Config, request: Request, *, fresh: bool) -> str | None:
-    """The commit that the hub's TUF metadata names for a version, which is what a version means on such a hub.
+def listed_commit(config: Config, request: Request, *, fresh: bool) -> tuple[str, str] | None:
+    """The branch of a version and the commit that the hub's TUF metadata names, which is what it means there.
 
     A branch may be ahead of it: its publisher uploads first and lists then. None where the user gave no root for the
     hub, where the request is not for a version, and for what is not listed. Raises as `tuf_client.namespace`.
@@ -95,10 +98,12 @@ def listed_commit(config: Config, request: Request, *, fresh: bool) -> str | Non
     numbers = known.versions(request.repo_id)[-1:] if request.ref is None else versions([request.ref])
     if not numbers:
         return None
-    found = known.targets.get(str(target_of(request.repo_id, numbers[0])))
-    if found is not None and request.ref is None:
-        _say_newest(request, f"v{numbers[0]}")
-    return None if found is None else found.commit
+    found, name = known.targets.get(str(target_of(request.repo_id, numbers[0]))), f"v{numbers[0]}"
+    if found is None or found.commit is None:
+        return None
+    if request.ref is None:
+        _say_newest(request, name)
+    return name, found.commit
 
 
 def version_at(
@@ -168,7 +173,7 @@ def _ask_once(config: Config, request: Request, fresh: bool) -> Version | tuple[
     with Store(config.cache).lock(f"{config.endpoint}/{request.repo_id}"):
         known = None if fresh else _known(config, request, any_age=False)
         if known is not None:
-            return version_at(config, request, known.repo_id, known.commit)
+            return _named(version_at(config, request, known.repo_id, known.commit), request, known.name)
         return _ask(config, request)
 
 
@@ -181,13 +186,13 @@ def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
             answer = None  # the refs tell which versions there are
         if answer is not None and answer.commit is not None:
             store.remember_ref(config.endpoint, request.repo_id, request.ref, answer.commit, answer.repo_id)
-            return _remember(config, answer, answer.commit, None)
+            return _named(_remember(config, answer, answer.commit, None), request, request.ref)
     refs = hub.refs(request.repo_id)
     name = pick_ref(request, refs.commits)
     store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
     if request.ref is None:
         _say_newest(request, name)
-    return version_at(config, request, refs.repo_id, refs.commits[name])
+    return _named(version_at(config, request, refs.repo_id, refs.commits[name]), request, name)
 
 
 def _remember(
@@ -236,7 +241,7 @@ def _known(config: Config, request: Request, *, any_age: bool) -> KnownRef | Non
         return None
     if request.ref is None:
         _say_newest(request, name)
-    return known
+    return replace(known, name=name)
 
 
 def _last_known(
@@ -248,7 +253,14 @@ def _last_known(
         raise error from None  # the hub may have it by now, so "not found" would be a guess
     if isinstance(error, DownloadError):
         logger.warning("%s; using what it said last", error)
-    return found
+    return found if known is None else _named(found, request, known.name)
+
+
+def _named(found: Version | tuple[str, str], request: Request, name: str) -> Version | tuple[str, str]:
+    """With the name of the branch or tag at which a request was found, if that is not its commit."""
+    if not isinstance(found, Version) or _is_commit(request):
+        return found
+    return replace(found, ref=name, newest=request.ref is None)
 
 
 def _is_commit(request: Request) -> bool:

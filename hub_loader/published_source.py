@@ -1,7 +1,7 @@
 """The source that a kernel's repository publishes beside its variants, in the cache, each file proven.
 
-A repository publishes its source when build.toml lies at its root at a commit. Everything there but `build/` and
-what describes it is fetched. A commit pins the git hash (SHA-1; SHA-256 for LFS) of every file; a file with
+A repository publishes its source when build.toml lies at its root at a commit. What builds depend on is fetched, as
+`source_files` has it. A commit pins the git hash (SHA-1; SHA-256 for LFS) of every file; a file with
 another one is refused, so what is compiled is what the hub lists under that commit.
 """
 
@@ -26,10 +26,10 @@ from .errors import (
     RepositoryNotFoundError,
 )
 from .manifest import INDEX_NAME, check_path
+from .source_files import BUILD_FILE, is_source
 
-_BUILD_FILE = "build.toml"
-# What `khub publish` writes about the variants; the cards and settings of git are no source either.
-_ABOUT_VARIANTS = (INDEX_NAME, "provenance.intoto.json", "README.md", ".gitattributes")
+# What `khub publish` writes about the variants.
+ABOUT_VARIANTS = (INDEX_NAME, f"{INDEX_NAME}.dsse", "provenance.intoto.json")
 
 
 def published_source(config: Config, repo_id: str, commit: str) -> Path:
@@ -69,10 +69,10 @@ def source_paths(paths: Iterable[str]) -> list[str]:
     Raises:
         InvalidKernelError: one of them is unsafe.
     """
-    listed = [path for path in paths if not path.startswith("build/") and path not in _ABOUT_VARIANTS]
+    listed = [path for path in paths if is_source(path) and path not in ABOUT_VARIANTS]
     for path in listed:
         check_path(path)
-    return sorted(listed) if _BUILD_FILE in listed else []
+    return sorted(listed) if BUILD_FILE in listed else []
 
 
 def _fetch(config: Config, repo_id: str, commit: str, downloads: Path, source: Path) -> None:
@@ -85,7 +85,7 @@ def _fetch(config: Config, repo_id: str, commit: str, downloads: Path, source: P
     paths = source_paths(files)
     if not paths:
         raise NoMatchingVariantError(
-            f"{repo_id} publishes no source at {commit[:12]}: it has no {_BUILD_FILE}, so nothing can be built"
+            f"{repo_id} publishes no source at {commit[:12]}: it has no {BUILD_FILE}, so nothing can be built"
         )
     for path in paths:
         fetched = api.hf_hub_download(

@@ -66,9 +66,17 @@ class HubSource:
         local = local_override(self.overrides, request.repo_id)
         if local is not None:
             return Found(*find_local(local, self.environment, self.backend), None)
+        version, choice = self.choose(request)
+        if choice.variant is None:
+            return self.build(request, version, choice)
+        record(choice, version.commit)
+        return fetch_verified(self.config, request, version, choice.variant)
+
+    def choose(self, request: Request) -> tuple[Version, Choice]:
+        """What is to be taken, of which version; fetches no variant. Raises as `find`."""
         version = pinned_version(self.config, request, fresh=self.fresh)
         admit(self.config, self.policy, version, fresh=self.fresh)
-        choice = fall_back(
+        return version, fall_back(
             str(request),
             self.environment,
             lambda backend: judge(self.config, request, version, self.environment, backend),
@@ -76,17 +84,22 @@ class HubSource:
             allow_cpu=self.allow_cpu,
             allow_build=self.allow_build,
         )
-        if choice.variant is None:
-            return self._build(request, version, choice)
-        record(choice, version.commit)
-        return fetch_verified(self.config, request, version, choice.variant)
 
-    def _build(self, request: Request, version: Version, choice: Choice) -> Found:
+    def build(self, request: Request, version: Version, choice: Choice) -> Found:
+        """Compile what the version publishes as source.
+
+        Raises:
+            IntegrityError: that is not what its variants were built from.
+            PolicyError: no variant says what it was built from, and the caller does not allow this repository.
+            KernelHubError: as `published_source` and `build_kernel`.
+        """
         from .published_source import published_source
-        from .source_build import build_kernel
+        from .source_build import build_kernel, check_source
 
-        admit_source(self.config, self.policy, version)
         source = published_source(self.config, version.repo_id, version.commit)
+        variants = (fetch_metadata(self.config, request, version, name) for name in version.variants)
+        if not check_source(str(request), source, variants):
+            admit_source(self.config, self.policy, version)
         built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
         record(replace(choice, variant=built.variant), version.commit)
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))

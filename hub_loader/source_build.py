@@ -14,22 +14,23 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 from . import errors
-from .cache_folder import scratch_folder
+from .cache_folder import read, scratch_folder
 from .environment import Environment
-from .errors import CacheError, KernelHubError, MissingExtraError, UsageError
-from .manifest import INDEX_NAME, BackendInfo, Index, parse_index
+from .errors import CacheError, IntegrityError, KernelHubError, MissingExtraError, UsageError
+from .manifest import INDEX_NAME, BackendInfo, Index, Metadata, parse_index
 from .resolver import choose
+from .source_files import BUILD_FILE, source_digest
+from .store import Store
 from .variant import parse_variant
 from .verify import VerifiedPackage, verify_package
 
-BUILD_FILE = "build.toml"
 _EXTRA = "pip install 'kernel-hub[build]'"
 # `-m` and `-c` look for modules in the working folder first, so the command gets an empty one.
 _KHUB = (sys.executable, "-c", "import sys; from hub_loader.cli import main; sys.exit(main())")
@@ -94,20 +95,41 @@ def build_kernel(
             arguments = ["build", str(source), "--select", variant, "--out", str(package), "--json"]
             _khub(what, arguments, working, say)
             _install(package, target)
-    (variant,) = _index(target).variants
-    return BuiltKernel(target, variant)
+    Store(cache).use_folder(target)
+    return built_kernel(target)
 
 
-def source_digest(source: Path) -> str:
-    """SHA-256 (hex) of the paths and bytes of a source folder, without what builds and tools leave there."""
-    digest = hashlib.sha256()
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        left_there = inside.parts[0] in ("build", "dist") or "__pycache__" in inside.parts
-        if path.is_file() and not left_there and not any(part.startswith(".") for part in inside.parts):
-            digest.update(f"{inside.as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def built_kernel(package: Path) -> BuiltKernel:
+    """What lies in a folder of `builds/`.
+
+    Raises:
+        InvalidKernelError: its index is damaged. CacheError: it cannot be read.
+    """
+    (variant,) = _index(package).variants
+    return BuiltKernel(package, variant)
+
+
+def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> bool:
+    """Hold a published source against its digest in the metadata of the published variants.
+
+    True: one of them was built from it, so what vouches for the variants vouches for it. False: none says.
+
+    Raises:
+        IntegrityError: the variants were built from something else.
+    """
+    found, stated = source_digest(source), set()
+    for metadata in variants:
+        sources = (metadata.provenance or {}).get("sources")
+        digest = sources.get("sha256") if isinstance(sources, Mapping) else None
+        if digest == found:
+            return True
+        stated.add(digest)
+    if stated - {None}:
+        raise IntegrityError(
+            f"{what}: the published source is not what the published variants were built from: do not build it, "
+            "tell the publisher"
+        )
+    return False
 
 
 def _choose_cell(
@@ -143,7 +165,7 @@ def _key(source: Path, environment: Environment, backend: str | None) -> str:
 
 def _index(package: Path) -> Index:
     path = package / INDEX_NAME
-    return parse_index(path.read_bytes(), origin=str(path))
+    return parse_index(read(path) or b"", origin=str(path))
 
 
 def _khub(what: str, arguments: Sequence[str], working: Path, say: Callable[[str], None]) -> str:

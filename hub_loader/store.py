@@ -8,6 +8,9 @@
     hubs/<endpoint>/<org>/<name>/refs/<ref>.json    the same of one that was asked for by name
     hubs/<endpoint>/<org>/<name>/<commit>/index.json with index.json.dsse, or listing.json
     publishers/<endpoint>/<org>.json      whether the hub vouches for an organization
+    builds/<key>/                         the package of a variant compiled here; the key digests source and environment
+    sources/<endpoint>/<org>/<name>/<commit>/       published source that was compiled
+    autotune/<key>.json                   a verdict on speed
     partial/<user>/<key>/                 a variant under way, or interrupted: the next attempt goes on from there
     locks/<name>                          held while something is asked for, so that one process asks and all know
     tmp/                                  small files under way; what is being removed
@@ -41,11 +44,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class KnownRef:
-    """A branch or tag: its commit, when that was said (seconds since 1970), and which repository answered."""
+    """A branch or tag: its commit, when that was said (seconds since 1970), which repository answered, its name."""
 
     commit: str
     seen: float
     repo_id: str
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Version = tuple[int, int]
@@ -97,6 +98,7 @@ class Variant:
         return "-".join(part for part in parts if part)
 
 
+@lru_cache(maxsize=4096)  # who judges many environments asks for the same few names again and again
 def parse_variant(name: str) -> Variant:
     """Parse a build-variant name.
 

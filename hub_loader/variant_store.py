@@ -39,7 +39,15 @@ class VariantStore(CacheFolder):
         Raises:
             CacheError: its folder cannot be read.
         """
-        folder = self.variant(key)
+        return self.use_folder(self.variant(key))
+
+    def builds(self) -> list[Path]:
+        """The packages in the cache that were built from source here."""
+        folder = self.root / "builds"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def use_folder(self, folder: Path) -> bool:
+        """As `use_variant`, of a variant or a build."""
         with _in_use_lock:
             descriptor = _in_use.get(folder)
             if descriptor is None or not is_at(descriptor, folder):

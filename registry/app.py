@@ -18,12 +18,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import lfs, read, write
+from . import account_routes, lfs, read, write
+from .audit_log import AuditLog
 from .errors import RequestError, not_implemented
 from .http import Service
+from .oidc import exchange
+from .pages.catalog import Catalog
+from .pages.routes import error_page
+from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import Store
+from .throttle import Throttle
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
 
@@ -43,13 +49,18 @@ def create_app(place: Place) -> Starlette:
         store.close()
 
     app = Starlette(
-        routes=_routes(),
-        middleware=[Middleware(RawPath)],
+        routes=[*_routes(), *pages()],
+        middleware=[
+            Middleware(RawPath),
+            Middleware(Throttle, store=store),
+            Middleware(AuditLog, store=store),
+        ],
         exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.service = Service(store, blobs, upload_key(store), place.redirect)
+    app.state.catalog = Catalog(store, blobs)
     app.state.tuf = tuf
     return app
 
@@ -86,8 +97,12 @@ def _routes() -> list[Route]:
     routes = [
         Route("/healthz", read.healthz),
         Route("/api/agent-harnesses", read.agent_harnesses),
-        Route("/api/whoami-v2", read.whoami),
-        Route("/api/organizations/{org}/overview", read.organization),
+        Route("/api/whoami-v2", account_routes.whoami),
+        Route("/api/organizations/{org}/overview", account_routes.organization),
+        Route("/api/organizations/{org}/members", account_routes.members),
+        Route("/api/audit", account_routes.audit_log),
+        Route("/api/oidc/audience", exchange.audience),
+        Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
@@ -121,19 +136,19 @@ def _unknown_api(request: Request) -> Response:
     raise not_implemented(f"This hub does not implement {request.method} {request.url.path}.")
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error.response()
+    return error_page(request, error)
 
 
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
-    return RequestError(error.status_code, message).response()
+    return error_page(request, RequestError(error.status_code, message))
 
 
-def _fail(_request: Request, _error: Exception) -> Response:
+def _fail(request: Request, _error: Exception) -> Response:
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )
-    return RequestError(500, message).response()
+    return error_page(request, RequestError(500, message))

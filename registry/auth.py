@@ -1,102 +1,204 @@
-"""Tokens: made on the command line, shown once, kept only as SHA-256, scoped to one organization.
+"""Who a request comes from, and whether it may do what it asks for: the edge around `accounts`.
 
-Reading is public. Writing needs a token of the repository's organization that was made for writing.
-A token has 256 random bits, so a plain hash is enough: there is nothing to guess.
+A client shows its token in the Authorization header. A browser has no such header: it logs in with a token
+and gets a cookie instead, good for hours and for pages alone; clients' addresses do not look at it, so a
+foreign page cannot make a browser write. The cookie holds a secret of its own of 256 random bits, kept
+here as a hash like every token: nothing in it can be forged or read, and revoking the token ends it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
-from dataclasses import dataclass
-from datetime import datetime, timezone
+import hmac
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import update
+from starlette.requests import Request
+from starlette.responses import Response
 
-from hub_loader.errors import UsageError
+from .accounts import tokens
+from .accounts.audit import Actor, record, shell
+from .accounts.directory import ensure_org
+from .accounts.identity import ANONYMOUS, Identity, Kind, Scope
+from .accounts.may import Action, Cause, Refused, RepoFacts, may
+from .accounts.tokens import NewToken, TokenInfo, utc_now
+from .audit_log import actor_name
+from .errors import RequestError, forbidden, gated, repo_not_found, unauthorized
+from .models import Token
+from .store import Store
+from .throttle import address_of
 
-from .errors import forbidden, unauthorized
-from .models import Org, Token
-from .store import Store, ensure_org
-
-PREFIX = "khub_"
+COOKIE = "khub_login"
 
 
 @dataclass(frozen=True)
-class TokenInfo:
-    """A token without its secret; `hint` is how it begins."""
+class Seen:
+    """The hour in which this process last noted that a token was used."""
 
-    id: int
-    org: str
-    can_write: bool
-    hint: str
-    created_at: datetime
+    hours: dict[int, datetime] = field(default_factory=dict)
+
+    def note(self, store: Store, token_id: int, now: datetime) -> None:
+        """Write it down once in an hour."""
+        hour = now.replace(minute=0, second=0)
+        if self.hours.get(token_id) != hour:
+            with store.write() as session:
+                tokens.mark_used(session, token_id, now)
+            self.hours[token_id] = hour
+
+
+def identity_of(request: Request) -> Identity:
+    """Who the request's token speaks for; anonymous without one that works. Looked up once for a request."""
+    known: Identity | None = getattr(request.state, "identity", None)
+    if known is None:
+        store, now = _store(request), utc_now()
+        with store.read() as session:
+            known = tokens.identify(session, request.headers.get("authorization"), now)
+        if known.token_id is not None:
+            request.app.state.service.seen.note(store, known.token_id, now)
+        request.state.identity = known
+    return known
+
+
+def authorize(request: Request, action: Action, facts: RepoFacts | None = None) -> Identity:
+    """The request's identity, if it may do this. Raises RequestError: 401, 403, or 404 for what is hidden."""
+    identity = identity_of(request)
+    if facts is not None and action is not Action.READ:
+        request.state.subject = str(facts)  # for the audit log
+    require(identity, action, facts)
+    return identity
+
+
+def require(identity: Identity, action: Action, facts: RepoFacts | None = None) -> None:
+    """Nothing, if the identity may do this. Raises RequestError."""
+    verdict = may(identity, action, facts)
+    if isinstance(verdict, Refused):
+        raise _refusal(verdict, identity, facts)
+
+
+def _refusal(refused: Refused, identity: Identity, facts: RepoFacts | None) -> RequestError:
+    if refused.cause is Cause.CREDENTIALS:
+        return unauthorized(refused.reason)
+    if refused.cause is Cause.HIDDEN:
+        return repo_not_found(str(facts))
+    if refused.cause is Cause.GATED:
+        return gated(refused.reason, known=not identity.anonymous)
+    return forbidden(refused.reason)
+
+
+def actor_of(request: Request, identity: Identity) -> Actor:
+    """The identity as the audit log names it, with the request's address."""
+    return Actor(actor_name(identity), address_of(request.scope), identity.token_id)
+
+
+def note(request: Request, **detail: Any) -> None:
+    """Add what a handler knows to the request's entry in the audit log."""
+    request.state.detail = {**getattr(request.state, "detail", {}), **detail}
+
+
+# -- browsers
+
+
+def log_in(request: Request, secret: str) -> tuple[str, datetime]:
+    """Exchange a token for the content of a login cookie and its end. Raises RequestError 401."""
+    store, now = _store(request), utc_now()
+    with store.write() as session:
+        identity = tokens.identify_secret(session, secret.strip(), now, login=False)
+        if identity.token_id is None:
+            raise unauthorized(f"To log in takes a token and {identity.unknown}.")
+        if identity.kind is Kind.PUBLISHER:
+            raise forbidden(
+                "A token of a CI run is for uploading: log in with a user's or an organization's."
+            )
+        parent = session.get_one(Token, identity.token_id)
+        until = now + tokens.SESSION_LIFE
+        new = NewToken(
+            scope=identity.scope,
+            org_id=parent.org_id,
+            user_id=parent.user_id,
+            only_org_id=parent.only_org_id,
+            only_repo=parent.only_repo,
+            label="login",
+            expires_at=until if parent.expires_at is None else min(until, parent.expires_at),
+            parent_id=parent.id,
+        )
+        cookie, row = tokens.issue(session, new, now)
+        tokens.mark_used(session, parent.id, now)
+        record(session, actor_of(request, identity), "login", identity.name)
+        assert row.expires_at is not None
+        return cookie, row.expires_at
+
+
+def session(request: Request) -> Identity:
+    """Who is logged in in this browser; anonymous if nobody. Only for pages."""
+    secret = request.cookies.get(COOKIE)
+    if not secret:
+        return ANONYMOUS
+    with _store(request).read() as opened:
+        return tokens.identify_secret(opened, secret, utc_now(), login=True)
+
+
+def log_out(request: Request) -> None:
+    """End the browser's login for good, wherever the cookie has got to."""
+    secret = request.cookies.get(COOKIE)
+    if secret:
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        mine = update(Token).where(Token.sha256 == digest, Token.parent_id.is_not(None))
+        with _store(request).write() as opened:
+            opened.execute(mine.values(revoked_at=utc_now()))
+
+
+def set_cookie(request: Request, response: Response, cookie: str, until: datetime) -> None:
+    """Give the browser its login: no script reads it, no foreign page's form sends it."""
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int((until - utc_now()).total_seconds()),
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def csrf_token(request: Request) -> str:
+    """What a form of this login carries to show that it is ours."""
+    secret = request.cookies.get(COOKIE, "")
+    return hmac.new(secret.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+def check_csrf(request: Request, sent: object) -> None:
+    """Raises RequestError 403 unless the form is one that this login was shown."""
+    secret = request.cookies.get(COOKIE)
+    if (
+        not secret
+        or not isinstance(sent, str)
+        or not hmac.compare_digest(csrf_token(request).encode(), sent.encode())
+    ):
+        raise forbidden("This form is not of this login: open the page again and send it from there")
+
+
+# -- tokens of an organization, as the first commands made them
 
 
 def create_token(store: Store, org: str, *, can_write: bool) -> str:
     """Make a token of `org`, creating the organization if it is new; returns the secret, kept nowhere."""
-    secret = PREFIX + secrets.token_urlsafe(32)
-    with store.write() as session:
-        session.add(
-            Token(
-                org_id=ensure_org(session, org),
-                sha256=_hash(secret),
-                hint=secret[: len(PREFIX) + 4],
-                can_write=can_write,
-                created_at=datetime.now(timezone.utc).replace(tzinfo=None),
-            )
-        )
+    with store.write() as opened:
+        row = ensure_org(opened, shell(), org)
+        scope = Scope.WRITE if can_write else Scope.READ
+        secret, token = tokens.issue(opened, NewToken(scope, org_id=row.id), utc_now())
+        record(opened, shell(), "token.create", org, token=token.id, scope=str(scope))
     return secret
 
 
 def list_tokens(store: Store) -> list[TokenInfo]:
     """Every token that works, oldest first."""
-    with store.read() as session:
-        rows = session.execute(select(Token, Org.name).join(Org, Org.id == Token.org_id).order_by(Token.id))
-        return [_info(token, org) for token, org in rows.tuples()]
+    now = utc_now()
+    with store.read() as opened:
+        return [token for token in tokens.list_tokens(opened) if not token.state(now)]
 
 
-def revoke_token(store: Store, token_id: int) -> None:
-    """Make a token useless at once. Raises UsageError if there is none of that number."""
-    with store.write() as session:
-        if session.execute(delete(Token).where(Token.id == token_id)).rowcount == 0:  # type: ignore[attr-defined]
-            raise UsageError(f"No token {token_id}: `khub registry token list` shows their numbers.")
-
-
-def find_token(store: Store, authorization: str | None) -> TokenInfo | None:
-    """The token of an `Authorization: Bearer` header; None if it is missing or unknown here."""
-    scheme, _, secret = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        return None
-    with store.read() as session:
-        query = (
-            select(Token, Org.name)
-            .join(Org, Org.id == Token.org_id)
-            .where(Token.sha256 == _hash(secret.strip()))
-        )
-        row = session.execute(query).tuples().first()
-    return None if row is None else _info(*row)
-
-
-def require_writer(store: Store, authorization: str | None, org: str) -> TokenInfo:
-    """The token that allows writing to `org`. Raises RequestError: 401 without one, 403 for a wrong one."""
-    token = find_token(store, authorization)
-    if token is None:
-        state = "none was sent" if not authorization else "the one sent is not known here"
-        raise unauthorized(
-            f"Writing to {org!r} needs a token and {state}: make one with "
-            f"`khub registry token create --org {org} --write` and set HF_TOKEN."
-        )
-    if token.org != org:
-        raise forbidden(f"This token belongs to {token.org!r} and cannot write to {org!r}")
-    if not token.can_write:
-        raise forbidden(f"This token of {org!r} is for reading: make one with --write")
-    return token
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _info(token: Token, org: str) -> TokenInfo:
-    return TokenInfo(token.id, org, token.can_write, token.hint, token.created_at)
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.service.store
+    return store

@@ -61,6 +61,11 @@ def forbidden(message: str) -> RequestError:
     return RequestError(403, message, code="Forbidden")
 
 
+def gated(message: str, *, known: bool) -> RequestError:
+    """403, or 401 to who is not `known`: the repository is there, access has to be asked for."""
+    return RequestError(403 if known else 401, message, code="GatedRepo")
+
+
 def repo_not_found(repo: str) -> RequestError:
     """404 for `org/name`."""
     return RequestError(

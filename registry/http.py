@@ -12,9 +12,12 @@ from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 
-from .auth import TokenInfo, require_writer
+from .accounts.identity import Identity
+from .accounts.may import Action, RepoFacts
+from .auth import Seen, authorize
 from .blobs import BlobStore
 from .errors import RequestError, bad_request
+from .oidc.keys import IssuerKeys
 from .store import RepoName, Store
 
 MAX_BODY_BYTES = 16 << 20
@@ -32,6 +35,8 @@ class Service:
     blobs: BlobStore
     upload_key: bytes = field(repr=False)
     redirect: bool = False
+    seen: Seen = field(default_factory=Seen)
+    issuers: IssuerKeys = field(default_factory=IssuerKeys)
 
 
 def service(request: Request) -> Service:
@@ -53,9 +58,14 @@ def repo_of(request: Request) -> RepoName:
     return RepoName(param(request, "org"), param(request, "name"))
 
 
-def writer(request: Request, org: str) -> TokenInfo:
-    """The request's token, good for writing to `org`. Raises RequestError 401 or 403."""
-    return require_writer(service(request).store, request.headers.get("authorization"), org)
+def writer(request: Request, org: str, name: str | None = None, action: Action = Action.WRITE) -> Identity:
+    """Who sent the request, allowed to change `org/name`; without `name`, what the address names.
+
+    Raises RequestError 401 or 403.
+    """
+    if name is None and {"org", "name"} <= request.path_params.keys() and param(request, "org") == org:
+        name = param(request, "name")
+    return authorize(request, action, RepoFacts(org, name))
 
 
 def base_url(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""The tables: organizations, their tokens and repositories, and each repository's commits and references.
+"""The tables: organizations, users, their tokens and repositories, and each repository's commits and references.
 
 A commit's files are the entries of its tree, one row for each file and folder; commits with equal content
 share a tree. File content is not here but in `blobs.py`, named by SHA-256. A change here comes with a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -28,23 +28,111 @@ class Base(DeclarativeBase):
 
 
 class Org(Base):
-    """An organization: the first half of `org/name`."""
+    """An organization: the first half of `org/name`. A limit that is null is the hub's (`accounts/limits.py`)."""
 
     __tablename__ = "orgs"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(96), unique=True)
+    trusted_publisher: Mapped[bool] = mapped_column(default=False)
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_file_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_commit_files: Mapped[int | None]
+
+
+class User(Base):
+    """A person; an operator runs the hub."""
+
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(96), unique=True)
+    full_name: Mapped[str] = mapped_column(String(200))
+    operator: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class Member(Base):
+    """A user's role in an organization: `reader`, `writer` or `owner`."""
+
+    __tablename__ = "members"
+    org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    role: Mapped[str] = mapped_column(String(8))
+
+
+class Publisher(Base):
+    """A CI workflow that may upload for an organization (`oidc/publishers.py`); null asks for nothing."""
+
+    __tablename__ = "publishers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"), index=True)
+    issuer: Mapped[str] = mapped_column(String(400))
+    repository: Mapped[str] = mapped_column(String(200))
+    kernel: Mapped[str | None] = mapped_column(String(96))
+    workflow: Mapped[str | None] = mapped_column(String(200))
+    environment: Mapped[str | None] = mapped_column(String(200))
+    ref: Mapped[str | None] = mapped_column(String(200))
+    owner_id: Mapped[str | None] = mapped_column(String(32))
+    created_at: Mapped[datetime]
+
+
+class UsedProof(Base):
+    """An issuer's token that was exchanged, by the SHA-256 of its issuer and id: it is good for once."""
+
+    __tablename__ = "used_proofs"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Token(Base):
-    """A secret that stands for an organization; only its SHA-256 is kept. `hint` is how it begins."""
+    """A secret that stands for an organization or a user; only its SHA-256 is kept. `hint` is how it begins.
+
+    `only_org_id` and `only_repo` limit it, `publisher_id` says which CI workflow it was made for, `parent_id`
+    with which token a browser logged in.
+    """
 
     __tablename__ = "tokens"
+    __table_args__ = (CheckConstraint("(org_id IS NULL) <> (user_id IS NULL)", name="token_owner"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
+    org_id: Mapped[int | None] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    publisher_id: Mapped[int | None] = mapped_column(ForeignKey("publishers.id", ondelete="CASCADE"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"))
+    only_org_id: Mapped[int | None] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
+    only_repo: Mapped[str | None] = mapped_column(String(96))
+    scope: Mapped[str] = mapped_column(String(8))
+    label: Mapped[str] = mapped_column(String(200))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     hint: Mapped[str] = mapped_column(String(16))
-    can_write: Mapped[bool]
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Audit(Base):
+    """An entry of the audit log. Triggers refuse to change or remove one; `detail` is a JSON object."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("audit_subject", "subject"), Index("audit_actor", "actor"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(200))
+    token_id: Mapped[int | None]
+    address: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(400))
+    status: Mapped[int]
+    detail: Mapped[str]
+
+
+class Setting(Base):
+    """What all processes on one database share: settings (`accounts/settings.py`), the key of uploads, turns."""
+
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str]
 
 
 class Repo(Base):
@@ -120,11 +208,3 @@ class Orphan(Base):
     __tablename__ = "orphans"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     since: Mapped[datetime]
-
-
-class Setting(Base):
-    """What all processes on one database share, such as the key of upload addresses."""
-
-    __tablename__ = "settings"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[str]

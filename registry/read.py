@@ -12,9 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from .auth import find_token
 from .content import content_response
-from .errors import RequestError, bad_request, entry_not_found, unauthorized
+from .errors import bad_request, entry_not_found
 from .http import json_body, param, read_body, repo_of, service
 from .names import check_path
 from .store import MAIN, Revision
@@ -31,26 +30,6 @@ def healthz(_request: Request) -> Response:
 def agent_harnesses(_request: Request) -> Response:
     """Clients ask which environment variables name the program that drives them: none that matter here."""
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
-
-
-def whoami(request: Request) -> Response:
-    """Whose token this is: tokens stand for organizations."""
-    token = find_token(service(request).store, request.headers.get("authorization"))
-    if token is None:
-        raise unauthorized("This token is not known here: `khub registry token create` makes one.")
-    role = "write" if token.can_write else "read"
-    org = {"type": "org", "name": token.org, "fullname": token.org, "roleInOrg": role}
-    access = {"displayName": token.hint, "role": role, "createdAt": _iso(token.created_at)}
-    auth = {"type": "access_token", "accessToken": access}
-    return JSONResponse({**org, "id": token.org, "orgs": [org], "auth": auth})
-
-
-def organization(request: Request) -> Response:
-    """An organization's overview; no publisher is vouched for here, clients decide whom they trust."""
-    org = param(request, "org")
-    if not service(request).store.has_org(org):
-        raise RequestError(404, f"No organization {org!r} on this hub: its first token creates it.")
-    return JSONResponse({"name": org, "fullname": org, "avatarUrl": "", "trustedKernelPublisher": False})
 
 
 def info(request: Request) -> Response:

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from .accounts.limits import check_commit
 from .db import Database
 from .errors import (
     RequestError,
@@ -155,7 +156,9 @@ class Store(Database):
             files = {
                 entry.path: entry.file for entry in _select_entries(session, head) if entry.file is not None
             }
-            oid = _insert_commit(session, head.repo_id, head, apply(files, operations), author, message)
+            after = apply(files, operations)
+            check_commit(session, head.repo_id, operations, after)
+            oid = _insert_commit(session, head.repo_id, head, after, author, message)
             session.execute(
                 update(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).values(commit_oid=oid)
             )

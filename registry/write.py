@@ -14,6 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.may import Action
+from .auth import note
 from .commit_body import read_commit
 from .errors import bad_request, conflict, not_implemented
 from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
@@ -36,7 +38,7 @@ async def create_repo(request: Request) -> Response:
     url = repo_url(request, kind, repo)
 
     def create() -> None:
-        author = writer(request, repo.org).org
+        author = writer(request, repo.org, repo.name, Action.CREATE).name
         if not service(request).store.create_repo(repo, author):
             raise conflict(
                 f"The repository {repo} exists already: upload to it, or delete it first.", url=url
@@ -51,7 +53,7 @@ async def delete_repo(request: Request) -> Response:
     _, repo = _named_repo(await json_body(request))
 
     def remove() -> None:
-        writer(request, repo.org)
+        writer(request, repo.org, repo.name, Action.MANAGE)
         service(request).store.delete_repo(repo)
 
     await run_in_threadpool(remove)
@@ -143,7 +145,7 @@ async def commit(request: Request) -> Response:
     repo, branch = repo_of(request), param(request, "revision")
     if request.query_params.get("create_pr", "").lower() in ("1", "true"):
         raise not_implemented("This hub has no pull requests: commit to a branch, without create_pr.")
-    token = await run_in_threadpool(writer, request, repo.org)
+    author = await run_in_threadpool(writer, request, repo.org)
     here = service(request)
 
     def finish(body: BinaryIO) -> str:
@@ -152,13 +154,14 @@ async def commit(request: Request) -> Response:
         header, operations = read_commit(mapped, here.blobs)
         here.blobs.sync()
         return here.store.commit(
-            repo, branch, operations, message=header.message, author=token.org, parent=header.parent
+            repo, branch, operations, message=header.message, author=author.name, parent=header.parent
         )
 
     await run_in_threadpool(here.store.resolve, repo, branch)  # fail before the upload, not after it
     with here.blobs.temporary() as (_, body):
         await receive(request, body)
         oid = await run_in_threadpool(finish, body)
+    note(request, commit=oid)
     url = f"{repo_url(request, kind_of(request), repo)}/commit/{oid}"
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": None})
 

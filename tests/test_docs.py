@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from khub_process import ROOT, StartHub
+from khub_process import ROOT, Hub, StartHub, khub_command, khub_environment
 from signing import sign_package, trust_key
 
 sys.path.insert(0, str(Path(__file__).parent / "hub_loader"))
@@ -55,6 +55,25 @@ def test_commands_of_the_lock_page_run_in_order_and_load_from_what_was_synced(
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "['value']"
     assert re.search(r"^verified: org/paged-attention version 1 torch-cpu$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_code_of_the_resolver_page_times_the_kernel_against_torch(hub: Hub, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "resolver.md").read_text()
+    (code,) = re.findall(r"<!-- executed by tests/test_docs.py -->\n```python\n(.*?)```", page, re.DOTALL)
+    package = Path(os.environ.get("KHUB_KERNEL_BUILD", tmp_path)) / "rmsnorm-rotary"
+    commands = [] if package.exists() else [["build", ROOT / "kernels_src" / "rmsnorm-rotary"]]
+    for command in commands:
+        command += ["--select", "torch-stable-abi*-cpu-x86_64-*", "--out", package]
+    client = {k: v for k, v in khub_environment().items() if not k.startswith(("HF_", "KERNELS_"))}
+    client |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token("org")}
+    commands.append(["publish", package, "org/rmsnorm-rotary"])
+    for command in (*(khub_command(*command) for command in commands), [sys.executable, "-c", code]):
+        done = subprocess.run(command, env=client, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(
+        r"fastest on .*: (torch .* µs, torch-stable.* µs|torch-stable.* µs, torch .* µs)\n", done.stdout
+    )
 
 
 @pytest.mark.slow

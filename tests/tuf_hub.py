@@ -17,8 +17,6 @@ from hub_loader.cli import main
 from hub_loader.config import Config
 from hub_loader.trust.keys import generate, public_line, public_of, read_private, write_private
 from hub_loader.trust.tuf_client import add_root, root_of
-from registry.auth import create_token
-from registry.store import Store
 
 
 def new_key(folder: Path, name: str) -> Path:
@@ -76,7 +74,7 @@ class TufHub:
     def token(self, org: str) -> str:
         """A token that may write to `org`."""
         if org not in self._tokens:
-            self._tokens[org] = create_token(Store(self.hub.data), org, can_write=True)
+            self._tokens[org] = self.hub.token(org)
         return self._tokens[org]
 
     def config(self, org: str | None = None, url: str | None = None) -> Config:

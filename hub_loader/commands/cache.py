@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ..config import Config, load_config, parse_size
 from ..errors import InvalidKernelError, UsageError
@@ -21,7 +20,7 @@ from .verify import report, verify_cache
 class CachedVariant:
     """A variant in the cache; `size` in bytes, `used` in seconds since 1970.
 
-    `kernel` is None where metadata.json cannot be read.
+    `kernel` is None where metadata.json cannot be read; `built` says that it was compiled here.
     """
 
     kernel: str | None
@@ -29,19 +28,21 @@ class CachedVariant:
     size: int
     used: float
     path: str
+    built: bool = False
 
     def __str__(self) -> str:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.used))
-        return f"{self.kernel or 'unreadable':<28}{self.size / 1e6:>9.2f} MB  {used}  {self.path}"
+        path = f"{self.path}  (built here)" if self.built else self.path
+        return f"{self.kernel or 'unreadable':<28}{self.size / 1e6:>9.2f} MB  {used}  {path}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `khub cache`."""
     parser.epilog = (
         "examples:\n  khub cache ls\n  khub cache gc --max-size 5GB\n  khub cache verify\n  khub cache clear\n\n"
-        "gc removes the variants that were used longest ago, and downloads that nobody went on with for a day. It "
-        "leaves what a running process has open or was used within the last hour. KHUB_CACHE_MAX_SIZE=5GB does the "
-        "same after each download."
+        "gc removes the variants that were used longest ago, fetched or built here, and downloads that nobody went on "
+        "with for a day. It leaves what a running process has open or was used within the last hour. "
+        "KHUB_CACHE_MAX_SIZE=5GB does the same after each download."
     )
     parser.add_argument(
         "action",
@@ -136,12 +137,15 @@ def _size(text: str) -> int:
 
 
 def _describe(variant: StoredVariant) -> CachedVariant:
-    folder: Path = variant.path
     kernel = kernel_id = None
+    built = (
+        sorted(variant.path.glob(f"build/*/{METADATA_NAME}")) if variant.path.parent.name == "builds" else []
+    )
+    path = built[0] if built else variant.path / METADATA_NAME
     try:
-        metadata = parse_metadata((folder / METADATA_NAME).read_bytes(), origin=str(folder))
+        metadata = parse_metadata(path.read_bytes(), origin=str(path))
     except (OSError, InvalidKernelError):
         pass
     else:
         kernel, kernel_id = f"{metadata.name} v{metadata.version} {metadata.backend.type}", metadata.id
-    return CachedVariant(kernel, kernel_id, variant.size, variant.used, str(folder))
+    return CachedVariant(kernel, kernel_id, variant.size, variant.used, str(variant.path), bool(built))

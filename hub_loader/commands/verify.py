@@ -14,6 +14,7 @@ from ..listing import ListedVariant, parse_listed_variant
 from ..locked import find_lock
 from ..lockfile import LockFile
 from ..manifest import METADATA_NAME, sha256_hex
+from ..source_build import built_kernel
 from ..store import Store
 from ..verify import verify_package
 from ._common import add_json, print_json
@@ -68,6 +69,17 @@ def verify_cache(store: Store) -> Iterator[Verdict]:
     """The verdict on each variant in the cache."""
     for folder in store.variants():
         yield Verdict(str(folder), str(folder), _problem(store, folder.name, None))
+    for folder in store.builds():
+        yield Verdict(str(folder), str(folder), _problem_of_build(folder))
+
+
+def _problem_of_build(folder: Path) -> str | None:
+    """What is wrong with a package that was built here, by its own index: nobody else knows its digest."""
+    try:
+        built_kernel(folder).verify().close()
+    except (IntegrityError, InvalidKernelError) as error:
+        return str(error)
+    return None
 
 
 def _locked(store: Store, lock: LockFile) -> Iterator[Verdict]:

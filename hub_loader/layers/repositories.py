@@ -6,15 +6,16 @@ theirs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import get_kernel, get_local_kernel, get_locked_kernel
 from ..errors import LayerError, UsageError
+from ..locked import caller_lock
+from ..lockfile import LockFile
 from .marks import function_layer
 
 if TYPE_CHECKING:
@@ -75,21 +76,23 @@ class _LocalKernel:
 
 @dataclass(frozen=True)
 class _LockedKernel:
-    """A kernel as a lock file pins it; without `lockfile`, the one of the installed package that asks here."""
+    """A kernel as a lock file pins it; without `lockfile`, the one of the installed package that makes this.
+
+    Whoever calls `kernelize` later may be another package.
+    """
 
     repo_id: str
-    lockfile: str | Path | None = field(default=None, kw_only=True)
+    lockfile: str | Path | LockFile | None = field(default=None, kw_only=True)
     trust_remote_code: bool | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _freeze_trust(self)
         if self.lockfile is None:
-            object.__setattr__(self, "lockfile", _lock_of_caller())
+            object.__setattr__(self, "lockfile", caller_lock())
 
     def _kernel(self) -> ModuleType:
-        lockfile = None if self.lockfile is None else Path(self.lockfile)
-        options = _given(trust_remote_code=self.trust_remote_code)
-        return get_locked_kernel(self.repo_id, lockfile=lockfile, **options)
+        options = _given(trust_remote_code=self.trust_remote_code, lockfile=self.lockfile)
+        return get_locked_kernel(self.repo_id, **options)
 
     def _where(self) -> str:
         return f"`{self.repo_id}` (locked)"
@@ -216,24 +219,3 @@ def _freeze_trust(repository: _HubKernel | _LockedKernel) -> None:
     trust = repository.trust_remote_code
     if isinstance(trust, list):
         object.__setattr__(repository, "trust_remote_code", tuple(trust))
-
-
-def _lock_of_caller() -> Path | None:
-    """`kernels.lock` in the metadata of the installed package whose code called into this one, if it has one.
-
-    Asked for when the repository is made: whoever calls `kernelize` later may be another package.
-    """
-    from importlib.metadata import distribution, packages_distributions  # slow to import, rarely needed
-
-    ours, frame = __name__.partition(".")[0], sys._getframe()
-    while frame.f_back is not None and _package_of(frame) == ours:
-        frame = frame.f_back
-    for name in packages_distributions().get(_package_of(frame), []):
-        for file in distribution(name).files or []:
-            if file.name == "kernels.lock" and file.parent.suffix == ".dist-info":
-                return Path(str(file.locate()))
-    return None
-
-
-def _package_of(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

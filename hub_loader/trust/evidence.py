@@ -93,7 +93,8 @@ class Evidence:
 
     Args:
         repo_id: the repository that answered, after every redirect.
-        ref: the branch or tag that was asked for; "" for the newest version, None for a commit by its hash.
+        ref: the branch or tag that was asked for, or the newest is; None for a commit asked for by its hash.
+        newest: whether the newest version was asked for, whichever that is.
         index_sha256: of the index.json at hand; None for a repository without one.
         index_size: its bytes.
         proof: what its envelope proves; None where it has no envelope. A wrong one never gets here: `prove` raises.
@@ -116,6 +117,7 @@ class Evidence:
     hub_vouches: bool | None = None
     has_root: bool = False
     tuf: TufTarget | None = None
+    newest: bool = False
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def look(config: Config, version: Version) -> Verdict:
 
 
 def admit_source(config: Config, policy: Policy, version: Version) -> None:
-    """As `admit`, for the source that a repository publishes: no signature covers it. Raises PolicyError."""
+    """As `admit`, for published source that no variant was built from: no signature covers it. Raises PolicyError."""
     evidence = Evidence(version.repo_id, version.ref, None, time.time())
     verdict = judge(policy, evidence)
     if verdict.is_open:
@@ -144,6 +144,7 @@ def _gather(config: Config, version: Version, trust: TrustFile, fresh: bool) -> 
     evidence = Evidence(
         repo_id=version.repo_id,
         ref=version.ref,
+        newest=version.newest,
         index_sha256=None if version.index is None else sha256_hex(version.index),
         index_size=len(version.index or b""),
         proof=proof,

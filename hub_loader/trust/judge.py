@@ -56,6 +56,9 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
     if signer is not None:
         whose = f" ({signer.comment})" if signer.comment else ""
         return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}", signer)
+    if evidence.tuf is not None:
+        key_id = min(evidence.tuf.key_ids, default="")
+        return Verdict(True, f"listed by the key {key_id[:_SHORT]} in the hub's TUF metadata")
     unknown = _what_is_missing(evidence)
     if policy.allows(evidence.repo_id):
         return Verdict(True, f"{unknown}; allowed by trust_remote_code")
@@ -68,14 +71,16 @@ def after(seen: Seen, evidence: Evidence) -> Seen:
     if proof is None or _signer(evidence) is None or _wrong(evidence, proof, but_yanked=True) is not None:
         return seen
     if proof.yanked is not None:
+        known = seen.yanked.get(proof.index_sha256)
+        if known is not None and known.signed >= proof.signed:
+            return seen
         yank = SeenYank(proof.signed, proof.yanked)
         return replace(seen, yanked={**seen.yanked, proof.index_sha256: yank})
-    if _is_commit(evidence):
+    if evidence.ref is None:
         return seen
-    ref = evidence.ref or f"v{proof.version}"
     highest = proof.version if seen.highest is None else max(seen.highest, proof.version)
     shown = SeenRef(proof.signed, proof.index_sha256, proof.key_id)
-    return replace(seen, highest=highest, refs={**seen.refs, ref: shown})
+    return replace(seen, highest=highest, refs={**seen.refs, evidence.ref: shown})
 
 
 def _contradiction(evidence: Evidence) -> str | None:
@@ -93,6 +98,10 @@ def _by_tuf(evidence: Evidence) -> str | None:
         return f"index.json is not the one that {target.path} of the hub's TUF metadata is"
     if target.yanked is not None:
         return f"the publisher has taken it back: {target.yanked}"
+    revoked = {key.id: key.where for key in evidence.publisher_keys if key.revoked}
+    if target.key_ids and target.key_ids <= revoked.keys():
+        key_id = min(target.key_ids)
+        return f"it is listed by the key {key_id[:_SHORT]}, which {revoked[key_id]} has revoked"
     return None
 
 
@@ -100,9 +109,7 @@ def _unproven(evidence: Evidence) -> str | None:
     yank = evidence.seen.yanked.get(evidence.index_sha256 or "")
     if yank is not None:
         return f"the publisher has taken it back: {yank.reason}"
-    if _is_commit(evidence):
-        return None
-    known = evidence.seen.refs.get(evidence.ref or f"v{evidence.seen.highest}")
+    known = None if evidence.ref is None else evidence.seen.refs.get(evidence.ref)
     if known is None:
         return None
     return (
@@ -137,14 +144,14 @@ def _yanked(evidence: Evidence, proof: Proof) -> str | None:
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
     if (
-        _is_commit(evidence) or evidence.tuf is not None
-    ):  # old on purpose: by its hash, or listed by its publisher
+        evidence.ref is None or evidence.tuf is not None
+    ):  # old on purpose: a commit, or listed by its publisher
         return None
     cure = f"`khub trust forget {evidence.repo_id}` if the publisher meant it"
     highest = evidence.seen.highest
-    if not evidence.ref and highest is not None and proof.version < highest:
+    if evidence.newest and highest is not None and proof.version < highest:
         return f"its newest version is {proof.version}, and {highest} was seen here before: {cure}"
-    known = evidence.seen.refs.get(evidence.ref or f"v{proof.version}")
+    known = evidence.seen.refs.get(evidence.ref)
     if known is not None and proof.signed < known.signed:
         age = known.signed - proof.signed
         return f"it was signed {age} seconds before what was loaded here last: an older one is shown again; {cure}"
@@ -152,11 +159,14 @@ def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _signer(evidence: Evidence) -> TrustedKey | None:
-    if evidence.tuf is not None:
-        ids = sorted(evidence.tuf.key_ids)
-        return TrustedKey(ids[0] if ids else "", where="the hub's TUF delegation")
     if evidence.proof is None:
         return None
+    if (
+        evidence.tuf is not None
+    ):  # who lists it may be another publisher of the organization than who signed it
+        return TrustedKey(
+            evidence.proof.key_id, evidence.proof.key.comment, "a publisher that the hub's TUF metadata lists"
+        )
     return next((key for key in evidence.publisher_keys if key.id == evidence.proof.key_id), None)
 
 
@@ -180,10 +190,6 @@ def _by_the_hubs_word(policy: Policy, evidence: Evidence, unknown: str) -> Verdi
         why = f"nobody could be asked whether {org!r} is to be trusted"
     is_open = evidence.hub_vouches is None
     return Verdict(False, f"{evidence.repo_id}: {unknown}, and {why}: {cure}", is_open=is_open)
-
-
-def _is_commit(evidence: Evidence) -> bool:
-    return evidence.ref is None
 
 
 def _is_version(ref: str | None) -> bool:

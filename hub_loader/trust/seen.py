@@ -56,7 +56,7 @@ def read_record(path: Path) -> Record:
     """The record; an empty one where there is none. Raises UsageError if it is damaged."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Record()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): set KHUB_TRUST_FILE") from None

@@ -29,7 +29,7 @@ from . import roles
 from .ceremony import Draft, Offline, verdict
 from .keys import OnlineKeys
 from .status import RoleStatus, status_of
-from .upload import Claim, changed, check_upload
+from .upload import Claim, changed, check_upload, parse_role, touched
 
 logger = logging.getLogger(__name__)
 KEEP = timedelta(days=1)  # superseded metadata: readers may be in the middle of an older snapshot
@@ -130,6 +130,18 @@ class TufRepository:
             _insert(session, role, metadata, data)
             self._sign(session, {role}, force=True)
             return metadata.signed.version
+
+    def touched(self, org: str, data: bytes) -> set[str]:
+        """The repositories that an upload changes, if it is the version after one that is here.
+
+        Raises RequestError: 400 it is malformed, 412 it follows no version that is here.
+        """
+        after, role = parse_role(org, data).signed, role_of(org)
+        with self._database.read() as session:
+            row = session.get(TufMetadata, (role, after.version - 1))
+        if row is None and after.version != 1:
+            raise RequestError(412, f"There is no version {after.version - 1} of {role} here to follow.")
+        return touched(None if row is None else Metadata[Targets].from_bytes(row.data).signed, after, org)
 
     def refresh(self, *, force: bool = False) -> bool:
         """Sign snapshot and timestamp again where it is time to; returns whether it was."""

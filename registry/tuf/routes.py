@@ -26,6 +26,7 @@ from hub_loader.errors import KernelHubError
 from hub_loader.manifest import INDEX_NAME
 from hub_loader.trust.tuf_names import BUNDLE_URL, METADATA_URL, PUBLISH_URL, parse_target, role_of
 
+from ..auth import identity_of
 from ..errors import RequestError, bad_request, entry_not_found
 from ..http import param, read_body, writer
 from ..names import check_org
@@ -87,14 +88,24 @@ def target(request: Request) -> Response:
 
 
 async def publish(request: Request) -> Response:
-    """Take the next version of an organization's role; needs a token that may write to it, and the signature."""
+    """Take the next version of an organization's role.
+
+    It needs the signature, and a token that may write to each repository of which it says something new.
+    """
     org = check_org(param(request, "org"))
-    await run_in_threadpool(writer, request, org)
+    await run_in_threadpool(identity_of, request)
     data = await read_body(request)
     if len(data) > MAX_BYTES:
         raise RequestError(413, f"Metadata of more than {MAX_BYTES} bytes is read by no client.")
-    version = await run_in_threadpool(_repository(request).publish, org, data, lack_of)
-    return JSONResponse({"version": version})
+
+    def finish() -> int:
+        repository = _repository(request)
+        names: set[str | None] = {*repository.touched(org, data)}
+        for name in names or {None}:
+            writer(request, org, name)
+        return repository.publish(org, data, lack_of)
+
+    return JSONResponse({"version": await run_in_threadpool(finish)})
 
 
 @asynccontextmanager

@@ -40,14 +40,8 @@ def check_upload(
     Raises:
         RequestError: 400 it is malformed, 403 it is not signed as delegated, 412 another version came first.
     """
-    role = role_of(org)
-    try:
-        metadata = Metadata[Targets].from_bytes(data)
-    except (DeserializationError, RecursionError):
-        raise bad_request(f"This is no TUF metadata of {role}.") from None
+    role, metadata = role_of(org), parse_role(org, data)
     signed = metadata.signed
-    if not isinstance(signed, Targets):
-        raise bad_request(f"{role} has to be targets metadata.")
     try:
         delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
     except ValueError:
@@ -75,6 +69,24 @@ def check_upload(
     return metadata
 
 
+def parse_role(org: str, data: bytes) -> Metadata[Targets]:
+    """What somebody has uploaded as an organization's role, not verified. Raises RequestError 400."""
+    try:
+        metadata = Metadata[Targets].from_bytes(data)
+    except (DeserializationError, RecursionError):
+        raise bad_request(f"This is no TUF metadata of {role_of(org)}.") from None
+    if not isinstance(metadata.signed, Targets):
+        raise bad_request(f"{role_of(org)} has to be targets metadata.")
+    return metadata
+
+
+def touched(before: Targets | None, after: Targets, org: str) -> set[str]:
+    """The names of the repositories of which `after` says something else than `before`. Raises RequestError 400."""
+    old = {} if before is None else before.targets
+    paths = {path for path in {*old, *after.targets} if old.get(path) != after.targets.get(path)}
+    return {_target(org, path).name for path in paths}
+
+
 def changed(before: Targets | None, after: Targets, org: str) -> list[Claim]:
     """The claims of `after` that `before` does not make about the same bytes; yanking is no new claim."""
     old = {} if before is None else {p: read_claim(org, p, f) for p, f in before.targets.items()}
@@ -88,9 +100,7 @@ def _same(old: Claim | None, new: Claim) -> bool:
 
 def read_claim(org: str, path: str, file: TargetFile) -> Claim:
     """A target of an organization. Raises RequestError 400."""
-    target = parse_target(path)
-    if target is None or target.org != org:
-        raise bad_request(f"The target {path!r} is not {org}/<name>/v<N>/index.json.")
+    target = _target(org, path)
     sha256 = file.hashes.get("sha256", "")
     if set(file.hashes) != {"sha256"} or not _SHA256.fullmatch(sha256):
         raise bad_request(f"The target {path!r} needs a sha256 and no other hash.")
@@ -103,3 +113,10 @@ def read_claim(org: str, path: str, file: TargetFile) -> Claim:
     if yanked is not None and not (isinstance(yanked, str) and 0 < len(yanked) <= _MAX_REASON):
         raise bad_request(f"The reason why {path!r} is yanked has to be 1 to {_MAX_REASON} characters.")
     return Claim(target, sha256, file.length, commit, yanked)
+
+
+def _target(org: str, path: str) -> Target:
+    target = parse_target(path)
+    if target is None or target.org != org:
+        raise bad_request(f"The target {path!r} is not {org}/<name>/v<N>/index.json.")
+    return target

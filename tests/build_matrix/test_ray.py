@@ -22,10 +22,11 @@ from build_matrix.compile import LOG
 from build_matrix.executors import Job, executor_named
 from build_matrix.matrix import read_matrix
 from build_matrix.plan import plan, select
-from build_matrix.provenance import Provenance, source_files
+from build_matrix.provenance import Provenance
 from build_matrix.toolchain.cache import ToolchainCache
 from hub_loader.errors import CompileError, IntegrityError, MissingExtraError
 from hub_loader.manifest import parse_index
+from hub_loader.source_files import source_files
 
 ray = pytest.importorskip("ray", reason="pip install 'kernel-hub[ray]'")
 

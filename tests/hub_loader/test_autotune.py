@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub_loader import NoMatchingVariantError, UsageError
-from hub_loader.autotune import Fastest, Timer, clock_timer, describe_arguments, measure, report
+from hub_loader.autotune import Fastest, Timer, clock_timer, measure
+from hub_loader.verdicts import describe_arguments, report
 
 
 class Bench:

@@ -13,12 +13,14 @@ import pytest
 from packages import python_package
 from static_hub import StaticHub
 
-from hub_loader import UsageError, fetch_kernel
+from hub_loader import UsageError, detect_environment, fetch_kernel
 from hub_loader.cli import main
 from hub_loader.config import load_config, parse_size
 from hub_loader.gc import RECENT_S, Collected, collect, stored_variants
+from hub_loader.source_build import build_kernel
 from hub_loader.store import Store
 
+TINY = Path(__file__).parents[1] / "build_matrix" / "kernels" / "tiny-noarch"
 DAY = 24 * 3600.0
 
 
@@ -221,3 +223,66 @@ def test_parse_size_when_it_is_none_then_refuses(text: str) -> None:
 def test_config_when_the_size_is_misspelt_then_names_the_variable() -> None:
     with pytest.raises(UsageError, match="KHUB_CACHE_MAX_SIZE: 'lots' is not a size"):
         load_config({"KHUB_CACHE_MAX_SIZE": "lots"})
+
+
+@pytest.fixture
+def built(hub: StaticHub, tmp_path: Path) -> Path:
+    """A package that was built from source into the cache, last used a day ago; returns its folder."""
+    build_kernel("org/tiny", TINY, detect_environment(), "cpu", load_config().cache)
+    (folder,) = Store(load_config().cache).builds()
+    set_age(folder, DAY)
+    return folder
+
+
+def test_cache_ls_and_clear_then_count_what_was_built_here(
+    built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", "ls", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["variants"]
+    assert (listed["kernel"], listed["built"], listed["path"]) == ("tiny-noarch v2 cpu", True, str(built))
+    assert listed["size"] == sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+    assert main(["cache", "ls"]) == 0
+    assert f"{built}  (built here)\n1 variants, " in capsys.readouterr().out
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out.startswith("removed 1 variants, ")
+    assert not built.exists()
+
+
+def test_cache_verify_then_names_what_is_corrupt_in_a_build(
+    built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().out == f"verified: {built}\n1 variants looked at in {built.parents[1]}\n"
+    damaged = built / "build" / "torch-cpu" / "__init__.py"
+    damaged.write_text("import os\n")
+    assert main(["cache", "verify"]) == 13
+    assert f"{damaged} is corrupt" in capsys.readouterr().out
+    (built / "index.json").unlink()
+    assert main(["cache", "verify"]) == 13
+    assert f"{built / 'index.json'}" in capsys.readouterr().out
+
+
+def test_collect_then_removes_an_unused_build_and_leaves_one_in_use(built: Path) -> None:
+    store = Store(load_config().cache)
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from hub_loader.store import Store\n"
+        "assert Store(Path(sys.argv[1])).use_folder(Path(sys.argv[2]))\n"
+        "print(1, flush=True); time.sleep(100)\n"
+    )
+    command = [sys.executable, "-c", code, str(store.root), str(built)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        set_age(built, DAY)
+        found = collect(store, 0)
+        process.kill()
+    assert [(one.path, reason) for one, reason in found.kept] == [(built, "a running process has it open")]
+    build_kernel("org/tiny", TINY, detect_environment(), "cpu", store.root)  # this process uses it too
+    assert time.time() - built.stat().st_mtime < 60
+    other = store.root / "builds" / "other"
+    other.mkdir()
+    (other / "a.bin").write_bytes(bytes(9))
+    set_age(other, DAY)
+    assert removed(collect(store, 0)) == [other]

@@ -81,7 +81,8 @@ def test_locked_repository_takes_the_lock_of_the_package_that_makes_it(
     (metadata / "RECORD").write_text(f"lockedpackage.py,,\n{metadata.name}/kernels.lock,,\n")
     (metadata / "kernels.lock").write_text("[]")
     monkeypatch.syspath_prepend(tmp_path)
-    assert import_module("lockedpackage").NORM.lockfile == metadata / "kernels.lock"
+    lockfile = import_module("lockedpackage").NORM.lockfile
+    assert (lockfile.kernels, lockfile.origin) == ((), "kernels.lock of lockedpackage")
     assert LockedLayerRepository("a/b", layer_name="Norm").lockfile is None
     given = LockedLayerRepository("a/b", layer_name="Norm", lockfile=tmp_path / "kernels.lock")
     assert given.lockfile == tmp_path / "kernels.lock"

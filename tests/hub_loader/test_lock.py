@@ -240,7 +240,8 @@ def test_lock_of_the_calling_package_is_found_in_its_metadata(hub: StaticHub, tm
     site = tmp_path / "site"
     (site / "user_package").mkdir(parents=True)
     (site / "user_package/__init__.py").write_text(
-        "import hub_loader\n\ndef value():\n    return hub_loader.load_kernel('org/demo', lockfile=None).value()\n"
+        "import hub_loader\n\ndef value():\n    return hub_loader.load_kernel('org/demo', lockfile=None).value()\n\n"
+        "def repository(): return hub_loader.LockedFuncRepository('org/demo', func_name='value')\n"
     )
     info = site / "user_dist-1.0.dist-info"
     info.mkdir()
@@ -250,6 +251,17 @@ def test_lock_of_the_calling_package_is_found_in_its_metadata(hub: StaticHub, tm
     paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     done = in_new_process("import user_package; print(user_package.value())", PYTHONPATH=paths)
     assert done.stdout == "6\n", done.stderr
+    # What a package makes keeps its lock, whoever loads it.
+    code = (
+        "import hub_loader, user_package\n"
+        "made = user_package.repository()\n"
+        "assert made in {user_package.repository()}\n"
+        "print(made.load()().forward())\n"
+        "hub_loader.LockedFuncRepository('org/demo', func_name='value').load()\n"
+    )
+    done = in_new_process(code, PYTHONPATH=paths)
+    assert done.stdout == "6\n", done.stderr
+    assert "LockError: __main__ is no installed package with a kernels.lock: pass lockfile=" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_write_when_the_token_does_not_allow_it_then_401_or_403_with_a_sentence(
 ) -> None:
     before = web.get(f"/api/kernels/{repo}").json()["sha"]
 
-    def attempt(token: str | None) -> tuple[int, str]:
+    def attempt(token: str | None) -> tuple[int, set[str]]:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         answers = [
             _commit(web, headers, repo, {"x": b"x"}),
@@ -156,18 +156,17 @@ def test_write_when_the_token_does_not_allow_it_then_401_or_403_with_a_sentence(
             ),
             web.post("/api/repos/create", headers=headers, json={"name": "new", "organization": "wire"}),
         ]
-        seen = {(answer.status_code, answer.json()["error"]) for answer in answers}
-        assert len(seen) == 1, seen
-        return seen.pop()
+        (status,) = {answer.status_code for answer in answers}
+        return status, {answer.json()["error"] for answer in answers}
 
-    status, sentence = attempt(None)
-    assert status == 401 and "needs a token" in sentence
-    status, sentence = attempt("hf_from_somewhere_else")
-    assert status == 401 and "not known" in sentence
-    status, sentence = attempt(hub.token("another"))
-    assert status == 403 and "'another'" in sentence
-    status, sentence = attempt(hub.token("wire", write=False))
-    assert status == 403 and "--write" in sentence
+    for token, expected, words in (
+        (None, 401, "needs a token"),
+        ("hf_from_somewhere_else", 401, "not known"),
+        (hub.token("another"), 403, "'another'"),
+        (hub.token("wire", write=False), 403, "--write"),
+    ):
+        status, sentences = attempt(token)
+        assert status == expected and all(words in sentence for sentence in sentences)
     assert web.get(f"/api/kernels/{repo}").json()["sha"] == before
 
 

@@ -1,4 +1,4 @@
-"""Content that nothing refers to, and settings that processes share."""
+"""Content that nothing refers to, and since when."""
 
 from __future__ import annotations
 
@@ -14,9 +14,4 @@ def upgrade() -> None:
         "orphans",
         sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("since", sa.DateTime, nullable=False),
-    )
-    op.create_table(
-        "settings",
-        sa.Column("name", sa.String(64), primary_key=True),
-        sa.Column("value", sa.String, nullable=False),
     )

@@ -51,7 +51,7 @@ def apply_rotary_transformers(
         q, k: ``[batch, heads, seq_len, head_size]``, or with an ``unsqueeze_dim`` of 2
             ``[batch, seq_len, heads, head_size]``. ``k`` may have another number of heads.
         cos, sin: ``[batch or 1, seq_len, head_size]`` whose second half repeats the first, as models of that
-            library make them; only the first half is read. Not differentiated.
+            library make them. Not differentiated.
         unsqueeze_dim: the dimension of ``q`` that ``cos`` lacks, the heads.
 
     Returns:
@@ -85,14 +85,16 @@ def _rotate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if unsqueeze_dim not in (1, 2):
         raise RuntimeError("unsqueeze_dim must be 1 or 2, got " + str(unsqueeze_dim))
-    half = cos.shape[-1] // 2
-    table = torch.cat((cos[..., :half], sin[..., :half]), dim=-1)
-    # Row i of the table is the i-th token of `cos`; a batch of one serves every sequence.
-    positions = torch.arange(table.shape[0] * table.shape[1], device=q.device).view(table.shape[:2])
-    positions = positions.expand(q.shape[0], table.shape[1]).contiguous()
+    batch, seq_len, size = cos.shape
+    # For one token the time is that of calling torch, so each call counts: where the cosines' second half meets the
+    # sines' first there is the kernel's table. Its row i is the i-th token of `cos`.
+    table = torch.cat((cos, sin), dim=-1).view(batch * seq_len, 2 * size)[:, size // 2 : size // 2 + size]
+    positions = torch.arange(batch * seq_len, device=q.device).view(batch, seq_len)
+    if batch != q.shape[0]:  # one sequence's angles serve every other one
+        positions = positions.expand(q.shape[0], seq_len).contiguous()
     # The kernel rotates in place, with the heads before the head: it gets copies in that order.
     rotated = [_heads_inside(x, unsqueeze_dim).clone(memory_format=torch.contiguous_format) for x in (q, k)]
-    ops.rotary_embedding(positions, rotated[0], rotated[1], q.shape[-1], table.flatten(0, 1), True)
+    ops.rotary_embedding(positions, rotated[0], rotated[1], q.shape[-1], table, True)
     return _heads_inside(rotated[0], unsqueeze_dim), _heads_inside(rotated[1], unsqueeze_dim)
 
 

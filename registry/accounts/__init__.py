@@ -1,0 +1,1 @@
+"""Who may do what on this hub: organizations, users, tokens, quotas, limits, and the log of what they did."""

@@ -1,0 +1,110 @@
+"""The audit log: who did what, to what, from where. Rows are added and never changed; the database refuses it.
+
+What the commands and the admin page change is written in the same transaction as its entry. What clients
+change over the wire is written before they are told that it happened (`audit_log.py`).
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ..models import Audit
+from .tokens import utc_now
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: `user:ada`, `org:acme`, `publisher:acme`, `cli:root`; by which token; from which address."""
+
+    name: str
+    address: str
+    token_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry. `subject` is what it was done to, `status` the HTTP status or 0 for a command."""
+
+    id: int
+    at: datetime
+    actor: str
+    token_id: int | None
+    address: str
+    action: str
+    subject: str
+    status: int
+    detail: dict[str, Any]
+
+
+def shell() -> Actor:
+    """The person at this machine's command line."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())  # a container's user often has no name
+    return Actor(f"cli:{name}", "local")
+
+
+def record(
+    session: Session, actor: Actor, action: str, subject: str, *, status: int = 0, **detail: Any
+) -> None:
+    """Add an entry within the session's transaction."""
+    session.add(
+        Audit(
+            at=utc_now(),
+            actor=actor.name[:200],
+            token_id=actor.token_id,
+            address=actor.address[:64],
+            action=action[:64],
+            subject=subject[:400],
+            status=status,
+            detail=json.dumps(detail, sort_keys=True),
+        )
+    )
+
+
+def events(
+    session: Session,
+    *,
+    org: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Event]:
+    """Entries, newest first: of an organization and its repositories, of an actor, of an action."""
+    query = select(Audit).order_by(Audit.id.desc()).limit(limit)
+    if org is not None:
+        query = query.where((Audit.subject == org) | Audit.subject.startswith(f"{org}/", autoescape=True))
+    if actor is not None:
+        query = query.where(Audit.actor == actor)
+    if action is not None:
+        query = query.where(Audit.action == action)
+    if since is not None:
+        query = query.where(Audit.at >= since)
+    if before is not None:
+        query = query.where(Audit.id < before)
+    return [_event(row) for row in session.scalars(query)]
+
+
+def _event(row: Audit) -> Event:
+    return Event(
+        row.id,
+        row.at,
+        row.actor,
+        row.token_id,
+        row.address,
+        row.action,
+        row.subject,
+        row.status,
+        json.loads(row.detail),
+    )

@@ -1,0 +1,129 @@
+"""The compatibility page: the matrix, and what a described or pasted environment would get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hub_loader.described import describe_environment, from_options
+from hub_loader.environment import Environment
+from hub_loader.environment_text import parse_environment, summary
+from hub_loader.errors import UsageError
+from hub_loader.resolver import Decision, best, resolve
+
+from ..errors import RequestError
+from .kernel import View, show, view
+from .matrix import dotted
+from .negotiate import same_origin
+from .releases import CUDA, GLIBC, TORCH
+
+MAX_FORM_BYTES = 64 << 10
+MAX_GPUS = 64
+_BASE = Environment(python="cp312", arch="x86_64", os="linux", glibc=GLIBC)
+_OPTIONS = ("torch", "cuda", "python", "arch", "sm", "glibc", "driver_cuda")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an environment, named by `summary`, would get: `chosen`, or None where nothing fits."""
+
+    summary: str
+    chosen: str | None
+    decisions: tuple[Decision, ...]
+
+
+def show_matrix(request: Request) -> Response:
+    """The matrix; with the description's fields in the query also what it would get."""
+    shown = view(request)
+    stated = {name: request.query_params.get(name, "")[:40].strip() for name in _OPTIONS}
+    if not any(stated.values()):
+        return _page(request, shown, _defaults())
+    try:
+        return _page(request, shown, stated, answer=_answer(shown, described(stated)))
+    except UsageError as error:
+        return _page(request, shown, stated, problem=str(error), status=422)
+
+
+async def pasted(request: Request) -> Response:
+    """What the environment in the form, the output of `khub env --json`, would get."""
+    if not same_origin(request):
+        raise RequestError(
+            403, "This form was sent from another site: open the kernel's page and paste there."
+        )
+    text = (await form(request)).get("environment", "")
+
+    def answer() -> Response:
+        shown = view(request)
+        try:
+            environment = parse_environment(text, origin="what was pasted")
+            if len(environment.compute_capabilities) > MAX_GPUS:
+                raise UsageError(f"what was pasted names more than {MAX_GPUS} GPUs")
+            return _page(request, shown, _defaults(), pasted=text, answer=_answer(shown, environment))
+        except UsageError as error:
+            return _page(request, shown, _defaults(), pasted=text, problem=str(error), status=422)
+
+    return await run_in_threadpool(answer)
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The fields of a form, the first value of each. Raises RequestError 413 or 400."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise RequestError(413, f"This form has more than {MAX_FORM_BYTES >> 10} KiB: send less.")
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        raise RequestError(
+            400, "This form cannot be read: open its page again and send it from there."
+        ) from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def described(stated: dict[str, str]) -> Environment:
+    """The environment of the description's fields; torch without a CUDA is one for the CPU. Raises UsageError."""
+    options: dict[str, object] = {name: value for name, value in stated.items() if value}
+    if "sm" in options:
+        options["sm"] = stated["sm"].replace(",", " ").split()[:MAX_GPUS]
+    options["cpu"] = "cuda" not in options and stated["torch"] not in ("", "none")
+    return describe_environment(_BASE, from_options(options))
+
+
+def _answer(shown: View, environment: Environment) -> Answer:
+    decisions = resolve(environment, shown.snapshot.package.backends)
+    return Answer(summary(environment), best(decisions), decisions)
+
+
+def _defaults() -> dict[str, str]:
+    named = {"torch": TORCH[-1], "cuda": dotted(CUDA[-2]), "python": "3.12", "arch": "x86_64"}
+    return {**dict.fromkeys(_OPTIONS, ""), **named, "glibc": dotted(GLIBC)}
+
+
+def _page(
+    request: Request,
+    shown: View,
+    stated: dict[str, str],
+    *,
+    pasted: str = "",
+    answer: Answer | None = None,
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    return show(
+        request,
+        "compatibility.html",
+        shown,
+        status=status,
+        tables=shown.snapshot.tables,
+        stated=stated,
+        pasted=pasted,
+        answer=answer,
+        problem=problem,
+        releases=TORCH[::-1],
+        cuda=[dotted(version) for version in CUDA],
+    )
