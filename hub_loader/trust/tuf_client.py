@@ -13,7 +13,9 @@ was believed last (metadata/), by which an older state of the hub is noticed, an
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,20 +49,30 @@ class GivenRoot:
 
 
 def root_of(hub: str) -> GivenRoot | None:
-    """The root given for a hub; None for a hub without one. Raises UsageError: it cannot be read."""
+    """The root given for a hub; None for a hub without one.
+
+    Raises:
+        UsageError: it cannot be read, or anybody may write it.
+    """
     path = _folder(hub) / "root.json"
     try:
-        return GivenRoot(hub, path, path.read_bytes())
+        with path.open("rb") as file:
+            mode, data = os.fstat(file.fileno()).st_mode, file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"the root {path} cannot be read ({error.strerror}): set KHUB_TRUST_FILE") from None
+    if stat.S_IMODE(mode) & stat.S_IWOTH:
+        raise UsageError(
+            f"the root {path} may be written by anybody: give it again with `khub trust add --root`"
+        )
+    return GivenRoot(hub, path, data)
 
 
 def roots() -> list[GivenRoot]:
     """Every root that was given, by hub."""
-    folders = sorted(_folder("x").parent.glob("*/root.json"))
-    return [GivenRoot(unquote(path.parent.name), path, path.read_bytes()) for path in folders]
+    hubs = [unquote(path.parent.name) for path in sorted(_folder("x").parent.glob("*/root.json"))]
+    return [given for hub in hubs if (given := root_of(hub)) is not None]
 
 
 def add_root(hub: str, data: bytes, origin: str) -> int:
@@ -75,14 +87,14 @@ def add_root(hub: str, data: bytes, origin: str) -> int:
     from .tuf_updater import check_root
 
     version, folder = check_root(data, origin), _folder(hub)
-    known = root_of(hub)
-    if known is None or known.data != data:
+    path = folder / "root.json"
+    if not path.exists() or path.read_bytes() != data or path.stat().st_mode & stat.S_IWOTH:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in ("metadata", "namespaces"):
                 if (folder / name).exists():
                     shutil.rmtree(folder / name)
-            write_file(folder / "root.json", data, 0o644)
+            write_file(path, data, 0o644)
         except OSError as error:
             raise _unwritable(folder, error) from None
     return version

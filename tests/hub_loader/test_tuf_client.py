@@ -19,7 +19,7 @@ from tuf_hub import TufHub, index_of, new_key
 from tuf_mirror import Mirror, mirror_of, state
 
 from hub_loader.config import Config
-from hub_loader.errors import DownloadError, OfflineError, SignatureError
+from hub_loader.errors import DownloadError, OfflineError, SignatureError, UsageError
 from hub_loader.manifest import sha256_hex
 from hub_loader.trust import tuf_client
 from hub_loader.trust.keys import public_of, read_private
@@ -181,6 +181,16 @@ def test_root_that_is_not_signed_as_it_says_is_not_taken(hub: TufHub, tmp_path: 
         add_root("http://127.0.0.1:1", root.to_bytes(), "root.json")
     with pytest.raises(SignatureError, match="no root of a TUF repository"):
         add_root("http://127.0.0.1:1", b"{}", "root.json")
+
+
+def test_root_that_anybody_may_write_is_not_believed(hub: TufHub, mirror: Mirror, reader: Config) -> None:
+    given = root_of(mirror.url)
+    assert given is not None
+    given.path.chmod(0o666)
+    with pytest.raises(UsageError, match="may be written by anybody"):
+        namespace(reader, "acme")
+    add_root(mirror.url, given.data, "root.json")
+    assert root_of(mirror.url) == given
 
 
 # -- hostile ones
