@@ -10,15 +10,14 @@ import time
 client, case = sys.argv[1:3]
 
 
-def load_client():
-    """The client's functions by name, and the seconds it took to import them."""
+def import_client():
+    """The client's get_kernel, as a program imports it, and the seconds it took to import."""
     start = time.perf_counter()
     if client == "hub_loader":
-        from hub_loader import get_kernel, get_loaded_kernels, install_kernel
+        from hub_loader import get_kernel
     else:
-        from kernels import get_kernel, get_loaded_kernels, install_kernel
-    seconds = time.perf_counter() - start
-    return get_kernel, get_loaded_kernels, install_kernel, seconds
+        from kernels import get_kernel
+    return get_kernel, time.perf_counter() - start
 
 
 def package():
@@ -30,12 +29,7 @@ def package():
 
 def function():
     """Seconds of `from CLIENT import get_kernel`."""
-    start = time.perf_counter()
-    if client == "hub_loader":
-        from hub_loader import get_kernel
-    else:
-        from kernels import get_kernel
-    seconds = time.perf_counter() - start
+    get_kernel, seconds = import_client()
     assert callable(get_kernel)
     return {"import_s": seconds}
 
@@ -50,7 +44,7 @@ def load():
     import torch
 
     asked = json.loads(sys.argv[3])
-    get_kernel, get_loaded_kernels, _, import_s = load_client()
+    get_kernel, import_s = import_client()
     start = time.perf_counter()
     module = get_kernel(**asked["arguments"])
     call_s = time.perf_counter() - start
@@ -62,7 +56,7 @@ def load():
             again = get_kernel(**asked["arguments"])
         again_ns.append((time.perf_counter_ns() - start) / asked["calls"])
         assert again is module
-    (kernel,) = get_loaded_kernels()
+    (kernel,) = __import__(client).get_loaded_kernels()
     loaded = {"id": kernel.metadata.id, "torch": torch.__version__, "loaded_at": loaded_at}
     return {"import_s": import_s, "call_s": call_s, "again_ns": again_ns, **loaded}
 
@@ -71,7 +65,7 @@ def install():
     """Bring a variant into the cache; the greatest resident memory of this process, bytes."""
     import json
 
-    *_, install_kernel, _ = load_client()
+    install_kernel = __import__(client).install_kernel
     start = time.perf_counter()
     folder = install_kernel(**json.loads(sys.argv[3])["arguments"])
     seconds = time.perf_counter() - start

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from typing import Any
 from _report import ROOT
 
 from hub_loader.manifest import BackendInfo, FileEntry, Index, IndexedVariant, Metadata, sha256_hex
+from hub_loader.trust.dsse import ENVELOPE_NAME
+from hub_loader.trust.keys import generate, public_of
+from hub_loader.trust.sign import sign_index
+from hub_loader.trust.trusted import KeyEntry, change_trust
 
 STOCK = "kernels==0.17.2"
 ORG = "bench"
@@ -46,9 +51,9 @@ class World:
     url: str
     data: Path
 
-    def begin(self, round_trip_s: float) -> None:
+    def begin(self, round_trip_s: float, handshake: bool = False) -> None:
         """From now on the hub is so far away; what it was asked before is forgotten."""
-        address = f"{self.url}/bench?round_trip_s={round_trip_s}"
+        address = f"{self.url}/bench?round_trip_s={round_trip_s}&handshake={handshake:d}"
         urllib.request.urlopen(urllib.request.Request(address, method="POST")).close()
 
     def exchanges(self) -> list[Exchange]:
@@ -61,7 +66,18 @@ class World:
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("HF_", "KERNELS_", "KHUB_", "PYTHON"))
         }
-        return kept | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "KERNELS_CACHE": str(home / "cache")}
+        own = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "KERNELS_CACHE": str(home / "cache")}
+        # Of each client, with what it has proven beside it: a cold call checks the signature.
+        trust = home / "trust.json"
+        if not trust.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.trust, trust)
+        return kept | own | {"KHUB_TRUST_FILE": str(trust)}
+
+    @property
+    def trust(self) -> Path:
+        """The trust file: the publisher's key is in it."""
+        return self.work / "trust.json"
 
 
 @contextmanager
@@ -118,15 +134,31 @@ def build_package(out: Path) -> Path:
 
 
 def publish(world: World, folder: Path, name: str) -> str:
-    """Upload a package as version 1 of bench/NAME with the stock client; returns its commit."""
+    """Upload a package as version 1 of bench/NAME with the stock client, and sign it; returns its commit."""
     from huggingface_hub import HfApi
 
     api, repo = HfApi(endpoint=world.url, token=_token(world)), f"{ORG}/{name}"
     api.create_repo(repo, repo_type="kernel")
     api.create_branch(repo, branch="v1", repo_type="kernel")
     allow = ["index.json", "build/**"]
-    done = api.upload_folder(
+    api.upload_folder(
         repo_id=repo, repo_type="kernel", folder_path=folder, revision="v1", allow_patterns=allow
+    )
+    return _sign(world, api, repo, (folder / "index.json").read_bytes())
+
+
+def _sign(world: World, api: Any, repo: str, index: bytes) -> str:
+    """Put a publisher's signature beside index.json, and its key into the trust file; returns the commit."""
+    key = generate()
+    entry = KeyEntry(world.url, ORG, public_of(key))
+    change_trust(lambda trust: trust.add(entry), {"KHUB_TRUST_FILE": str(world.trust)})
+    envelope = sign_index(index, repo, key, signed=int(time.time()))
+    done = api.upload_file(
+        path_or_fileobj=envelope,
+        path_in_repo=ENVELOPE_NAME,
+        repo_id=repo,
+        repo_type="kernel",
+        revision="v1",
     )
     return str(done.oid)
 

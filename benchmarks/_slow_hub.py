@@ -3,9 +3,9 @@
     python benchmarks/_slow_hub.py DATA
 
 Serves the folder DATA on a free port; its address is the first line of output. A request waits one round trip before
-the registry sees it; the first of a connection waits two, for TCP's handshake is one. POST /bench?round_trip_s=0.05
-sets the round trip and empties the record, GET /bench answers it: method, path, start and end in seconds, whether the
-connection was new. Requests to /bench itself neither wait nor count.
+the registry sees it; with handshake=1 the first of a connection waits two, for TCP's handshake is one.
+POST /bench?round_trip_s=0.05&handshake=0 sets both and empties the record, GET /bench answers it: method, path, start
+and end in seconds, whether the connection was new. Requests to /bench itself neither wait nor count.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 
 from registry.app import create_app
+from registry.place import Place
 
 
 class SlowHub:
@@ -29,7 +30,7 @@ class SlowHub:
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._round_trip = 0.0
+        self._round_trip, self._handshake = 0.0, False
         self._record: list[dict[str, Any]] = []
         self._connections: set[tuple[str, int]] = set()
 
@@ -44,7 +45,9 @@ class SlowHub:
     def _control(self, scope: Any) -> JSONResponse:
         answer = JSONResponse(self._record)
         if scope["method"] == "POST":
-            self._round_trip = float(parse_qs(scope["query_string"].decode())["round_trip_s"][0])
+            asked = parse_qs(scope["query_string"].decode())
+            self._round_trip = float(asked["round_trip_s"][0])
+            self._handshake = asked["handshake"] == ["1"]
             self._record, self._connections = [], set()
         return answer
 
@@ -54,7 +57,7 @@ class SlowHub:
         self._connections.add(client)
         entry = {"method": scope["method"], "path": scope["path"], "start": start, "new_connection": is_new}
         self._record.append(entry)
-        await asyncio.sleep(self._round_trip * (2 if is_new else 1))
+        await asyncio.sleep(self._round_trip * (2 if is_new and self._handshake else 1))
         try:
             await self._app(scope, receive, send)
         finally:
@@ -65,7 +68,7 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `khub serve` does
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    app = SlowHub(create_app(Path(sys.argv[1])))
+    app = SlowHub(create_app(Place(Path(sys.argv[1]))))
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=75)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -76,5 +76,11 @@ def _field(answer: httpx.Response, name: str) -> str:
 
 
 def _sentence(answer: httpx.Response) -> str:
-    """What the other side says; never the body itself, which may hold a token."""
-    return answer.headers.get("x-error-message", answer.reason_phrase) or "no reason given"
+    """What the other side says is wrong; nothing else of its body, which may hold a token."""
+    try:
+        said = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        said = None
+    return (
+        " ".join(said.split())[:500] if isinstance(said, str) else answer.reason_phrase or "no reason given"
+    )

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from tuf.api.metadata import Metadata, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
 
-from hub_loader.body import chunks, http_error
+from hub_loader.body import chunks
 from hub_loader.config import Config
 from hub_loader.errors import AuthenticationError, DownloadError, SignatureError, UsageError
 from hub_loader.hub import Hub
 from hub_loader.manifest import sha256_hex
+from hub_loader.session import http_errors, session
 from hub_loader.trust.tuf_client import GivenRoot, root_of, with_metadata
 from hub_loader.trust.tuf_keys import signer_of
 from hub_loader.trust.tuf_names import METADATA_URL, PUBLISH_URL, role_of, target_of
@@ -144,8 +145,6 @@ class Publisher:
 
     def _offer(self, version: int, targets: dict[str, TargetFile]) -> bool:
         """Sign and upload a version; False if another has come first."""
-        from huggingface_hub import get_session
-
         expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=self.days)
         metadata = Metadata(Targets(version=version, expires=expires, targets=targets))
         metadata.sign(signer_of(self.key))
@@ -154,8 +153,8 @@ class Publisher:
             headers["authorization"] = f"Bearer {self.config.token}"
         url = f"{self.config.endpoint}{PUBLISH_URL}{self.org}"
         try:
-            response = get_session().post(url, content=metadata.to_bytes(), headers=headers, timeout=60)
-        except http_error() as error:
+            response = session().post(url, content=metadata.to_bytes(), headers=headers, timeout=60)
+        except http_errors() as error:
             raise DownloadError(f"cannot reach {url} ({error}): check the network and HF_ENDPOINT") from None
         if response.status_code == 412:
             return False

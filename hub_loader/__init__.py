@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .choose import Workload
     from .depends import get_kernel_dep
     from .described import Description, describe_environment
+    from .entry import get_kernel
     from .environment import Environment, Torch, detect_environment
     from .errors import (
         AuthenticationError,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         VariantRejected,
         explain,
         fetch_kernel,
-        get_kernel,
         get_kernel_variants,
         get_local_kernel,
         has_kernel,
@@ -103,7 +103,6 @@ _KERNELS = (
     "VariantRejected",
     "explain",
     "fetch_kernel",
-    "get_kernel",
     "get_kernel_variants",
     "get_local_kernel",
     "has_kernel",
@@ -149,6 +148,7 @@ _LAZY = {
     "detect_environment": "environment",
     "explain_folder": "explanation",
     "get_choices": "fallback",
+    "get_kernel": "entry",
     "get_kernel_dep": "depends",
     "get_loaded_kernels": "loaded",
     "get_locked_kernel": "locked",

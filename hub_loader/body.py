@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from .errors import DownloadError, IntegrityError
 from .manifest import Entry
+from .session import http_errors
 
 MAX_JSON_BYTES = 32 << 20
 _BLOCK = 1 << 20
@@ -50,18 +51,11 @@ def chunks(response: Any, what: str, size: int | None, limit: int, start: int = 
                     f"{what}: expected at most {limit} bytes, the hub sends more: check HF_ENDPOINT"
                 )
             yield chunk
-    except http_error() as error:
+    except http_errors() as error:
         broken = f" ({error})"
     if broken or size not in (None, received):
         expected = "the whole body" if size is None else f"{size} bytes"
         raise DownloadError(f"{what}: expected {expected}, got {received} bytes{broken}: try again")
-
-
-def http_error() -> type[Exception]:
-    """The base of the session's errors: HTTPError of httpx or of httpx2, by version of huggingface_hub."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def continues(response: Any, start: int) -> bool:

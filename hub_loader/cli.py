@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -18,7 +18,7 @@ from .errors import KernelHubError, MissingExtraError
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
 # name -> (one line of help, extra that brings its dependencies; None: always there)
-_COMMANDS: dict[str, tuple[str, str | None]] = {
+COMMANDS: dict[str, tuple[str, str | None]] = {
     "env": ("show what the resolver sees on this machine", None),
     "explain": ("each variant of a kernel: chosen, or why not", None),
     "get": ("fetch the fitting variant into the cache and verify it", None),
@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[str, str | None]] = {
     "sign": ("sign a built package as a version of a repository", None),
     "trust": ("add, list and remove the keys whose signatures count here", None),
     "cache": ("list or clear what is in the cache", None),
+    "completion": ("print a script by which bash, zsh or fish completes commands and options", None),
     "init": ("write a new kernel project that builds and passes its test", "build"),
     "build": ("compile kernel source into a package, one variant for each selected cell", "build"),
     "matrix": ("list the cells of the build matrix", "build"),
@@ -38,7 +39,7 @@ _COMMANDS: dict[str, tuple[str, str | None]] = {
     "yank": ("take a published version back, signed", "build"),
     "resign": ("sign an organization's TUF targets again: new key, or soon expired", "build"),
     "serve": ("run a hub for kernels", "registry"),
-    "registry": ("manage a hub's data folder: tokens", "registry"),
+    "registry": ("manage a hub: accounts, tokens, limits, the audit log", "registry"),
     "engine": ("generate text with kernels swapped in by name", "engine"),
 }
 
@@ -46,24 +47,9 @@ _COMMANDS: dict[str, tuple[str, str | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `khub`. Returns the exit code; prints one line to stderr for an expected error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="khub",
-        description="Precompiled kernels: build them, serve them, load them verified, run them.",
-        epilog="`khub COMMAND --help` shows a command's arguments and examples.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     wanted = next((a for a in arguments if not a.startswith("-")), None)
     try:
-        for name, (summary, extra) in _COMMANDS.items():
-            command = commands.add_parser(
-                name,
-                help=summary,
-                description=summary[0].upper() + summary[1:] + ".",
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            if name == wanted:  # import only the command that runs
-                _add_arguments(name, extra)(command)
-        args = parser.parse_args(arguments)
+        args = make_parser((wanted,)).parse_args(arguments)  # imports only the command that runs
         return int(args.run(args))
     except KernelHubError as error:
         print(f"khub: {error}", file=sys.stderr)
@@ -74,6 +60,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away, as `head` does
         return 141
+
+
+def make_parser(described: Collection[str | None], *, complete: bool = True) -> argparse.ArgumentParser:
+    """The command line, with the arguments of the commands `described`.
+
+    Raises:
+        MissingExtraError: one of them is not installed; without `complete` it stays as it is.
+    """
+    parser = argparse.ArgumentParser(
+        prog="khub",
+        description="Precompiled kernels: build them, serve them, load them verified, run them.",
+        epilog="`khub COMMAND --help` shows a command's arguments and examples.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (summary, extra) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in described:
+            try:
+                _add_arguments(name, extra)(command)
+            except MissingExtraError:
+                if complete:
+                    raise
+    return parser
 
 
 def _add_arguments(name: str, extra: str | None) -> AddArguments:

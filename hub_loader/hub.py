@@ -1,8 +1,7 @@
 """The hub over HTTP: refs, the index and files of a kernel repository. Requests happen here and only here.
 
-Requests go through `huggingface_hub`'s session, so a client factory, proxies and certificates a user has set
-for it apply; the address comes from the configuration of the call, so nothing reaches another host unless the
-hub itself redirects there (which drops the token).
+The address comes from the configuration of the call, so nothing reaches another host unless the hub itself
+redirects there (which drops the token).
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from .body import (
     chunks,
     continues,
     finish,
-    http_error,
     is_whole,
     open_partial,
     read_into,
@@ -43,6 +41,7 @@ from .errors import (
     VersionNotFoundError,
 )
 from .manifest import INDEX_NAME, Entry
+from .session import http_errors, offline_errors, session
 from .trust.dsse import ENVELOPE_NAME, MAX_ENVELOPE_BYTES
 
 _T = TypeVar("_T")
@@ -259,7 +258,7 @@ class Hub:
     def _get(
         self, url: str, what: str, repo_id: str, absent: tuple[str, ...] = (), start: int = 0
     ) -> Iterator[Any]:
-        """A successful streaming response (httpx.Response of whichever httpx huggingface_hub uses).
+        """A successful streaming response (httpx.Response).
 
         A 404 with one of the error codes in `absent` is an answer too. With `start`, the body from that byte
         on is asked for, and that the hub gives all of it or has no such byte are answers too.
@@ -274,9 +273,6 @@ class Hub:
     @contextmanager
     def stream(self, url: str, what: str, start: int = 0) -> Iterator[Any]:
         """The streaming response to a GET, whatever its status. Raises DownloadError, OfflineError."""
-        from huggingface_hub import get_session
-        from huggingface_hub.errors import OfflineModeIsEnabled
-
         endpoint = self._config.endpoint
         # A body in transit compressed would have another length than the manifest promises.
         headers = {"accept-encoding": "identity", "user-agent": self._config.user_agent}
@@ -284,15 +280,15 @@ class Hub:
             headers["authorization"] = f"Bearer {self._config.token}"
         if start:
             headers["range"] = f"bytes={start}-"
-        request = get_session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUTS_S)
+        request = session().stream("GET", endpoint + url, headers=headers, timeout=_TIMEOUTS_S)
         with ExitStack() as stack:
             try:
                 response = stack.enter_context(request)
-            except OfflineModeIsEnabled:
+            except offline_errors():
                 raise OfflineError(
                     f"{what}: huggingface_hub was imported with HF_HUB_OFFLINE=1: unset it and start again"
                 ) from None
-            except http_error() as error:
+            except http_errors() as error:
                 raise DownloadError(
                     f"{what}: cannot reach {endpoint} ({error}): check the network and HF_ENDPOINT"
                 ) from None

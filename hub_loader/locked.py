@@ -26,8 +26,9 @@ from .policy import Policy, Trust, make_policy
 from .request import Request
 from .source import Found, fetch_verified, judge, load_tree, require
 from .store import LISTING_NAME, LOCKED, Store
+from .trust.bundle_gate import admit_late, admit_variant
 from .trust.dsse import ENVELOPE_NAME
-from .trust.gate import admit, check_signer
+from .trust.gate import check_signer
 
 ALLOW_LOCKED = Policy(everything=True)
 
@@ -54,10 +55,12 @@ class LockedSource:
         version = locked_version(self.config, kernel, self.lock_file.origin)
         if kernel.variants:
             check_signer(self.config, version, kernel.signer, self.lock_file.origin)
-        if not kernel.variants or not self.policy.everything:
-            admit(self.config, self.policy, version)
-        decisions = judge(self.config, request, version, self.environment, self.backend)
-        return fetch_locked(self.config, kernel, version, require(request, decisions), self.lock_file.origin)
+        asks = not kernel.variants or not self.policy.everything
+        late = asks and admit_late(self.config, self.policy, version)
+        chosen = require(request, judge(self.config, request, version, self.environment, self.backend))
+        if late:
+            admit_variant(self.config, request, version, chosen)
+        return fetch_locked(self.config, kernel, version, chosen, self.lock_file.origin)
 
 
 def load_kernel(

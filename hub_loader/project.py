@@ -24,6 +24,7 @@ from .policy import Policy
 from .request import Request
 from .source import Found, fetch_tree
 from .toml import load_toml
+from .trust.bundle_gate import admit_late, admit_variant
 from .trust.gate import admit
 
 _PARALLEL_REQUESTS = 8
@@ -159,7 +160,12 @@ def _lock(config: Config, policy: Policy, request: Request) -> KernelLock:
     version = open_version(config, request, fresh=True)
     if version.repo_id != request.repo_id:
         raise LockError(f"{request.repo_id} has moved to {version.repo_id}: depend on that")
-    signer = admit(config, policy, version, fresh=True).signer
+    signer = None
+    if admit_late(config, policy, version, fresh=True):
+        for name in version.variants:
+            admit_variant(config, request, version, name)
+    else:
+        signer = admit(config, policy, version).signer
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="khub-lock") as pool:
         every = pool.map(lambda name: read_metadata(config, request, version, name), version.variants)
         metadata = dict(zip(version.variants, every, strict=True))

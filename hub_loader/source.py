@@ -13,20 +13,22 @@ from typing import Protocol
 
 from .config import Config
 from .depends import kernel_depends
-from .environment import Environment
+from .environment import Environment, detect_environment
 from .errors import InvalidKernelError, NoMatchingVariantError, UsageError
 from .fallback import Choice, fall_back, record
 from .fetch import fetch_metadata, fetch_variant
 from .hub import check_repo_id
-from .listing import backend_of
+from .listing import SIGNATURE_NAME, backend_of
 from .loaded import RepoInfo, load
 from .local import find_local
-from .manifest import BackendInfo, IndexedVariant
+from .manifest import METADATA_NAME, BackendInfo, IndexedVariant
 from .pin import Version, open_version
-from .policy import Policy
+from .policy import Policy, Trust, make_policy
 from .request import Request
 from .resolver import Decision, best, resolve
-from .trust.gate import admit, admit_source
+from .trust.bundle_gate import admit_late, admit_variant
+from .trust.bundles import check_form
+from .trust.gate import admit_source
 from .verify import VerifiedPackage, verify_package
 
 logger = logging.getLogger("hub_loader")
@@ -75,8 +77,8 @@ class HubSource:
     def choose(self, request: Request) -> tuple[Version, Choice]:
         """What is to be taken, of which version; fetches no variant. Raises as `find`."""
         version = pinned_version(self.config, request, fresh=self.fresh)
-        admit(self.config, self.policy, version, fresh=self.fresh)
-        return version, fall_back(
+        late = admit_late(self.config, self.policy, version, fresh=self.fresh)
+        choice = fall_back(
             str(request),
             self.environment,
             lambda backend: judge(self.config, request, version, self.environment, backend),
@@ -84,6 +86,9 @@ class HubSource:
             allow_cpu=self.allow_cpu,
             allow_build=self.allow_build,
         )
+        if late and choice.variant is not None:
+            admit_variant(self.config, request, version, choice.variant)
+        return version, choice
 
     def build(self, request: Request, version: Version, choice: Choice) -> Found:
         """Compile what the version publishes as source.
@@ -94,15 +99,57 @@ class HubSource:
             KernelHubError: as `published_source` and `build_kernel`.
         """
         from .published_source import published_source
-        from .source_build import build_kernel, check_source
+        from .source_build import build_kernel, check_source, stated_sources
 
-        source = published_source(self.config, version.repo_id, version.commit)
-        variants = (fetch_metadata(self.config, request, version, name) for name in version.variants)
-        if not check_source(str(request), source, variants):
+        # What vouches for the variants vouches for the source that they state.
+        stated = stated_sources(fetch_metadata(self.config, request, version, n) for n in version.variants)
+        if not stated:
             admit_source(self.config, self.policy, version)
+        source = published_source(self.config, version.repo_id, version.commit)
+        if stated:
+            check_source(str(request), source, stated)
         built = build_kernel(str(request), source, self.environment, self.backend, self.config.cache)
         record(replace(choice, variant=built.variant), version.commit)
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))
+
+
+def make_request(repo_id: str, version: int | None, revision: str | None) -> Request:
+    """What the arguments mean. Raises UsageError if they contradict each other or are misspelt."""
+    check_repo_id(repo_id)
+    if version is not None and revision is not None:
+        raise UsageError(
+            f"{repo_id}: version={version} and revision={revision!r} are both given: pass one of them"
+        )
+    if isinstance(version, bool) or not isinstance(version, int | None):
+        raise UsageError(
+            f"{repo_id}: version={version!r} is not a number: pass revision= for a branch, tag or commit"
+        )
+    return Request(repo_id, version, revision)
+
+
+def hub_source(
+    config: Config,
+    backend: str | None,
+    trust_remote_code: Trust,
+    *,
+    check_arch: bool = True,
+    allow_cpu: bool = False,
+    allow_build: bool = False,
+) -> HubSource:
+    """The hub that `config` names, as this process may use it. Raises UsageError for arguments that mean nothing."""
+    environment = detect_environment()
+    if not check_arch:
+        environment = replace(environment, compute_capabilities=())
+    policy = make_policy(trust_remote_code, public=config.is_public)
+    return HubSource(
+        config,
+        environment,
+        policy,
+        backend,
+        read_overrides(),
+        allow_cpu=allow_cpu,
+        allow_build=allow_build,
+    )
 
 
 _versions: dict[tuple[str, Path, Request], Version] = {}
@@ -156,6 +203,13 @@ def fetch_verified(config: Config, request: Request, version: Version, name: str
     folder = fetch_variant(config, request, version, name)
     cure = f"delete the folder {folder}, it will be downloaded again"
     package = verify_package(folder, indexed=version.variants[name], cure=cure)
+    bundle = package.contents.get(SIGNATURE_NAME)
+    if bundle is not None:  # whoever is trusted: what says that it signs this, and does not, is refused
+        try:
+            check_form(bundle, package.contents[METADATA_NAME], origin=str(folder / SIGNATURE_NAME))
+        except BaseException:
+            package.close()
+            raise
     return Found(package, name, RepoInfo(version.repo_id, version.commit))
 
 

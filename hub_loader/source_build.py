@@ -109,27 +109,24 @@ def built_kernel(package: Path) -> BuiltKernel:
     return BuiltKernel(package, variant)
 
 
-def check_source(what: str, source: Path, variants: Iterable[Metadata]) -> bool:
-    """Hold a published source against its digest in the metadata of the published variants.
+def stated_sources(variants: Iterable[Metadata]) -> frozenset[str]:
+    """The digests of the sources that variants were built from, of those whose metadata states it."""
+    sources = ((metadata.provenance or {}).get("sources") for metadata in variants)
+    digests = (one.get("sha256") for one in sources if isinstance(one, Mapping))
+    return frozenset(digest for digest in digests if isinstance(digest, str))
 
-    True: one of them was built from it, so what vouches for the variants vouches for it. False: none says.
+
+def check_source(what: str, source: Path, stated: frozenset[str]) -> None:
+    """Hold a published source against what the published variants state they were built from.
 
     Raises:
-        IntegrityError: the variants were built from something else.
+        IntegrityError: it is something else.
     """
-    found, stated = source_digest(source), set()
-    for metadata in variants:
-        sources = (metadata.provenance or {}).get("sources")
-        digest = sources.get("sha256") if isinstance(sources, Mapping) else None
-        if digest == found:
-            return True
-        stated.add(digest)
-    if stated - {None}:
+    if source_digest(source) not in stated:
         raise IntegrityError(
             f"{what}: the published source is not what the published variants were built from: do not build it, "
             "tell the publisher"
         )
-    return False
 
 
 def _choose_cell(

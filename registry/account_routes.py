@@ -90,7 +90,7 @@ def members(request: Request) -> Response:
 
 def audit_log(request: Request) -> Response:
     """The log's entries, newest first: an organization's for its owners, all for operators."""
-    org = request.query_params.get("org")
+    org = _text(request.query_params.get("org"))
     if org is None:
         authorize(request, Action.MANAGE_HUB)
     else:
@@ -100,12 +100,18 @@ def audit_log(request: Request) -> Response:
         found = audit.events(
             session,
             org=org,
-            actor=query.get("actor"),
-            action=query.get("action"),
+            actor=_text(query.get("actor")),
+            action=_text(query.get("action")),
             before=_number(query.get("before")),
             limit=min(_number(query.get("limit")) or 100, _MOST_EVENTS),
         )
     return JSONResponse([asdict(event) | {"at": _iso(event.at)} for event in found])
+
+
+def _text(text: str | None) -> str | None:
+    if text is not None and not text.isprintable():
+        raise bad_request(f"{text!r} is no name.")
+    return text
 
 
 def _number(text: str | None) -> int | None:

@@ -6,75 +6,91 @@ huggingface_hub 2.3 upload kernels as models.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import quote
 
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import account_routes, lfs, read, write
+from . import access_requests, account_routes, discussions, history, lfs, listing, ownership, read, write
+from .access import see
 from .audit_log import AuditLog
-from .errors import RequestError, not_implemented
-from .http import Service
+from .downloads import FLUSH_SECONDS
+from .edge import Edge, Limits
+from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
+from .http import Service, param, service
 from .oidc import exchange
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
-from .store import Store
+from .store import RepoName, Store
 from .throttle import Throttle
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
+from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place) -> Starlette:
+def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+    limits = limits or Limits()
     store = Store(place.data, place.database)
     tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
+    made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with tuf_routes.kept_fresh(tuf):
+        counting = asyncio.create_task(_flush_downloads(made))
+        async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
+        counting.cancel()
+        with suppress(asyncio.CancelledError):
+            await counting
+        made.downloads.flush(store)
         store.close()
 
     app = Starlette(
         routes=[*_routes(), *pages()],
         middleware=[
-            Middleware(RawPath),
+            Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
             Middleware(AuditLog, store=store),
         ],
-        exception_handlers={RequestError: _refuse, HTTPException: _refuse_address, Exception: _fail},
+        exception_handlers={
+            RepoMovedError: _redirect,
+            RequestError: _refuse,
+            HTTPException: _refuse_address,
+            ClientDisconnect: _gone,
+            OperationalError: _unavailable,
+            Exception: _fail,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.service = Service(store, blobs, upload_key(store), place.redirect)
+    app.state.service = made
     app.state.catalog = Catalog(store, blobs)
     app.state.tuf = tuf
     return app
 
 
-class RawPath:
-    """Route on the percent-encoded path, so that `refs%2Fheads%2Fv1` is one part of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("ascii")}
-        await self._app(scope, receive, send)
+async def _flush_downloads(made: Service) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        await run_in_threadpool(made.downloads.flush, made.store)
 
 
 class _Kind(Convertor[str]):
@@ -106,9 +122,26 @@ def _routes() -> list[Route]:
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
         Route("/api/repos/create", write.create_repo, methods=["POST"]),
         Route("/api/repos/delete", write.delete_repo, methods=["DELETE"]),
+        Route("/api/repos/move", ownership.move_repo, methods=["POST"]),
+        Route("/api/{kind:kind}", listing.repos),
+        Route("/api/{kind:kind}/{name}", _no_org),
         Route(repo, read.info),
         Route(repo + "/revision/{revision}", read.info),
         Route(repo + "/refs", read.refs),
+        Route(repo + "/commits/{revision}", history.commits),
+        Route(repo + "/super-squash/{branch}", history.super_squash, methods=["POST"]),
+        Route(repo + "/settings", ownership.change_settings, methods=["PUT"]),
+        Route(repo + "/auth-check", access_requests.auth_check),
+        Route(repo + "/auth-check/write", access_requests.write_check),
+        Route(repo + "/user-access-request/grant", access_requests.grant_access, methods=["POST"]),
+        Route(repo + "/user-access-request/handle", access_requests.handle_access, methods=["POST"]),
+        Route(repo + "/user-access-request/{state}", access_requests.requests),
+        Route(repo + "/discussions", discussions.discussions),
+        Route(repo + "/discussions", discussions.create_pull, methods=["POST"]),
+        Route(repo + "/discussions/{num}", discussions.discussion),
+        Route(repo + "/discussions/{num}/merge", discussions.merge_pull, methods=["POST"]),
+        Route(repo + "/discussions/{num}/status", discussions.set_pull_status, methods=["POST"]),
+        Route(repo + "/discussions/{num}/{rest:path}", discussions.no_comments, methods=["POST"]),
         Route(repo + "/tree/{revision}", read.tree),
         Route(repo + "/tree/{revision}/{path:path}", read.tree),
         Route(repo + "/paths-info/{revision}", read.paths_info, methods=["POST"]),
@@ -125,11 +158,17 @@ def _routes() -> list[Route]:
         objects = files + ".git/info/lfs/objects"
         routes += [
             Route(files + "/resolve/{revision}/{path:path}", read.resolve),
+            Route(files + "/ask-access", access_requests.ask_access, methods=["POST"]),
             Route(objects + "/batch", lfs.batch, methods=["POST"]),
             Route(objects + "/verify", lfs.verify, methods=["POST"]),
             Route(objects + "/{oid}", lfs.upload, methods=["PUT"]),
         ]
+    routes.append(Route("/{name}/resolve/{revision}/{path:path}", _no_org))
     return routes
+
+
+def _no_org(request: Request) -> Response:
+    raise repo_not_found(param(request, "name"))  # on the Hub a few old models have no organization
 
 
 def _unknown_api(request: Request) -> Response:
@@ -141,13 +180,43 @@ def _refuse(request: Request, error: Exception) -> Response:
     return error_page(request, error)
 
 
+def _redirect(request: Request, error: Exception) -> Response:
+    """The same request at the repository's new name, for those who may see it."""
+    assert isinstance(error, RepoMovedError)
+    try:
+        see(request, service(request).store.repo(RepoName(error.org, error.name)))
+    except RequestError:
+        return repo_not_found(error.old).response()
+    if "org" not in request.path_params:  # the name stands in the body
+        return RequestError(404, error.message, code="RepoNotFound").response()
+    response = error.response()
+    old = "/{org}/{name}".format(**request.path_params)  # the path names the repository, once
+    path = request.scope["path"].replace(old, f"/{quote(error.org)}/{quote(error.name)}", 1)
+    query = request.scope["query_string"].decode("ascii")
+    response.headers["Location"] = f"{path}?{query}" if query else path
+    return response
+
+
 def _refuse_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path} is no address of this hub."
     return error_page(request, RequestError(error.status_code, message))
 
 
-def _fail(request: Request, _error: Exception) -> Response:
+def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(
+        status_code=400
+    )  # nobody reads it; without it each broken upload would be a failure in the log
+
+
+def _unavailable(request: Request, error: Exception) -> Response:
+    logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
+    return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
+
+
+def _fail(request: Request, error: Exception) -> Response:
+    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+        return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
     )

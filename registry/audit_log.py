@@ -21,7 +21,7 @@ from .throttle import address_of
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # Requests by POST that change nothing, or whose handler writes an entry of its own.
 _SILENT = frozenset({"preupload", "paths_info", "validate_yaml", "batch", "verify", "exchange"})
-_DETAILS = frozenset({"revision", "branch", "number"})  # parts of an address that belong into an entry
+_DETAILS = frozenset({"revision", "branch", "num"})  # parts of an address that belong into an entry
 _NAMES = {
     "commit": "repo.commit",
     "create_repo": "repo.create",
@@ -30,6 +30,15 @@ _NAMES = {
     "delete_branch": "branch.delete",
     "create_tag": "tag.create",
     "delete_tag": "tag.delete",
+    "change_settings": "repo.settings",
+    "move_repo": "repo.move",
+    "super_squash": "branch.squash",
+    "create_pull": "pull.create",
+    "merge_pull": "pull.merge",
+    "set_pull_status": "pull.status",
+    "ask_access": "access.ask",
+    "grant_access": "access.grant",
+    "handle_access": "access.decide",
 }
 
 

@@ -124,6 +124,7 @@ def log_in(request: Request, secret: str) -> tuple[str, datetime]:
             parent_id=parent.id,
         )
         cookie, row = tokens.issue(session, new, now)
+        tokens.forget_ended(session, row.id, now)
         tokens.mark_used(session, parent.id, now)
         record(session, actor_of(request, identity), "login", identity.name)
         assert row.expires_at is not None

@@ -9,6 +9,7 @@ from contextlib import suppress
 from .accounts.commands import add_accounts
 from .accounts.hub_commands import add_hub
 from .accounts.token_commands import add_tokens
+from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
 
@@ -29,7 +30,9 @@ examples:
   khub registry user add --data hub ada && khub registry member add --data hub --org acme --user ada --role writer
   khub registry audit --data hub --since 7d
 
-All of them work while the server runs, and take effect at once."""
+  khub registry backup --data hub backup.tar                   then: restore, fsck, gc
+
+All but `restore` work while the server runs, and take effect at once."""
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +64,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     add_tokens(nouns, common)
     add_publishers(nouns, common)
     add_hub(nouns, common)
+    add_operate(nouns, common)
     from .tuf.cli import add_trust  # `khub serve` need not know it
 
     add_trust(nouns)

@@ -15,8 +15,8 @@ from typing import Any
 
 from .blobs import BlobStore
 from .errors import bad_request
-from .http import parse_json
-from .names import check_path, check_sha256
+from .http import MAX_BODY_BYTES, parse_json
+from .names import check_path, check_sha256, check_text
 from .tree import Add, Delete, File, Operation, blob_hash, lfs_file
 
 # In JSON an unescaped `"content"` before a colon can only be a key, and nothing in base64 is escaped.
@@ -42,6 +42,10 @@ def read_commit(body: bytes | mmap, blobs: BlobStore) -> tuple[CommitHeader, lis
         rest, content = _cut_content(body, start, end)
         if not rest.strip():
             continue
+        if len(rest) > MAX_BODY_BYTES:
+            raise bad_request(
+                f"A line of a commit has more than {MAX_BODY_BYTES} bytes beside base64 content."
+            )
         item = parse_json(rest)
         key, value = item.get("key"), item.get("value")
         if not isinstance(value, dict):
@@ -68,8 +72,10 @@ def _cut_content(body: bytes | mmap, start: int, end: int) -> tuple[bytes, memor
     """The line with an empty string for its base64 content, and the content, not copied."""
     found = _CONTENT.search(body, start, end)
     if found is None:
-        return body[start:end], None
+        return body[start : min(end, start + MAX_BODY_BYTES + 1)], None
     first, last = found.span(1)
+    if first - start + end - last > MAX_BODY_BYTES:  # copied only if it is small
+        return body[start : start + MAX_BODY_BYTES + 1], None
     return body[start:first] + body[last:end], memoryview(body)[first:last]
 
 
@@ -80,7 +86,7 @@ def _read_header(value: dict[str, Any]) -> CommitHeader:
         raise bad_request("A commit needs a summary: pass a commit message.")
     if parent is not None and not (isinstance(parent, str) and _COMMIT_PREFIX.fullmatch(parent)):
         raise bad_request(f"parentCommit {parent!r} is not a commit id: pass 5 to 40 hex digits.")
-    return CommitHeader(f"{summary}\n\n{description}".strip(), parent)
+    return CommitHeader(check_text(f"{summary}\n\n{description}".strip()), parent)
 
 
 def _read_operation(
@@ -113,6 +119,8 @@ def _read_file(value: dict[str, Any], content: memoryview | None, blobs: BlobSto
 def _decode(value: dict[str, Any], content: memoryview | None) -> tuple[int, Iterator[bytes | memoryview]]:
     """A file's size in bytes and its content in pieces; `content` is what was cut out of the line."""
     encoding = value.get("encoding", "utf-8")
+    if content is not None and value.get("content") != "":  # it was cut out of somewhere else
+        raise bad_request(f"The line of {value.get('path')!r} has content twice: send it once, in its value.")
     try:
         sent = content if content is not None else memoryview(value["content"].encode())
     except (AttributeError, KeyError, UnicodeEncodeError):

@@ -9,11 +9,27 @@ survives a power cut. The schema is kept by `migrations`, applied when a databas
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    NullPool,
+    Table,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
@@ -86,6 +102,54 @@ class Database:
         engine = self._engine.execution_options(immediate=True)
         with Session(engine) as session, session.begin():
             yield session
+
+
+def restore_rows(
+    data: Path, url: str | None, revision: str, tables: Mapping[str, Iterable[dict[str, Any]]]
+) -> int:
+    """Fill an empty database with a backup's rows and bring it from its revision to this program's; their number.
+
+    All of it is one transaction. Raises RegistryError if the database is not empty, or the rows do not fit.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    address = database_url(data, url)
+    engine = _open(address, for_migration=True)
+    count = 0
+    try:
+        with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+            if inspect(connection).get_table_names():
+                raise RegistryError(f"{address.render_as_string()} is not empty: restore into a new place.")
+            migrations.upgrade(connection, revision)
+            schema = MetaData()
+            schema.reflect(connection)
+            for table in schema.sorted_tables:
+                if table.name not in tables:
+                    continue
+                connection.execute(table.delete())  # what a migration put there, the backup has too
+                rows = iter(tables[table.name])
+                while batch := list(islice(rows, 1000)):
+                    connection.execute(table.insert(), batch)
+                    count += len(batch)
+                _go_on_counting(connection, table)
+            migrations.upgrade(connection)
+    except (DatabaseError, ValueError) as error:
+        reason = " ".join(str(error.orig if isinstance(error, DatabaseError) else error).split())
+        raise RegistryError(f"{address.render_as_string()} cannot be filled: {reason}.") from None
+    finally:
+        engine.dispose()
+    return count
+
+
+def _go_on_counting(connection: Connection, table: Table) -> None:
+    """Postgres counts ids apart from the table: let it go on after the highest."""
+    if connection.dialect.name != "postgresql":
+        return
+    for column in table.primary_key:
+        find = text("SELECT pg_get_serial_sequence(:table, :column)")
+        sequence = connection.execute(find, {"table": table.name, "column": column.name}).scalar()
+        if sequence is not None:
+            highest = select(func.setval(sequence, func.coalesce(func.max(column), 0) + 1, False))
+            connection.execute(highest)
 
 
 def database_url(data: Path, url: str | None) -> URL:

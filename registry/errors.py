@@ -16,7 +16,7 @@ class RequestError(RegistryError):
     """A request the registry refuses, with its HTTP status.
 
     `code` goes into `X-Error-Code`. `title`, where given, takes the message's place in `X-Error-Message`:
-    clients compare that header with fixed sentences. `body` adds keys to the JSON answer.
+    clients compare that header with fixed sentences. `body` adds keys to the JSON answer, `headers` to its head.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class RequestError(RegistryError):
         code: str | None = None,
         title: str | None = None,
         body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -34,16 +35,25 @@ class RequestError(RegistryError):
         self.code = code
         self.title = title
         self.body = body or {}
+        self.headers = headers or {}
 
     def response(self) -> JSONResponse:
         """The answer: `{"error": message}` and the two error headers."""
         title = " ".join((self.title or self.message).split())
-        headers = {"X-Error-Message": title.encode("ascii", "replace").decode()}
+        headers = {**self.headers, "X-Error-Message": title.encode("ascii", "replace").decode()}
         if self.code is not None:
             headers["X-Error-Code"] = self.code
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse({"error": self.message, **self.body}, self.status, headers)
+
+
+class RepoMovedError(RequestError):
+    """307: the repository has another name now; `app` turns it into a redirect of the same request."""
+
+    def __init__(self, old: str, org: str, name: str) -> None:
+        super().__init__(307, f"{old!r} is called '{org}/{name}' now: ask for that.")
+        self.old, self.org, self.name = old, org, name
 
 
 def bad_request(message: str) -> RequestError:

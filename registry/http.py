@@ -1,12 +1,13 @@
 """What every route shares: the service behind it, and the names in its URL.
 
-Routes see percent-encoded paths (`app.RawPath`), so an encoded slash stays part of a revision or a path.
+Routes see percent-encoded paths (`edge.Edge`), so an encoded slash stays part of a revision or a path.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,10 @@ from .accounts.identity import Identity
 from .accounts.may import Action, RepoFacts
 from .auth import Seen, authorize
 from .blobs import BlobStore
+from .downloads import Downloads
+from .edge import Limits
 from .errors import RequestError, bad_request
+from .names import check_text
 from .oidc.keys import IssuerKeys
 from .store import RepoName, Store
 
@@ -35,6 +39,8 @@ class Service:
     blobs: BlobStore
     upload_key: bytes = field(repr=False)
     redirect: bool = False
+    limits: Limits = field(default_factory=Limits)
+    downloads: Downloads = field(default_factory=Downloads)
     seen: Seen = field(default_factory=Seen)
     issuers: IssuerKeys = field(default_factory=IssuerKeys)
 
@@ -46,11 +52,27 @@ def service(request: Request) -> Service:
 
 
 def param(request: Request, name: str) -> str:
-    """A part of the URL, decoded. Raises RequestError 400 if it is not UTF-8."""
+    """A part of the URL, decoded. Raises RequestError 400 if it is not UTF-8 or has a NUL."""
     try:
-        return unquote(request.path_params[name], errors="strict")
+        return check_text(unquote(request.path_params[name], errors="strict"))
     except UnicodeDecodeError:
         raise bad_request(f"The {name} in this address is not percent-encoded UTF-8.") from None
+
+
+def query(request: Request, name: str) -> str:
+    """A query parameter, "" if it is missing. Raises RequestError 400 if it has a NUL."""
+    return check_text(request.query_params.get(name, ""))
+
+
+def flag(request: Request, name: str) -> bool:
+    """Whether a query parameter says yes, in any of the spellings that clients use."""
+    return query(request, name).lower() in ("1", "true")
+
+
+def number(request: Request, name: str, *, default: int, highest: int) -> int:
+    """A query parameter between 0 and `highest`; what is no number is the default, as on the Hub."""
+    asked = query(request, name)
+    return min(int(asked[:18]), highest) if asked.isascii() and asked.isdigit() else default
 
 
 def repo_of(request: Request) -> RepoName:
@@ -98,15 +120,44 @@ async def read_body(request: Request) -> bytes:
 
 async def json_body(request: Request) -> dict[str, Any]:
     """The request's JSON object; an empty body is an empty object. Raises RequestError 400 or 413."""
-    return parse_json(await read_body(request) or b"{}")
+    body = parse_json(await read_body(request) or b"{}")
+    _check_texts(body)
+    return body
+
+
+def _check_texts(value: object) -> None:
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, dict):
+        _check_texts([*value, *value.values()])
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item)
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """A JSON object. Raises RequestError 400."""
+    """A JSON object. Raises RequestError 400, also where a key is there twice: parsers differ in which counts."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise bad_request("The body of this request has to be JSON objects.")
+        raise bad_request("The body of this request has to be JSON objects, with no key twice.")
     return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def next_page(request: Request, cursor: str) -> dict[str, str]:
+    """The header that leads to the page beginning at `cursor`."""
+    return {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'}
+
+
+def iso(date: datetime) -> str:
+    """A date of the database as clients expect it."""
+    return f"{date.isoformat(timespec='milliseconds')}Z"

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.limits import check_announced
 from .errors import bad_request, entry_not_found, forbidden, not_implemented
 from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_sha256
@@ -40,6 +41,9 @@ async def batch(request: Request) -> Response:
         repo = repo_of(request)
         writer(request, repo.org)
         service(request).store.resolve(repo, MAIN)
+        check_announced(
+            service(request).store, repo.org, ((item.get("oid"), item.get("size")) for item in objects)
+        )
         return [_upload(request, check_sha256(item.get("oid")), item.get("size")) for item in objects]
 
     answered = await run_in_threadpool(answer)
@@ -48,8 +52,9 @@ async def batch(request: Request) -> Response:
 
 
 def _upload(request: Request, oid: str, size: Any) -> dict[str, Any]:
-    if not isinstance(size, int) or size < 0:
-        raise bad_request(f"The size {size!r} of {oid} is not a number of bytes.")
+    limit = service(request).limits.upload_bytes
+    if not isinstance(size, int) or not 0 <= size <= limit:
+        raise bad_request(f"The size {size!r} of {oid} is not a number of bytes up to {limit}.")
     described: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
     if service(request).blobs.keep(oid) == size:
         return described
@@ -78,7 +83,7 @@ async def upload(request: Request) -> Response:
         raise forbidden("This upload address is not valid, or not any more: ask the LFS batch request again")
     blobs = service(request).blobs
     with blobs.temporary() as (path, file):
-        await receive(request, file)
+        await receive(request, file, size)
         await run_in_threadpool(blobs.adopt, path, file, oid, size)
     return Response()
 

@@ -39,7 +39,8 @@ def insert_missing(session: Session, table: type[Base], rows: Sequence[dict[str,
 
     Give rows of equal keys in one order everywhere, or two transactions could wait for each other.
     """
-    session.connection().execute(_insert(session, table), list(rows))
+    if rows:
+        session.connection().execute(_insert(session, table), list(rows))
 
 
 def insert_new(session: Session, table: type[Base], row: dict[str, Any]) -> bool:

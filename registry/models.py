@@ -7,9 +7,17 @@ migration (`migrations/__init__.py`).
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -136,7 +144,7 @@ class Setting(Base):
 
 
 class Repo(Base):
-    """A repository, under whichever of the Hub's types a client asks for it."""
+    """A repository, under whichever of the Hub's types a client asks for it. `gated`: None, "auto" or "manual"."""
 
     __tablename__ = "repos"
     __table_args__ = (Index("repo_name", "org_id", "name", unique=True),)
@@ -144,6 +152,53 @@ class Repo(Base):
     org_id: Mapped[int] = mapped_column(ForeignKey("orgs.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(96))
     created_at: Mapped[datetime]
+    private: Mapped[bool] = mapped_column(default=False, server_default=false())
+    gated: Mapped[str | None] = mapped_column(String(8))
+
+
+class RepoMove(Base):
+    """A name that a repository had before."""
+
+    __tablename__ = "repo_moves"
+    org: Mapped[str] = mapped_column(String(96), primary_key=True)
+    name: Mapped[str] = mapped_column(String(96), primary_key=True)
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), index=True)
+
+
+class RepoAccess(Base):
+    """Somebody's request for a gated repository: pending, accepted or rejected; a grant is an accepted one."""
+
+    __tablename__ = "repo_access"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    account: Mapped[str] = mapped_column(_ordered(96), primary_key=True)
+    status: Mapped[str] = mapped_column(String(10))
+    reason: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[datetime]
+
+
+class Pull(Base):
+    """A pull request: its commits are at the reference `pr/<num>`, which left `base` at `base_oid`."""
+
+    __tablename__ = "pulls"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    num: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    title: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str]
+    author: Mapped[str] = mapped_column(String(96))
+    status: Mapped[str] = mapped_column(String(10))
+    base: Mapped[str] = mapped_column(String(210))
+    base_oid: Mapped[str] = mapped_column(String(40))
+    merge_oid: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+
+
+class Download(Base):
+    """How many variants of a repository were fetched on a day (UTC)."""
+
+    __tablename__ = "downloads"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
 
 
 class Commit(Base):
@@ -160,7 +215,7 @@ class Commit(Base):
 
 
 class Ref(Base):
-    """A branch (`heads/v1`) or tag (`tags/release`) and the commit it points to."""
+    """A branch (`heads/v1`), tag (`tags/release`) or pull request (`pr/1`) and the commit it points to."""
 
     __tablename__ = "refs"
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)

@@ -11,11 +11,29 @@ from .errors import bad_request
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 # First segments of the URL space: an organization of that name would be unreachable.
-_RESERVED = frozenset({"api", "datasets", "healthz", "kernels", "models", "spaces", "tuf"})
+_RESERVED = frozenset(
+    {
+        "admin",
+        "api",
+        "assets",
+        "compatibility",
+        "datasets",
+        "docs",
+        "favicon.ico",
+        "healthz",
+        "join",
+        "kernels",
+    }
+    | {"login", "logout", "metrics", "models", "new", "oidc", "openapi.json", "organizations", "readyz"}
+    | {"robots.txt", "search", "settings", "spaces", "static", "tuf", "users"}
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What `git check-ref-format` forbids anywhere in a reference.
 _BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
+# Control characters, and those that turn the direction of text, so that a name does not read as what it is.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def check_org(name: object) -> str:
@@ -49,6 +67,8 @@ def check_ref_name(name: object) -> str:
         or not 0 < len(name) <= 200
         or _BAD_IN_REF.search(name)
         or _COMMIT.fullmatch(name)
+        or _UNSEEN.search(name)
+        or _NOT_TEXT.search(name)
         or name.startswith(("refs/", "-", "/"))
         or name.endswith(("/", "."))
         or name == "@"
@@ -73,9 +93,16 @@ def check_path(path: object) -> str:
         raise bad_request(f"The path {path!r} is not relative and plain: no '..', '.', '//' or leading '/'.")
     if any(part.lower() == ".git" for part in parts):
         raise bad_request(f"The path {path!r} has a part '.git', which no repository can hold.")
-    if "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+    if "\\" in path or _UNSEEN.search(path):
         raise bad_request(f"The path {path!r} has a backslash or a control character: rename the file.")
     return path
+
+
+def check_text(text: str) -> str:
+    """A text that every database can hold: no NUL, no half of a surrogate pair."""
+    if _NOT_TEXT.search(text):
+        raise bad_request(f"{text[:80]!r} has a NUL or half a surrogate pair: send plain Unicode text.")
+    return text
 
 
 def check_sha256(text: object) -> str:
@@ -83,3 +110,8 @@ def check_sha256(text: object) -> str:
     if not isinstance(text, str) or not _SHA256.fullmatch(text):
         raise bad_request(f"{text!r} is not a SHA-256 in lower-case hex.")
     return text
+
+
+def is_commit(text: str) -> bool:
+    """Whether this is a commit's full id."""
+    return _COMMIT.fullmatch(text) is not None

@@ -12,11 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from .access import fetch, repo_info, revision_of
 from .content import content_response
+from .downloads import recent
 from .errors import bad_request, entry_not_found
-from .http import json_body, param, read_body, repo_of, service
+from .http import flag, json_body, next_page, number, param, query, read_body, service
+from .listing import Listed, describe
 from .names import check_path
-from .store import MAIN, Revision
 from .tree import Entry, lfs_pointer
 
 PAGE = 1000
@@ -34,54 +36,45 @@ def agent_harnesses(_request: Request) -> Response:
 
 def info(request: Request) -> Response:
     """A repository at a revision, without its files: clients list those as a tree."""
-    revision = _revision(request)
-    return JSONResponse(
-        {
-            "id": str(revision.repo),
-            "modelId": str(revision.repo),
-            "author": revision.repo.org,
-            "sha": revision.commit,
-            "lastModified": _iso(revision.date),
-            "private": False,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-        }
-    )
+    revision = revision_of(request)
+    store = service(request).store
+    with store.read() as session:
+        counted = recent(session, [revision.repo_id])
+    found = Listed(store.repo(revision.repo), revision.commit, revision.date)
+    return JSONResponse(describe(found, counted.get(revision.repo_id, 0)))
 
 
 def refs(request: Request) -> Response:
-    """Branches and tags; there are no pull requests."""
-    found = service(request).store.refs(repo_of(request))
+    """Branches and tags; pull requests for those who ask for them."""
+    found = service(request).store.refs(repo_info(request).repo)
     kinds = {
         kind: [
             {"name": ref.name, "ref": ref.ref, "targetCommit": ref.commit}
             for ref in found
             if ref.ref.startswith(f"refs/{prefix}/")
         ]
-        for kind, prefix in (("branches", "heads"), ("tags", "tags"))
+        for kind, prefix in (("branches", "heads"), ("tags", "tags"), ("pullRequests", "pr"))
     }
-    return JSONResponse({**kinds, "converts": [], "pullRequests": []})
+    if not flag(request, "include_prs"):
+        del kinds["pullRequests"]
+    return JSONResponse({**kinds, "converts": []})
 
 
 def tree(request: Request) -> Response:
     """A folder's entries by path, in pages of at most 1,000; the next page's address is in `Link`."""
-    revision = _revision(request)
+    revision = revision_of(request)
     folder = param(request, "path").strip("/") if "path" in request.path_params else ""
     store = service(request).store
     if folder and getattr(store.entry(revision, check_path(folder)), "type", None) != "directory":
         raise entry_not_found(f"{revision.repo} at {revision.commit} has no folder {folder!r}.")
-    recursive = request.query_params.get("recursive", "").lower() in ("1", "true")
-    limit = _limit(request)
-    after = request.query_params.get("cursor", "")
+    recursive = flag(request, "recursive")
+    limit = max(number(request, "limit", default=PAGE, highest=PAGE), 1)
+    after = query(request, "cursor")
     entries = store.list_tree(revision, folder, recursive, after, limit + 1)
     headers = {"X-Repo-Commit": revision.commit}
     if len(entries) > limit:
         entries = entries[:limit]
-        next_page = request.url.include_query_params(cursor=entries[-1].path)
-        headers["Link"] = f'<{next_page}>; rel="next"'
+        headers |= next_page(request, entries[-1].path)
     return JSONResponse([_describe(entry) for entry in entries], headers=headers)
 
 
@@ -95,15 +88,18 @@ async def paths_info(request: Request) -> Response:
         raise bad_request(f"`paths` has to be a list of at most {PAGE} paths.")
 
     def find() -> list[Entry]:
-        wanted = [check_path(path) for path in paths]
-        return service(request).store.entries_at(_revision(request), wanted)
+        wanted = [path for path in paths if path]  # some clients ask for the root as ""
+        for path in wanted:
+            check_path(path)
+        return service(request).store.entries_at(revision_of(request), wanted)
 
     return JSONResponse([_describe(entry) for entry in await run_in_threadpool(find)])
 
 
 def resolve(request: Request) -> Response:
     """A file's content, whole or in ranges; the commit and the file's id are in the headers."""
-    revision = _revision(request)
+    revision = revision_of(request)
+    fetch(request, revision)
     path = param(request, "path")
     entry = service(request).store.entry(revision, check_path(path))
     if entry is None or entry.file is None:
@@ -119,18 +115,10 @@ def resolve(request: Request) -> Response:
     }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
+    if request.method == "GET":
+        service(request).downloads.fetched(revision.repo_id, path, request.headers.get("range"))
     here = service(request)
     return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
-
-
-def _revision(request: Request) -> Revision:
-    name = param(request, "revision") if "revision" in request.path_params else MAIN
-    return service(request).store.resolve(repo_of(request), name)
-
-
-def _limit(request: Request) -> int:
-    asked = request.query_params.get("limit", "")
-    return min(max(int(asked), 1), PAGE) if asked.isascii() and asked.isdigit() else PAGE
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
@@ -145,7 +133,3 @@ def _describe(entry: Entry) -> dict[str, Any]:
                 "pointerSize": len(pointer),
             }
     return described
-
-
-def _iso(date: Any) -> str:
-    return f"{date.isoformat(timespec='milliseconds')}Z"

@@ -15,23 +15,33 @@ import uvicorn
 from hub_loader.errors import RegistryError
 
 from .app import create_app
+from .edge import Limits, guarded_protocol
 from .http import Service
 from .place import Place
 
 
-def serve(place: Place, host: str, port: int, *, verbose: bool, ready: Callable[[str], None]) -> None:
+def serve(
+    place: Place,
+    host: str,
+    port: int,
+    *,
+    verbose: bool,
+    ready: Callable[[str], None],
+    limits: Limits | None = None,
+) -> None:
     """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
     Raises RegistryError if the address is taken.
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
-    app = create_app(place)
+    app = create_app(place, limits)
     with _serving(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()
         config = uvicorn.Config(
             app,
+            http=guarded_protocol(service.limits),
             log_config=None,
             access_log=verbose,
             timeout_keep_alive=75,  # longer than clients keep idle connections: they never meet a closed one

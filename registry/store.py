@@ -24,13 +24,14 @@ from sqlalchemy.orm import Session
 from .accounts.limits import check_commit
 from .db import Database
 from .errors import (
+    RepoMovedError,
     RequestError,
     conflict,
     repo_not_found,
     revision_not_found,
 )
 from .locks import insert_missing, insert_new, lock_ref
-from .models import Commit, Org, Ref, Repo, TreeEntry
+from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org, check_ref_name, check_repo_name
 from .tree import Entry, File, Operation, apply, commit_oid, entries
 
@@ -57,11 +58,24 @@ class Revision:
     commit: str
     tree: str
     date: datetime
+    private: bool = False
+    gated: str | None = None
+
+
+@dataclass(frozen=True)
+class RepoInfo:
+    """A repository's row. `gated`: None, "auto" or "manual"."""
+
+    repo: RepoName
+    repo_id: int
+    private: bool
+    gated: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True)
 class RefInfo:
-    """A branch or tag: full name (`refs/heads/v1`), short name, commit."""
+    """A branch, tag or pull request: full name (`refs/heads/v1`), short name, commit."""
 
     ref: str
     name: str
@@ -73,39 +87,48 @@ class Store(Database):
 
     # -- repositories
 
-    def create_repo(self, repo: RepoName, author: str) -> bool:
-        """Create it with an empty first commit on `main`; False if it exists. Raises RequestError 400."""
+    def create_repo(self, repo: RepoName, author: str, *, private: bool = False) -> bool:
+        """Create it with an empty first commit on `main`; False if it exists. Raises RequestError 400.
+
+        A name that another repository had before is free, and leads to the new one from then on.
+        """
         check_repo_name(repo.name)
         with self.write() as session:
-            if _repo_id(session, repo) is not None:
+            if find_repo(session, repo) is not None:
                 return False
-            row = {"org_id": ensure_org(session, repo.org), "name": repo.name, "created_at": utc_now()}
+            session.execute(delete(RepoMove).where(RepoMove.org == repo.org, RepoMove.name == repo.name))
+            org_id = ensure_org(session, repo.org)
+            row = {"org_id": org_id, "name": repo.name, "created_at": utc_now(), "private": private}
             if not insert_new(session, Repo, row):
                 return False
-            repo_id = _require_repo(session, repo)
-            first = _insert_commit(session, repo_id, None, {}, author, "Create the repository")
+            repo_id = require_repo(session, repo).repo_id
+            first = insert_commit(session, repo_id, None, {}, author, "Create the repository")
             session.add(Ref(repo_id=repo_id, name=f"heads/{MAIN}", commit_oid=first))
             return True
 
     def delete_repo(self, repo: RepoName) -> None:
         """Forget the repository, its commits and references. Blobs stay: others may share them."""
         with self.write() as session:
-            session.execute(delete(Repo).where(Repo.id == _require_repo(session, repo)))
+            session.execute(delete(Repo).where(Repo.id == require_repo(session, repo).repo_id))
+
+    def repo(self, repo: RepoName) -> RepoInfo:
+        """The repository's row. Raises RequestError 404, or 307 if it has another name now."""
+        with self.read() as session:
+            return require_repo(session, repo)
 
     # -- revisions and their files
 
     def resolve(self, repo: RepoName, revision: str) -> Revision:
         """The commit of a branch or tag (short or full name) or commit id. Raises RequestError 404."""
         with self.read() as session:
-            return _resolve(session, repo, revision)
+            return find_revision(session, repo, revision)
 
     def refs(self, repo: RepoName) -> list[RefInfo]:
-        """Every branch and tag, by name."""
+        """Every branch, tag and pull request, by name."""
         with self.read() as session:
+            repo_id = require_repo(session, repo).repo_id
             rows = session.execute(
-                select(Ref.name, Ref.commit_oid)
-                .where(Ref.repo_id == _require_repo(session, repo))
-                .order_by(Ref.name)
+                select(Ref.name, Ref.commit_oid).where(Ref.repo_id == repo_id).order_by(Ref.name)
             )
             return [RefInfo(f"refs/{name}", name.partition("/")[2], oid) for name, oid in rows]
 
@@ -117,7 +140,7 @@ class Store(Database):
     def entries_at(self, revision: Revision, paths: Sequence[str]) -> list[Entry]:
         """Those of `paths` that exist, files and folders."""
         with self.read() as session:
-            return _select_entries(session, revision, TreeEntry.path.in_(paths))
+            return select_entries(session, revision, TreeEntry.path.in_(paths))
 
     def list_tree(
         self, revision: Revision, folder: str, recursive: bool, after: str, limit: int
@@ -129,7 +152,7 @@ class Store(Database):
         elif folder:  # "0" is the character after "/"
             conditions += [TreeEntry.path > folder + "/", TreeEntry.path < folder + "0"]
         with self.read() as session:
-            return _select_entries(session, revision, *conditions, limit=limit)
+            return select_entries(session, revision, *conditions, limit=limit)
 
     # -- commits
 
@@ -149,16 +172,11 @@ class Store(Database):
         Raises RequestError: 404 without repository or branch, 412 if the head has moved, what `apply` raises.
         """
         with self.write() as session:
-            head, ref = _branch_head(session, repo, branch)
-            if parent is not None and not head.commit.startswith(parent.lower()):
-                stale = "A commit has happened since. Please refresh and try again."  # clients look for it
-                raise RequestError(412, f"{stale} {branch!r} is at {head.commit}.")
-            files = {
-                entry.path: entry.file for entry in _select_entries(session, head) if entry.file is not None
-            }
-            after = apply(files, operations)
-            check_commit(session, head.repo_id, operations, after)
-            oid = _insert_commit(session, head.repo_id, head, after, author, message)
+            head, ref = branch_head(session, repo, branch)
+            check_parent(head, branch, parent)
+            files = apply(snapshot(session, head), operations)
+            check_commit(session, head.repo_id, operations, files)
+            oid = insert_commit(session, head.repo_id, head, files, author, message)
             session.execute(
                 update(Ref).where(Ref.repo_id == head.repo_id, Ref.name == ref).values(commit_oid=oid)
             )
@@ -177,7 +195,7 @@ class Store(Database):
     def _create_ref(self, repo: RepoName, kind: str, name: str, revision: str) -> None:
         check_ref_name(name)
         with self.write() as session:
-            target = _resolve(session, repo, revision)
+            target = find_revision(session, repo, revision)
             row = {"repo_id": target.repo_id, "name": f"{kind}/{name}", "commit_oid": target.commit}
             if not insert_new(session, Ref, row):
                 raise conflict(f"Reference already exists: {repo} has {kind}/{name}.")
@@ -195,7 +213,7 @@ class Store(Database):
     def _delete_ref(self, repo: RepoName, kind: str, name: str) -> None:
         with self.write() as session:
             lock_ref(session, repo, f"{kind}/{name}")
-            row = session.get(Ref, (_require_repo(session, repo), f"{kind}/{name}"))
+            row = session.get(Ref, (require_repo(session, repo).repo_id, f"{kind}/{name}"))
             if row is None:
                 raise revision_not_found(str(repo), f"refs/{kind}/{name}")
             session.delete(row)
@@ -221,23 +239,37 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
-def _repo_id(session: Session, repo: RepoName) -> int | None:
-    query = (
-        select(Repo.id).join(Org, Org.id == Repo.org_id).where(Org.name == repo.org, Repo.name == repo.name)
-    )
-    return session.scalar(query)
+def find_repo(session: Session, repo: RepoName) -> RepoInfo | None:
+    """The repository's row, if there is one of that name."""
+    row = session.execute(
+        select(Repo.id, Repo.private, Repo.gated, Repo.created_at)
+        .join(Org, Org.id == Repo.org_id)
+        .where(Org.name == repo.org, Repo.name == repo.name)
+    ).first()
+    return None if row is None else RepoInfo(repo, *row)
 
 
-def _require_repo(session: Session, repo: RepoName) -> int:
-    found = _repo_id(session, repo)
+def require_repo(session: Session, repo: RepoName) -> RepoInfo:
+    """The repository's row. Raises RequestError 404, or 307 if it has another name now."""
+    found = find_repo(session, repo)
     if found is None:
-        raise repo_not_found(str(repo))
+        raise _absent(session, repo)
     return found
+
+
+def _absent(session: Session, repo: RepoName) -> RequestError:
+    moved = session.execute(
+        select(Org.name, Repo.name)
+        .join(Repo, Repo.org_id == Org.id)
+        .join(RepoMove, RepoMove.repo_id == Repo.id)
+        .where(RepoMove.org == repo.org, RepoMove.name == repo.name)
+    ).first()
+    return repo_not_found(str(repo)) if moved is None else RepoMovedError(str(repo), *moved)
 
 
 # One row for a repository that exists; its commit is null if nothing answers to the revision.
 _FIND_REVISION = (
-    select(Repo.id, Commit.oid, Commit.tree_oid, Commit.created_at)
+    select(Repo.id, Repo.private, Repo.gated, Commit.oid, Commit.tree_oid, Commit.created_at)
     .join(Org, Org.id == Repo.org_id)
     .outerjoin(Ref, and_(Ref.repo_id == Repo.id, Ref.name.in_([bindparam("ref"), bindparam("other_ref")])))
     .outerjoin(
@@ -250,7 +282,8 @@ _FIND_REVISION = (
 )
 
 
-def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
+def find_revision(session: Session, repo: RepoName, revision: str) -> Revision:
+    """What `Store.resolve` returns, in the caller's transaction."""
     if revision.startswith("refs/"):
         ref = other_ref = revision.removeprefix("refs/")
     else:
@@ -258,22 +291,26 @@ def _resolve(session: Session, repo: RepoName, revision: str) -> Revision:
     names = {"org": repo.org, "name": repo.name, "ref": ref, "other_ref": other_ref, "oid": revision}
     row = session.execute(_FIND_REVISION, names).tuples().first()
     if row is None:
-        raise repo_not_found(str(repo))
-    repo_id, oid, tree_oid, date = row
+        raise _absent(session, repo)
+    repo_id, private, gated, oid, tree_oid, date = row
     if oid is None:
         raise revision_not_found(str(repo), revision)
-    return Revision(repo, repo_id, oid, tree_oid, date)
+    return Revision(repo, repo_id, oid, tree_oid, date, private, gated)
 
 
-def _branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
-    ref = f"heads/{branch.removeprefix('refs/heads/')}"
+def branch_head(session: Session, repo: RepoName, branch: str) -> tuple[Revision, str]:
+    """The commit that a commit to `branch` builds on, and its reference: a branch, or `refs/pr/<num>`."""
+    ref = branch.removeprefix("refs/")
+    if not branch.startswith(("refs/heads/", "refs/pr/")):
+        ref = f"heads/{branch}"
     lock_ref(session, repo, ref)
-    return _resolve(session, repo, f"refs/{ref}"), ref
+    return find_revision(session, repo, f"refs/{ref}"), ref
 
 
-def _select_entries(
+def select_entries(
     session: Session, revision: Revision, *conditions: Any, limit: int | None = None
 ) -> list[Entry]:
+    """The revision's entries that meet all conditions, by path."""
     rows = session.execute(
         select(TreeEntry.path, TreeEntry.oid, TreeEntry.sha256, TreeEntry.size, TreeEntry.lfs)
         .where(TreeEntry.repo_id == revision.repo_id, TreeEntry.tree_oid == revision.tree, *conditions)
@@ -288,7 +325,19 @@ def _select_entries(
     ]
 
 
-def _insert_commit(
+def snapshot(session: Session, revision: Revision) -> dict[str, File]:
+    """The revision's files by path."""
+    return {entry.path: entry.file for entry in select_entries(session, revision) if entry.file is not None}
+
+
+def check_parent(head: Revision, branch: str, parent: str | None) -> None:
+    """Raises RequestError 412 if a commit insists on another head than the branch has."""
+    if parent is not None and not head.commit.startswith(parent.lower()):
+        stale = "A commit has happened since. Please refresh and try again."  # clients look for it
+        raise RequestError(412, f"{stale} {branch!r} is at {head.commit}.")
+
+
+def insert_commit(
     session: Session,
     repo_id: int,
     parent: Revision | None,

@@ -10,6 +10,7 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -83,7 +84,8 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 def apply(snapshot: Snapshot, operations: Iterable[Operation]) -> dict[str, File]:
     """The snapshot after all operations: deletions first, whatever their order, then additions.
 
-    Raises RequestError: 400 for a bad path or one that is both file and folder, 404 for deleting nothing.
+    Raises RequestError: 400 for a bad path, one that is both file and folder or two that are the same text in
+    different bytes, 404 for deleting nothing.
     """
     operations = list(operations)
     files = dict(snapshot)
@@ -101,7 +103,18 @@ def apply(snapshot: Snapshot, operations: Iterable[Operation]) -> dict[str, File
                 raise bad_request(
                     f"{folder!r} would be a file and, for {path!r}, a folder: delete one of them."
                 )
+    _check_twins(files)
     return files
+
+
+def _check_twins(paths: Iterable[str]) -> None:
+    """Two spellings of one name (é as one character, or e and an accent) are one file on some file systems."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        if not path.isascii():
+            twin = seen.setdefault(unicodedata.normalize("NFC", path), path)
+            if twin != path:
+                raise bad_request(f"{path!r} and {twin!r} are the same name in Unicode: delete one of them.")
 
 
 def _deleted(snapshot: Snapshot, operation: Delete) -> list[str]:

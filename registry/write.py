@@ -14,12 +14,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from . import pulls
+from .accounts.limits import check_announced
 from .accounts.may import Action
 from .auth import note
 from .commit_body import read_commit
-from .errors import bad_request, conflict, not_implemented
-from .http import json_body, kind_of, param, repo_of, repo_url, service, writer
+from .errors import RequestError, bad_request, conflict
+from .http import flag, json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_org, check_path, check_ref_name, check_repo_name
+from .ownership import wants_private
 from .store import MAIN, RepoName
 
 
@@ -33,13 +36,12 @@ async def create_repo(request: Request) -> Response:
     """Create a repository; a name that exists answers 409 with its address."""
     body = await json_body(request)
     kind, repo = _named_repo(body)
-    if body.get("private") or body.get("visibility") not in (None, "public"):
-        raise bad_request("This hub has only public repositories: create it without a visibility.")
+    private = bool(wants_private(body))
     url = repo_url(request, kind, repo)
 
     def create() -> None:
         author = writer(request, repo.org, repo.name, Action.CREATE).name
-        if not service(request).store.create_repo(repo, author):
+        if not service(request).store.create_repo(repo, author, private=private):
             raise conflict(
                 f"The repository {repo} exists already: upload to it, or delete it first.", url=url
             )
@@ -128,6 +130,7 @@ async def preupload(request: Request) -> Response:
         writer(request, repo.org)
         store = service(request).store
         paths = [check_path(file.get("path")) for file in files]
+        check_announced(store, repo.org, zip(paths, (file.get("size") for file in files), strict=True))
         present = {
             entry.path: entry.oid
             for entry in store.entries_at(store.resolve(repo, param(request, "revision")), paths)
@@ -143,30 +146,59 @@ async def preupload(request: Request) -> Response:
 async def commit(request: Request) -> Response:
     """Apply the operations in the body's JSON lines to a branch."""
     repo, branch = repo_of(request), param(request, "revision")
-    if request.query_params.get("create_pr", "").lower() in ("1", "true"):
-        raise not_implemented("This hub has no pull requests: commit to a branch, without create_pr.")
+    as_pull = flag(request, "create_pr")
     author = await run_in_threadpool(writer, request, repo.org)
     here = service(request)
 
-    def finish(body: BinaryIO) -> str:
+    def check() -> None:  # fail before the upload, not after it
+        here.store.resolve(repo, branch)
+        if branch.startswith("refs/pr/"):
+            pulls.require_open(here.store, repo, int(branch.removeprefix("refs/pr/")))
+
+    def finish(body: BinaryIO) -> tuple[int | None, str]:
         body.flush()
         mapped = mmap(body.fileno(), 0, access=ACCESS_READ) if body.tell() else b""
         header, operations = read_commit(mapped, here.blobs)
         here.blobs.sync()
-        return here.store.commit(
-            repo, branch, operations, message=header.message, author=author.name, parent=header.parent
+        make = pulls.open_pull if as_pull else pulls.add_commit
+        return make(
+            here.store,
+            repo,
+            branch,
+            operations,
+            message=header.message,
+            author=author.name,
+            parent=header.parent,
         )
 
-    await run_in_threadpool(here.store.resolve, repo, branch)  # fail before the upload, not after it
+    await run_in_threadpool(check)
     with here.blobs.temporary() as (_, body):
-        await receive(request, body)
-        oid = await run_in_threadpool(finish, body)
+        await receive(request, body, here.limits.upload_bytes)
+        num, oid = await run_in_threadpool(finish, body)
     note(request, commit=oid)
-    url = f"{repo_url(request, kind_of(request), repo)}/commit/{oid}"
-    return JSONResponse({"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": None})
+    page = repo_url(request, kind_of(request), repo)
+    pull = None if num is None else f"{page}/discussions/{num}"
+    return JSONResponse(
+        {"success": True, "commitOid": oid, "commitUrl": f"{page}/commit/{oid}", "pullRequestUrl": pull}
+    )
 
 
-async def receive(request: Request, file: BinaryIO) -> None:
-    """Write the request's body to `file`, without blocking the event loop and in little memory."""
+async def receive(request: Request, file: BinaryIO, limit: int) -> None:
+    """Write the request's body to `file`, without blocking the event loop and in little memory.
+
+    Raises RequestError 413 as soon as there are, or are announced, more than `limit` bytes.
+    """
+    left = limit - int(request.headers.get("content-length", 0))
+    too_large = RequestError(
+        413,
+        f"This upload has more than the {limit} bytes that are allowed here: send less at a time.",
+        headers={"Connection": "close"},
+    )
+    if left < 0:
+        raise too_large
+    left = limit
     async for chunk in request.stream():
+        left -= len(chunk)
+        if left < 0:
+            raise too_large
         await run_in_threadpool(file.write, chunk)

@@ -57,6 +57,40 @@ def test_commands_of_the_lock_page_run_in_order_and_load_from_what_was_synced(
     assert re.search(r"^verified: org/paged-attention version 1 torch-cpu$", done.stdout, re.MULTILINE)
 
 
+def test_commands_of_the_trust_page_run_in_order_and_show_the_signer(
+    start_hub: StartHub, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "trust.md").read_text()
+    script = re.search(r"<!-- executed by tests/test_docs.py -->\n```sh\n(.*?)```", page, re.DOTALL)
+    yank = re.search(r"^    (khub yank .*)$", page, re.MULTILINE)
+    assert script is not None
+    assert yank is not None
+    hub = start_hub(tmp_path / "data")
+    folder = tmp_path / "dist" / "paged-attention"
+    python_package(folder, name="paged-attention", kernel_id="_paged_attention_cpu_1")
+    khub = tmp_path / "khub"
+    khub.write_text(f'#!/bin/sh\nexec {sys.executable} -m hub_loader "$@"\n')
+    khub.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "KERNELS_", "KHUB_"))}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HF_HOME": str(tmp_path / "home")}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token("org")}
+    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    refused = "khub get org/paged-attention && exit 1 || test $? = 26"
+    done = subprocess.run(
+        ["sh", "-ec", f"{script[1]}\n{yank[1]}\n{refused}"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^signed by the key [0-9a-f]{16} \(Example Org\) of .*trust\.json$", done.stdout, re.MULTILINE
+    )
+    assert "wrong for head sizes over 128" in done.stderr
+
+
 @pytest.mark.slow
 def test_code_of_the_resolver_page_times_the_kernel_against_torch(hub: Hub, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "resolver.md").read_text()

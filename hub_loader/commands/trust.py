@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--issuer", help="who vouches for that identity, e.g. https://token.actions.githubusercontent.com"
     )
+    add.add_argument(
+        "--trusted-root",
+        type=Path,
+        metavar="FILE",
+        help="sigstore's trusted root; the library's when left out",
+    )
     add.set_defaults(run=_add)
     listing = actions.add_parser("list", help="show who may sign")
     add_json(listing)
@@ -86,7 +92,8 @@ def _add(args: argparse.Namespace) -> int:
     if args.identity or args.issuer:
         if args.key or not (args.identity and args.issuer):
             raise UsageError("pass a key, or --identity and --issuer together")
-        identity = IdentityEntry(hub, org, args.identity, args.issuer)
+        root = "" if args.trusted_root is None else str(args.trusted_root.absolute())
+        identity = IdentityEntry(hub, org, args.identity, args.issuer, root)
         change_trust(lambda trust: trust.add_identity(identity))
         print(f"{args.identity} may sign for {org} on {hub}")
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..cache_folder import read
@@ -16,17 +16,22 @@ from ..lockfile import LockFile
 from ..manifest import METADATA_NAME, sha256_hex
 from ..source_build import built_kernel
 from ..store import Store
+from ..trust.signers import cached_signers
 from ..verify import verify_package
 from ._common import add_json, print_json
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A variant: `problem` is None if every byte is as promised; `path` None if there is nothing to read."""
+    """A variant: `problem` is None if every byte is as promised; `path` None if there is nothing to read.
+
+    `signed` says who has signed it, "" where the cache has no index.json of it.
+    """
 
     what: str
     path: str | None
     problem: str | None
+    signed: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    store = Store(load_config().cache)
-    verdicts = list(verify_cache(store) if args.lock is None else _locked(store, find_lock(args.lock)))
+    config = load_config()
+    store = Store(config.cache)
+    signers = cached_signers(config)
+    found = verify_cache(store) if args.lock is None else _locked(store, find_lock(args.lock))
+    verdicts = [
+        verdict if verdict.path is None else _with_signer(verdict, signers.get(Path(verdict.path).name, ""))
+        for verdict in found
+    ]
     return report(store, verdicts, args.json)
 
 
@@ -61,8 +72,14 @@ def report(store: Store, verdicts: list[Verdict], as_json: bool) -> int:
         for verdict in verdicts:
             state = verdict.problem or ("verified" if verdict.path else "not looked at")
             print(f"{state}: {verdict.what}")
+            if verdict.signed:
+                print(f"  {verdict.signed}")
         print(f"{sum(verdict.path is not None for verdict in verdicts)} variants looked at in {store.root}")
     return IntegrityError.exit_code if any(verdict.problem for verdict in verdicts) else 0
+
+
+def _with_signer(verdict: Verdict, sentence: str) -> Verdict:
+    return replace(verdict, signed="; ".join(filter(None, (sentence, verdict.signed))))
 
 
 def verify_cache(store: Store) -> Iterator[Verdict]:
@@ -91,7 +108,8 @@ def _locked(store: Store, lock: LockFile) -> Iterator[Verdict]:
             folder = store.variant(variant.key)
             what = f"{kernel.request} {name}"
             if folder.is_dir():
-                yield Verdict(what, str(folder), _problem(store, variant.key, variant.manifest))
+                signer = "" if kernel.signer is None else f"locked with the signer {kernel.signer[:16]}"
+                yield Verdict(what, str(folder), _problem(store, variant.key, variant.manifest), signer)
             else:
                 yield Verdict(f"{what} is not in the cache", None, None)
 

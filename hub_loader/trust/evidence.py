@@ -46,6 +46,16 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class BundleProof:
+    """A sigstore bundle that holds: for which metadata.json, by whom, and under which trusted root (a file, or "")."""
+
+    metadata_sha256: str
+    identity: str
+    issuer: str
+    root: str
+
+
+@dataclass(frozen=True)
 class SeenRef:
     """What a branch showed when it was last loaded here: the signed time, the digest of index.json, the key."""
 

@@ -59,7 +59,7 @@ def admit(config: Config, policy: Policy, version: Version, *, fresh: bool = Fal
             found, verdict = _judged(config, policy, replace(version, envelope=late), trust, fresh)
     seen = after(found.record.seen, found.evidence)
     if found.new or seen != found.record.seen:
-        remember(_path(config, trust, version), seen, found.new)
+        remember(_path(config, trust, version), Record(seen, found.new))
     if not verdict.allowed:
         raise (SignatureError if verdict.is_final else PolicyError)(verdict.reason)
     logger.debug("%s at %s: %s", version.repo_id, version.commit[:12], verdict.reason)
@@ -100,6 +100,13 @@ def check_signer(config: Config, version: Version, signer: str | None, origin: s
 
 def look(config: Config, version: Version) -> Verdict:
     """What `admit` would say where the caller allows nothing, as a sentence instead of an error; keeps nothing."""
+    identities = read_trust().identities_for(config.endpoint, version.repo_id)
+    if version.index is None and identities:
+        names = ", ".join(entry.identity for entry in identities)
+        return Verdict(
+            False,
+            f"{version.repo_id}: a variant's sigstore bundle has to be of {names}: asked when it is taken",
+        )
     try:
         return _judged(config, Policy(hub_word=config.is_public), version, read_trust(), False)[1]
     except (SignatureError, MissingExtraError) as error:

@@ -13,12 +13,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ..errors import UsageError
 from ..locks import exclusive
-from .evidence import Proof, PublicKey, Seen, SeenRef, SeenYank
+from .evidence import BundleProof, Proof, PublicKey, Seen, SeenRef, SeenYank
 from .statement import key_id
 from .trusted import write_file
 
@@ -26,15 +26,20 @@ _KEPT_PROOFS = 32
 
 logger = logging.getLogger("hub_loader")
 
+_T = TypeVar("_T")
 _warned: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of a repository: what it showed, and proofs by the SHA-256 of their envelope, oldest first."""
+    """What is remembered of a repository: what it showed, and proofs by the SHA-256 of their envelope, oldest first.
+
+    `bundles` are those of sigstore bundles, by the SHA-256 of the bundle.
+    """
 
     seen: Seen = field(default_factory=Seen)
     proofs: Mapping[str, Proof] = field(default_factory=dict)
+    bundles: Mapping[str, BundleProof] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The file's bytes."""
@@ -43,6 +48,7 @@ class Record:
             "refs": {name: vars(ref) for name, ref in self.seen.refs.items()},
             "yanked": {digest: vars(yank) for digest, yank in self.seen.yanked.items()},
             "proofs": {digest: _proof_json(proof) for digest, proof in self.proofs.items()},
+            "bundles": {digest: vars(proof) for digest, proof in self.bundles.items()},
         }
         return (json.dumps(data, indent=1) + "\n").encode()
 
@@ -68,13 +74,17 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
-def remember(path: Path, seen: Seen, proofs: Mapping[str, Proof]) -> None:
+def remember(path: Path, new: Record) -> None:
     """Join what was proven to the record. Where it cannot be written, that is said once: it is proven again then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with exclusive(path.with_suffix(".lock")):
             before = read_record(path)
-            joined = Record(_join(before.seen, seen), _newest({**before.proofs, **proofs}))
+            joined = Record(
+                _join(before.seen, new.seen),
+                _newest({**before.proofs, **new.proofs}),
+                _newest({**before.bundles, **new.bundles}),
+            )
             if joined != before:
                 write_file(path, joined.to_json(), 0o600)
     except OSError as error:
@@ -113,7 +123,7 @@ def _join(one: Seen, other: Seen) -> Seen:
     return Seen(highest, refs, yanked)
 
 
-def _newest(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+def _newest(proofs: Mapping[str, _T]) -> dict[str, _T]:
     return dict(list(proofs.items())[-_KEPT_PROOFS:])
 
 
@@ -131,9 +141,12 @@ def _record(data: Any) -> Record:
         digest: SeenYank(_int(yank["signed"]), str(yank["reason"])) for digest, yank in data["yanked"].items()
     }
     highest = None if data["highest"] is None else _int(data["highest"])
-    return Record(
-        Seen(highest, refs, yanked), {name: _proof(proof) for name, proof in data["proofs"].items()}
-    )
+    bundles = {
+        digest: BundleProof(*(str(proof[name]) for name in ("metadata_sha256", "identity", "issuer", "root")))
+        for digest, proof in data.get("bundles", {}).items()
+    }
+    proofs = {name: _proof(proof) for name, proof in data["proofs"].items()}
+    return Record(Seen(highest, refs, yanked), proofs, bundles)
 
 
 def _proof(data: Any) -> Proof:

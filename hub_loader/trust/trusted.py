@@ -48,12 +48,16 @@ class KeyEntry:
 
 @dataclass(frozen=True)
 class IdentityEntry:
-    """Who may sign for `org` with sigstore: an identity as its certificates state it, vouched for by `issuer`."""
+    """Who may sign for `org` with sigstore: an identity as its certificates state it, vouched for by `issuer`.
+
+    `root` is the file of the trusted root to hold it against; "" for the one that the library brings.
+    """
 
     hub: str
     org: str
     identity: str
     issuer: str
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,9 @@ def _key(data: Any) -> KeyEntry:
 
 
 def _identity(data: Any) -> IdentityEntry:
-    return IdentityEntry(*(_text(data[name]) for name in ("hub", "org", "identity", "issuer")))
+    hub, org, identity, issuer = (_text(data[name]) for name in ("hub", "org", "identity", "issuer"))
+    root = data.get("root", "")
+    return IdentityEntry(hub, org, identity, issuer, _text(root) if root else "")
 
 
 def _text(value: Any) -> str:

@@ -6,9 +6,9 @@ change over the wire is written before they are told that it happened (`audit_lo
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -46,9 +46,9 @@ class Event:
 
 def shell() -> Actor:
     """The person at this machine's command line."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
+    try:  # not getpass.getuser(), which believes the environment
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         name = str(os.getuid())  # a container's user often has no name
     return Actor(f"cli:{name}", "local")
 

@@ -114,7 +114,7 @@ def size(text: str) -> int | None:
 
 def duration(text: str) -> timedelta:
     """`30m`, `12h`, `90d`, `8w`. Raises argparse's error."""
-    found = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    found = re.fullmatch(r"([0-9]{1,5})([mhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 30m, 12h, 90d or 8w")
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])

@@ -6,12 +6,13 @@ once for an organization, however many commits and repositories of it hold it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ..db import Database
 from ..errors import RequestError
 from ..models import Org, Repo, TreeEntry
 from ..tree import Add, File, Operation
@@ -56,7 +57,8 @@ def check_commit(
         check_size(limits, operation.path, operation.file.size)
     if limits.quota_bytes is None or not files:
         return
-    session.execute(select(Org.id).where(Org.id == org.id).with_for_update())  # other commits wait
+    others_wait = select(Org.id).where(Org.id == org.id).with_for_update(key_share=True)
+    session.execute(others_wait)
     held = _held(session, org.id)
     used = sum(held.values())
     added = _added(after.values(), held)
@@ -67,6 +69,19 @@ def check_commit(
             f"repository, or ask the hub's operator for `khub registry org quota {org.name} --bytes N`.",
             code="QuotaExceeded",
         )
+
+
+def check_announced(database: Database, org: str, files: Iterable[tuple[object, object]]) -> None:
+    """Hold (path, size) of files that are about to come against the limits, so that none comes in vain.
+
+    What a client announces is a promise: the commit is checked by what came. Raises RequestError 413.
+    """
+    with database.read() as session:
+        row = session.scalar(select(Org).where(Org.name == org))
+        limits = Limits() if row is None else limits_of(row, read_settings(session))
+    for path, size in files:
+        if isinstance(size, int):
+            check_size(limits, str(path), size)
 
 
 def check_count(limits: Limits, org: str, files: int) -> None:

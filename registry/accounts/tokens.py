@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from hub_loader.errors import UsageError
 
-from ..models import Member, Org, Publisher, Token, User
+from ..models import Member, Org, Token, User
 from .identity import ANONYMOUS, Identity, Kind, Role, Scope
 
 PREFIX = "khub_"
 SESSION_LIFE = timedelta(hours=12)
-_COARSE = timedelta(hours=1)
+_KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,14 @@ def revoke(session: Session, token_id: int, now: datetime) -> TokenInfo:
     return token_info(session, row)
 
 
-def publisher_of(session: Session, token_id: int) -> Publisher | None:
-    """The trusted publisher that a token was made for."""
-    row = session.get(Token, token_id)
-    return None if row is None or row.publisher_id is None else session.get(Publisher, row.publisher_id)
+def forget_ended(session: Session, before_id: int, now: datetime) -> None:
+    """Remove logins and CI runs' tokens that ended a month ago; the audit log goes on telling of them.
+
+    Only those older than the token `before_id`, so that a number of the log never means another token.
+    """
+    short_lived = or_(Token.parent_id.is_not(None), Token.publisher_id.is_not(None))
+    ended = Token.expires_at < now - _KEPT
+    session.execute(delete(Token).where(Token.id < before_id, short_lived, ended))
 
 
 def _hash(secret: str) -> str:

@@ -8,7 +8,6 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from hub_loader.errors import UsageError
@@ -17,6 +16,7 @@ from ..accounts.audit import Actor, record
 from ..accounts.directory import ensure_org
 from ..accounts.tokens import utc_now
 from ..errors import bad_request, unauthorized
+from ..locks import insert_new
 from ..models import Org, UsedProof
 from ..models import Publisher as Row
 from ..names import check_repo_name
@@ -91,10 +91,7 @@ def use_up(session: Session, issuer: str, jti: str, until: datetime) -> None:
     """
     session.execute(delete(UsedProof).where(UsedProof.expires_at < utc_now()))
     digest = hashlib.sha256(f"{issuer}\0{jti}".encode()).hexdigest()
-    session.add(UsedProof(sha256=digest, expires_at=until))
-    try:
-        session.flush()
-    except IntegrityError:
+    if not insert_new(session, UsedProof, {"sha256": digest, "expires_at": until}):
         raise unauthorized(
             "The issuer's token was used before: each is good for one exchange; ask for another."
-        ) from None
+        )

@@ -23,7 +23,7 @@ from ..accounts.audit import Actor, record
 from ..accounts.directory import find_org
 from ..accounts.identity import Scope
 from ..accounts.settings import read_settings
-from ..accounts.tokens import NewToken, issue, utc_now
+from ..accounts.tokens import NewToken, forget_ended, issue, utc_now
 from ..errors import RequestError, bad_request, forbidden, unauthorized
 from ..http import json_body, service
 from ..names import check_org, check_repo_name
@@ -75,6 +75,7 @@ def _exchange(request: Request, body: dict[str, Any]) -> dict[str, Any]:
             publisher_id=publisher.id,
         )
         secret, token = issue(session, new, now)
+        forget_ended(session, token.id, now)
         detail: dict[str, Any] = {
             "publisher": publisher.id,
             "token": token.id,

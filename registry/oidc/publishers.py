@@ -66,7 +66,7 @@ def run_of(claims: Mapping[str, Any]) -> Run:
         value = claims.get(name)
         if value is None and not required:
             return ""
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or not required) or not value.isprintable():
             raise NotARunError(f"the claim {name!r} is missing or not text")
         return value
 

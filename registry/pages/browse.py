@@ -8,8 +8,9 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..access import repo_info
 from ..errors import RequestError
-from ..http import param, repo_of, service
+from ..http import param
 from ..names import check_org
 from .catalog import Catalog, Listed, Sort, search, sort
 from .render import page
@@ -62,9 +63,9 @@ def organization(request: Request) -> Response:
 
 def short_address(request: Request) -> Response:
     """`/{org}/{name}` leads to the kernel's page. Raises RequestError 404."""
-    repo = repo_of(request)
-    service(request).store.refs(repo)
-    return RedirectResponse(f"/kernels/{repo}", 307)  # a repository that exists has a plain name
+    return RedirectResponse(
+        f"/kernels/{repo_info(request).repo}", 307
+    )  # a repository that exists has a plain name
 
 
 def _sorting(request: Request) -> Sort:

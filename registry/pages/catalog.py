@@ -91,7 +91,7 @@ class Catalog:
         return made
 
     def listed(self, org: str | None = None) -> list[Listed]:
-        """Every repository, or those of one organization, by name."""
+        """Every public repository, or those of one organization, by name."""
         found = []
         for revision, version in self._newest(org):
             facts = self._facts_of(revision)
@@ -119,9 +119,10 @@ class Catalog:
         return self._store.has_org(org)
 
     def totals(self) -> tuple[int, int]:
-        """How many repositories there are, and how many organizations have one."""
+        """How many public repositories there are, and how many organizations have one."""
         with self._store.read() as session:
-            row = session.execute(select(func.count(Repo.id), func.count(Repo.org_id.distinct()))).one()
+            counts = select(func.count(Repo.id), func.count(Repo.org_id.distinct()))
+            row = session.execute(counts.where(Repo.private.is_(False))).one()
             return int(row[0]), int(row[1])
 
     def downloads(self, repo_id: int) -> Mapping[date, int]:
@@ -151,7 +152,7 @@ class Catalog:
             .join(Org, Org.id == Repo.org_id)
             .join(Ref, Ref.repo_id == Repo.id)
             .join(Commit, (Commit.repo_id == Repo.id) & (Commit.oid == Ref.commit_oid))
-            .where(Ref.name.like("heads/%"))
+            .where(Ref.name.like("heads/%"), Repo.private.is_(False))
         )
         if org is not None:
             query = query.where(Org.name == org)
@@ -174,7 +175,7 @@ class Catalog:
             entry = entries.get(path)
             return None if entry is None or entry.file is None else self.content(entry.file, limit)
 
-        return entries, read_package(entries, read)
+        return entries, read_package(str(revision.repo), entries, read)
 
     def content(self, file: File, limit: int) -> bytes | None:
         """A file's bytes; None if it has more than `limit`."""

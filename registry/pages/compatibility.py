@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,13 +14,12 @@ from hub_loader.environment_text import parse_environment, summary
 from hub_loader.errors import UsageError
 from hub_loader.resolver import Decision, best, resolve
 
-from ..errors import RequestError
+from .forms import read_form
 from .kernel import View, show, view
+from .login import require_own_form
 from .matrix import dotted
-from .negotiate import same_origin
 from .releases import CUDA, GLIBC, TORCH
 
-MAX_FORM_BYTES = 64 << 10
 MAX_GPUS = 64
 _BASE = Environment(python="cp312", arch="x86_64", os="linux", glibc=GLIBC)
 _OPTIONS = ("torch", "cuda", "python", "arch", "sm", "glibc", "driver_cuda")
@@ -50,11 +48,8 @@ def show_matrix(request: Request) -> Response:
 
 async def pasted(request: Request) -> Response:
     """What the environment in the form, the output of `khub env --json`, would get."""
-    if not same_origin(request):
-        raise RequestError(
-            403, "This form was sent from another site: open the kernel's page and paste there."
-        )
-    text = (await form(request)).get("environment", "")
+    require_own_form(request)
+    text = (await read_form(request)).get("environment", "")
 
     def answer() -> Response:
         shown = view(request)
@@ -67,22 +62,6 @@ async def pasted(request: Request) -> Response:
             return _page(request, shown, _defaults(), pasted=text, problem=str(error), status=422)
 
     return await run_in_threadpool(answer)
-
-
-async def form(request: Request) -> dict[str, str]:
-    """The fields of a form, the first value of each. Raises RequestError 413 or 400."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            raise RequestError(413, f"This form has more than {MAX_FORM_BYTES >> 10} KiB: send less.")
-    try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=100)
-    except ValueError:
-        raise RequestError(
-            400, "This form cannot be read: open its page again and send it from there."
-        ) from None
-    return {name: values[0] for name, values in fields.items()}
 
 
 def described(stated: dict[str, str]) -> Environment:

@@ -12,8 +12,9 @@ from starlette.responses import RedirectResponse, Response
 
 from hub_loader.manifest import python_name
 
+from ..access import fetch, repo_info
 from ..errors import RequestError
-from ..http import base_url, param, repo_of, service
+from ..http import base_url, param, service
 from ..store import MAIN, RefInfo, RepoName
 from .browse import catalog
 from .card import render_card
@@ -81,9 +82,14 @@ def newest(refs: tuple[RefInfo, ...]) -> str:
 
 
 def view(request: Request, name: str | None = None) -> View:
-    """The kernel in the address at `name`, else at the query's `revision`. Raises RequestError 404."""
-    repo, store = repo_of(request), service(request).store
-    refs = tuple(store.refs(repo))
+    """The kernel in the address at `name`, else at the query's `revision`.
+
+    Raises RequestError 404, also for who may not see it, and 401 or 403 for a gated one.
+    """
+    found, store = repo_info(request), service(request).store
+    fetch(request, found)
+    repo = found.repo
+    refs = tuple(ref for ref in store.refs(repo) if not ref.ref.startswith("refs/pr/"))
     name = name or request.query_params.get("revision") or newest(refs)
     return View(repo, name, catalog(request).snapshot(store.resolve(repo, name)), refs)
 

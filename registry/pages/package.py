@@ -70,8 +70,8 @@ class Package:
         return {name: variant.backend for name, variant in self.variants.items()}
 
 
-def read_package(entries: Mapping[str, Entry], read: Read) -> Package:
-    """Read a commit with these files (path -> entry)."""
+def read_package(repo_id: str, entries: Mapping[str, Entry], read: Read) -> Package:
+    """Read a commit of `repo_id` with these files (path -> entry)."""
     problems: list[str] = []
     readme = _text(read(README, MAX_TEXT)) if README in entries else ""
     index, raw = _index(entries, read, problems)
@@ -93,7 +93,9 @@ def read_package(entries: Mapping[str, Entry], read: Read) -> Package:
         variants=variants,
         metadata=metadata,
         operators=operators,
-        provenance=read_provenance(lambda path: read(path, MAX_INDEX) if path in entries else None, raw),
+        provenance=read_provenance(
+            lambda path: read(path, MAX_INDEX) if path in entries else None, repo_id, index, raw
+        ),
         benchmarks=_benchmarks(entries, read, problems),
         problems=tuple(problems),
     )

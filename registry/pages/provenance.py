@@ -1,24 +1,25 @@
 """Who signed a version and what it was made of, as its files say. Pure.
 
-`index.json.dsse` is a DSSE envelope (https://github.com/secure-systems-lab/dsse) around an in-toto statement;
-without it `provenance.intoto.json` is the statement, unsigned. A page shows what is there and whether the
-statement is about this very index.json. It vouches for nothing: a client verifies with the keys it trusts.
+`index.json.dsse` is the publisher's envelope; whether its signature holds, and is about this very index.json of this
+repository, is the loader's own code to say (`hub_loader.trust`). Whose the key is, the page does not vouch for: a
+client decides by the keys that it trusts. Without an envelope `provenance.intoto.json` is the statement, unsigned.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 
-from hub_loader.manifest import INDEX_NAME, sha256_hex
+from hub_loader.errors import SignatureError
+from hub_loader.manifest import INDEX_NAME, Index, sha256_hex
+from hub_loader.trust.dsse import ENVELOPE_NAME, parse_envelope
+from hub_loader.trust.evidence import Proof
+from hub_loader.trust.judge import prove
 
-ENVELOPE_NAME = "index.json.dsse"
 STATEMENT_NAME = "provenance.intoto.json"
-_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _MAX_SHOWN = 100
 
 
@@ -32,59 +33,81 @@ class Dependency:
 
 @dataclass(frozen=True)
 class Provenance:
-    """`state` is unsigned, signed (by whom, a client has to verify) or broken: malformed, or of another index."""
+    """`state` is unsigned; signed; yanked: taken back by who signed; or broken: clients refuse the version."""
 
     state: str
     explanation: str
-    key_ids: tuple[str, ...] = ()
+    key_id: str = ""
     builder: str = ""
     build_type: str = ""
     dependencies: tuple[Dependency, ...] = ()
     subjects: int = 0
 
 
-def read_provenance(read: Callable[[str], bytes | None], index: bytes | None) -> Provenance:
-    """What the envelope or the statement among a commit's files says. `index` is index.json, None without."""
+_UNSIGNED = Provenance(
+    "unsigned", "No publisher has signed this version: its files are checked against index.json alone."
+)
+
+
+def read_provenance(
+    read: Callable[[str], bytes | None], repo_id: str, index: Index | None, data: bytes | None
+) -> Provenance:
+    """What the envelope or the statement among a commit's files says. `data` are the bytes of index.json."""
     envelope, statement = read(ENVELOPE_NAME), read(STATEMENT_NAME)
+    if envelope is None:
+        return _UNSIGNED if statement is None else _made_from(statement, STATEMENT_NAME, _UNSIGNED)
     try:
-        if envelope is not None:
-            return _signed(json.loads(envelope), index)
-        if statement is not None:
-            return _read(json.loads(statement), "unsigned", _UNSIGNED, ())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        name = STATEMENT_NAME if envelope is None else ENVELOPE_NAME
-        return Provenance("broken", f"{name} is malformed: the publisher has to publish it again.")
-    return Provenance("unsigned", f"{_UNSIGNED} There is no provenance either.")
+        proof = prove(envelope, origin=ENVELOPE_NAME)
+    except SignatureError as error:
+        return Provenance("broken", f"Clients refuse this version: {error}.")
+    payload = parse_envelope(envelope, origin=ENVELOPE_NAME).payload
+    return _made_from(payload, ENVELOPE_NAME, _signed(proof, repo_id, index, data))
 
 
-_UNSIGNED = "No publisher has signed this version: its files are checked against index.json alone."
+def _signed(proof: Proof, repo_id: str, index: Index | None, data: bytes | None) -> Provenance:
+    if index is None or data is None or sha256_hex(data) != proof.index_sha256:
+        about = f"another {INDEX_NAME} than this one"
+    elif (proof.repo_id, proof.version) != (repo_id, index.version):
+        about = f"version {proof.version} of {proof.repo_id}"
+    else:
+        return _holds(proof)
+    return Provenance("broken", f"Clients refuse this version: its signature is about {about}.", proof.key_id)
 
 
-def _signed(envelope: Any, index: bytes | None) -> Provenance:
-    key_ids = tuple(str(signature["keyid"])[:128] for signature in envelope["signatures"])
-    if envelope["payloadType"] != _PAYLOAD_TYPE or not key_ids:
-        raise ValueError("no in-toto statement, or no signature")
-    statement = json.loads(_base64(envelope["payload"]))
-    digests = [subject["digest"].get("sha256") for subject in statement["subject"]]
-    if index is None or sha256_hex(index) not in digests:
-        said = f"{ENVELOPE_NAME} signs another {INDEX_NAME} than this one: clients refuse the version."
-        return _read(statement, "broken", said, key_ids)
-    said = (
-        f"Beside this {INDEX_NAME}, which holds the digest of every file, lies a signature that names the key below. "
-        "This page does not verify it: your client does, with the keys that you trust."
+def _holds(proof: Proof) -> Provenance:
+    if proof.yanked is not None:
+        return Provenance(
+            "yanked", f"Its publisher has taken this version back: {proof.yanked}", proof.key_id
+        )
+    when = ""
+    if proof.signed < 1 << 35:
+        date = datetime.fromtimestamp(proof.signed, timezone.utc)
+        when = f" on {date.day} {date:%b %Y}"
+    return Provenance(
+        "signed",
+        f"The key below signed this {INDEX_NAME}{when}, and so the digest of every file. The signature holds; "
+        "whether the key is its publisher's, your client decides by the keys that you trust.",
+        proof.key_id,
     )
-    return _read(statement, "signed", said, key_ids)
 
 
-def _read(statement: Any, state: str, explanation: str, key_ids: tuple[str, ...]) -> Provenance:
+def _made_from(statement: bytes, name: str, known: Provenance) -> Provenance:
+    """`known` with what the statement says of the build."""
+    try:
+        return _read(json.loads(statement), known)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return replace(
+            known, explanation=f"{known.explanation} What {name} says of its build cannot be read."
+        )
+
+
+def _read(statement: Any, known: Provenance) -> Provenance:
     predicate = statement.get("predicate") or {}
     definition = predicate.get("buildDefinition") or {}
     builder = (predicate.get("runDetails") or {}).get("builder") or {}
     versions = ", ".join(f"{name} {version}" for name, version in (builder.get("version") or {}).items())
-    return Provenance(
-        state=state,
-        explanation=explanation,
-        key_ids=key_ids,
+    return replace(
+        known,
         builder=" ".join(part for part in (str(builder.get("id") or ""), versions) if part)[:300],
         build_type=str(definition.get("buildType") or "")[:300],
         dependencies=tuple(
@@ -98,10 +121,3 @@ def _dependency(item: Any) -> Dependency:
     details = {**(item.get("digest") or {}), **(item.get("annotations") or {})}
     shown = ", ".join(f"{kind} {value}" for kind, value in details.items())
     return Dependency(str(item.get("name") or item.get("uri") or "?")[:200], shown[:300])
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:  # DSSE allows the URL-safe alphabet as well
-        return base64.b64decode(text, altchars=b"-_", validate=True)

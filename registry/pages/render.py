@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..auth import COOKIE
 from .charts import figure
 from .matrix import dotted, short_name
 
@@ -33,10 +34,19 @@ SECURITY = {
 _STATIC = {"khub.css": "text/css", "khub.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """Render `template`; a GET whose answer the browser has already is answered with 304."""
-    text = _environment().get_template(template).render(request=request, **context)
+def page(
+    request: Request, template: str, status: int = 200, *, secret: bool = False, **context: Any
+) -> Response:
+    """Render `template`; a GET whose answer the browser has already is answered with 304. `secret`: keep none."""
+    text = (
+        _environment()
+        .get_template(template)
+        .render(request=request, signed_in=COOKIE in request.cookies, **context)
+    )
     body = text.encode("utf-8", "replace")
+    if secret:
+        headers = {**SECURITY, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        return Response(body, status, headers, media_type="text/html")
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**SECURITY, "ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept, Cookie"}
     if status == 200 and request.method in ("GET", "HEAD") and _has(request, etag):

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import RequestError
-from . import browse, compatibility, kernel
+from . import admin, browse, compatibility, kernel, login
 from .negotiate import wants_html
 from .render import page, static
 
@@ -30,6 +30,15 @@ def routes() -> list[Route]:
     return [
         Route("/", browse.front),
         Route("/-/static/{name}", static),
+        Route("/-/login", login.login),
+        Route("/-/login", login.signed_in, methods=["POST"]),
+        Route("/-/logout", login.signed_out, methods=["POST"]),
+        Route("/-/admin", admin.overview),
+        Route("/-/admin/tokens/{id}/revoke", admin.revoke_token, methods=["POST"]),
+        Route("/-/admin/orgs/{org}", admin.organization),
+        Route("/-/admin/orgs/{org}/tokens", admin.make_token, methods=["POST"]),
+        Route("/-/admin/orgs/{org}/members", admin.change_member, methods=["POST"]),
+        Route("/-/admin/orgs/{org}/trust", admin.change_trust, methods=["POST"]),
         Route("/kernels", browse.kernels),
         Route(repo, kernel.card),
         Route(repo + "/compatibility", compatibility.show_matrix),

@@ -13,7 +13,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StaticHub]:
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
     # What a process remembers of a hub is under its address, and a port may be given twice.
-    monkeypatch.setattr("hub_loader.kernels._modules", {})
+    monkeypatch.setattr("hub_loader.entry._modules", {})
     monkeypatch.setattr("hub_loader.source._versions", {})
     with StaticHub() as server:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -35,7 +36,8 @@ class StaticHub:
     `zeros` maps a file name to the number of zero bytes sent instead of a file that need not be on disk, `pace`
     one to the seconds between its blocks of `block` bytes, `endless` are sent without a length and without an end,
     `headers` are added to every answer. Where `signs` is true, a package with an index that is published unsigned
-    is signed, and its signer trusted.
+    is signed, and its signer trusted. `elsewhere` maps a file name to the address of another hub that has its
+    bytes. With `certificate`, a file of a certificate and its key, it is served by https.
     """
 
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -60,11 +62,18 @@ class StaticHub:
     endless: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
     signs: bool = True
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    certificate: Path | None = None
     endpoint: str = ""
 
     def __enter__(self) -> StaticHub:
         self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if self.certificate is None else "https"
+        self.endpoint = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -113,6 +122,8 @@ class StaticHub:
         if what == "tree":
             return self._tree(commit, headers, int(query.get("cursor", ["0"])[0]))
         file = self.files[commit] / "/".join(rest[1:])
+        if file.name in self.elsewhere:
+            return 302, {"Location": self.elsewhere[file.name] + url, **headers}, b""
         if file.name in self.zeros:
             return 200, headers, b""
         if not file.is_file():

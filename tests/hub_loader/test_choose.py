@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from khub_process import ROOT, Hub, StartHub, khub_command, khub_environment
+from signing import sign_package, trust_key
 
 from hub_loader import (
     IntegrityError,
@@ -91,6 +92,8 @@ def published(package: Path, hub: Hub) -> str:
 
 
 def publish(package: Path, repo_id: str, hub: Hub) -> None:
+    sign_package(package, repo_id)
+    trust_key(hub.url, "fast")
     khub("publish", package, repo_id, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token("fast"), HF_HUB_OFFLINE="0")
 
 
@@ -99,7 +102,7 @@ def environment(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The registry, a cache of the test's own, and a process that remembers nothing."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("hub_loader.kernels._modules", {})
+    monkeypatch.setattr("hub_loader.entry._modules", {})
     monkeypatch.setattr("hub_loader.source._versions", {})
     monkeypatch.setattr("hub_loader.fallback._choices", {})
     monkeypatch.setenv("HF_ENDPOINT", hub.url)

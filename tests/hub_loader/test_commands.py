@@ -12,7 +12,7 @@ from static_hub import StaticHub
 from hub_loader import errors
 from hub_loader.cli import main
 
-COMMANDS = ("env", "explain", "get", "list", "lock", "sync", "verify", "cache")
+COMMANDS = ("env", "explain", "get", "list", "lock", "sync", "verify", "cache", "completion")
 
 
 def test_explain_then_prints_each_variant_with_its_verdict(

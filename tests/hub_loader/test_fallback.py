@@ -24,12 +24,12 @@ from hub_loader import (
     Torch,
     UsageError,
     detect_environment,
+    get_kernel,
 )
 from hub_loader.bind import bind
 from hub_loader.config import load_config
 from hub_loader.errors import BuildConfigError, RepositoryNotFoundError
 from hub_loader.fallback import Choice, Judge, fall_back, get_choices, record
-from hub_loader.kernels import get_kernel
 from hub_loader.manifest import BackendInfo
 from hub_loader.published_source import published_source, source_paths
 from hub_loader.resolver import resolve

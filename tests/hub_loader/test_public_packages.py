@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -128,7 +131,10 @@ def test_bytecode_in_the_repository_is_never_fetched_and_the_signature_is_kept(
     (folder,) = package.variants.values()
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "numbers.cpython-311.pyc").write_bytes(b"bad")
-    (folder / "metadata.json.sigstore").write_text("{}")
+    digest = base64.b64encode(hashlib.sha256((folder / "metadata.json").read_bytes()).digest()).decode()
+    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {}}
+    bundle["messageSignature"] = {"messageDigest": {"algorithm": "SHA2_256", "digest": digest}}
+    (folder / "metadata.json.sigstore").write_text(json.dumps(bundle))
     hub.publish("org/demo", "v1", package.folder)
     assert get_kernel("org/demo").value() == 1
     assert not any(path.endswith(".pyc") for path in hub.requests)

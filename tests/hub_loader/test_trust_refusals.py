@@ -323,8 +323,7 @@ def test_public_hub_then_its_word_counts_until_the_user_knows_who_signs(
 
 
 def test_source_that_nobody_signed_is_not_built_without_permission(hub: StaticHub, put: Put) -> None:
-    commit = put(7)  # its variants do not say what they were built from
-    hub.files[commit]["build.toml"] = b'[general]\nname = "demo"\n'
+    put(7)  # its variants do not say what they were built from
     with pytest.raises(PolicyError, match="no signature covers the source"):
         get_kernel("org/demo", version=1, backend="cuda", allow_build=True)
 

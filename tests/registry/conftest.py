@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from postgres_server import Postgres
+
+from registry.place import Place
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +44,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """An S3 server for the whole run."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -69,3 +74,13 @@ def storage(request: pytest.FixtureRequest) -> str | None:
         return None
     url: str = request.getfixturevalue("s3_url")
     return url
+
+
+@pytest.fixture(params=["folder", "postgres and s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty registry: as one person has it, and as a company has it."""
+    if request.param == "folder":
+        return Place(tmp_path / "data")
+    return Place(
+        tmp_path / "data", request.getfixturevalue("postgres_url"), request.getfixturevalue("s3_url")
+    )

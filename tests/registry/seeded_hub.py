@@ -5,7 +5,6 @@ The packages are those of `kernels_src/`, Python and cards as published; their l
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from khub_process import ROOT, Hub
 from build_matrix.card import card
 from build_matrix.statement import statement
 from hub_loader.manifest import BackendInfo, FileEntry, Index, IndexedVariant, Metadata, sha256_hex
+from hub_loader.trust.keys import generate
+from hub_loader.trust.sign import sign_index
 from hub_loader.variant import parse_variant
 
 STABLE = "torch-stable-abi210"
@@ -140,19 +141,6 @@ def benchmark(face: str) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def sign(index: bytes) -> bytes:
-    """An envelope over `index` as a page reads it; its signature is of the right form and no key's."""
-    subject = [{"name": "index.json", "digest": {"sha256": sha256_hex(index)}}]
-    payload = {"_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicate": {}}
-    return json.dumps(
-        {
-            "payloadType": "application/vnd.in-toto+json",
-            "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
-            "signatures": [{"keyid": sha256_hex(b"key"), "sig": base64.b64encode(bytes(64)).decode()}],
-        }
-    ).encode()
-
-
 def upload(hub: Hub, token: str, repo: str, branch: str, files: Mapping[str, bytes], message: str) -> None:
     """Commit files to a branch, made if it is new, with the stock client."""
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -174,6 +162,9 @@ def seed(hub: Hub, scratch: Path) -> None:
         token = tokens.setdefault(org, "") or tokens.update({org: hub.token(org)}) or tokens[org]
         files = files_of(item, scratch / str(number))
         if item.repo == "kernel-hub/rmsnorm-rotary":
-            files["index.json.dsse"] = sign(files["index.json"])
+            built = files.pop("provenance.intoto.json")
+            files["index.json.dsse"] = sign_index(
+                files["index.json"], item.repo, generate(), signed=1_780_000_000, built=built
+            )
         name = item.repo.partition("/")[2]
         upload(hub, token, item.repo, f"v{item.version}", files, f"Publish {name} v{item.version}")

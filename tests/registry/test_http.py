@@ -37,6 +37,9 @@ def repo(web: httpx.Client, owner: dict[str, str]) -> str:
     return "wire/relu"
 
 
+_TWIN = {"key": "file", "value": {"path": "\u00e9", "content": ""}}
+
+
 def _commit(
     web: httpx.Client,
     headers: dict[str, str],
@@ -109,7 +112,11 @@ def test_resolve_when_the_range_begins_past_the_end_then_416(web: httpx.Client, 
         ("/kernels/wire/relu/resolve/main/build", 404, "EntryNotFound"),
         ("/kernels/wire/relu/resolve/main/..%2F..%2Fregistry.sqlite", 400, "BadRequest"),
         ("/kernels/wire/relu/resolve/main/%FF", 400, "BadRequest"),
-        ("/api/kernels/wire/relu/discussions", 501, "NotImplemented"),
+        ("/api/kernels/wire/relu/lfs-files", 501, "NotImplemented"),
+        ("/api/models/gpt2", 404, "RepoNotFound"),
+        ("/gpt2/resolve/main/config.json", 404, "RepoNotFound"),
+        ("/api/kernels/wire/re%00lu", 400, "BadRequest"),
+        ("/api/kernels/wire/relu/tree/main?cursor=%00", 400, "BadRequest"),
         ("/api/spaces", 501, "NotImplemented"),
         ("/nowhere", 404, None),
     ],
@@ -208,6 +215,13 @@ def test_token_when_stored_then_only_its_hash_is_on_the_disk(hub: Hub) -> None:
         ([{"key": "lfsFile", "value": {"path": "x", "oid": "../../x", "size": 1}}], "not a SHA-256"),
         ([{"key": "rename", "value": {}}], "no operation 'rename'"),
         ([{"key": "header", "value": {"summary": ""}}], "summary"),
+        ([{"key": "header", "value": {"summary": "a\0b"}}], "NUL"),
+        ([{"key": "header", "value": {"summary": "\ud800"}}], "surrogate"),
+        ([{"key": "file", "value": {"path": "e\u0301", "content": ""}}, _TWIN], "the same name"),
+        ([{"key": "file", "value": {"path": "x\u202etxt.exe", "content": ""}}], "control character"),
+        ([{"key": "file", "value": {"path": "a\0b", "content": ""}}], "control character"),
+        ([{"key": "file", "value": {"path": "x", "a": {"content": "QUJD"}, "content": "QUJE"}}], "twice"),
+        ([{"key": "deletedFolder", "value": {"path": "../.."}}], "no '..'"),
         ([["not", "an", "object"]], "JSON objects"),
     ],
 )
@@ -227,13 +241,6 @@ def test_commit_when_it_has_no_operation_then_it_is_an_empty_commit_as_on_the_hu
     made = _commit(web, owner, repo, {})
     assert made.json()["commitOid"] == web.get(f"/api/kernels/{repo}").json()["sha"]
     assert web.get(f"/api/kernels/{repo}/tree/main").json() == before
-
-
-def test_commit_when_a_pull_request_is_asked_for_then_501(
-    web: httpx.Client, owner: dict[str, str], repo: str
-) -> None:
-    got = web.post(f"/api/kernels/{repo}/commit/main?create_pr=1", headers=owner)
-    assert got.status_code == 501 and "pull requests" in got.json()["error"]
 
 
 def test_lfs_when_uploaded_by_batch_put_and_verify_then_the_commit_links_it(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
@@ -13,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from hub_loader.manifest import sha256_hex
+from hub_loader.manifest import Index
+from hub_loader.trust.keys import generate
+from hub_loader.trust.sign import sign_index
 from registry.pages.benchmarks import parse_benchmark
 from registry.pages.card import render_card
 from registry.pages.catalog import Listed, search, sort, version_of
@@ -174,15 +175,16 @@ def test_figure_of_any_number_is_short(value: float) -> None:
     assert len(figure(value)) <= 9
 
 
-def envelope(index: bytes, **changes: object) -> bytes:
-    subject = [{"name": "index.json", "digest": {"sha256": sha256_hex(index)}}]
-    payload = base64.b64encode(json.dumps({"subject": subject}).encode()).decode()
-    plain = {
-        "payloadType": "application/vnd.in-toto+json",
-        "payload": payload,
-        "signatures": [{"keyid": "k", "sig": ""}],
-    }
-    return json.dumps({**plain, **changes}).encode()
+INDEX = Index("name", 1, {})
+KEY = generate()
+
+
+def envelope(index: Index = INDEX, repo: str = "org/name", **options: str) -> bytes:
+    return sign_index(index.to_json(), repo, KEY, signed=1_780_000_000, **options)  # type: ignore[arg-type]
+
+
+def forged(**changes: object) -> bytes:
+    return json.dumps({**json.loads(envelope()), **changes}).encode()
 
 
 @pytest.mark.parametrize(
@@ -190,30 +192,40 @@ def envelope(index: bytes, **changes: object) -> bytes:
     [
         ({}, "unsigned"),
         ({"provenance.intoto.json": b'{"predicate": {}}'}, "unsigned"),
-        ({"provenance.intoto.json": b"[]"}, "broken"),
-        ({"index.json.dsse": envelope(b"index")}, "signed"),
-        ({"index.json.dsse": envelope(b"another")}, "broken"),
-        ({"index.json.dsse": envelope(b"index", signatures=[])}, "broken"),
-        ({"index.json.dsse": envelope(b"index", payloadType="text/html")}, "broken"),
-        ({"index.json.dsse": envelope(b"index", payload="<script>")}, "broken"),
+        ({"provenance.intoto.json": b"[]"}, "unsigned"),
+        ({"index.json.dsse": envelope()}, "signed"),
+        ({"index.json.dsse": envelope(yanked="wrong sums")}, "yanked"),
+        ({"index.json.dsse": envelope(Index("name", 2, {}))}, "broken"),
+        ({"index.json.dsse": envelope(repo="org/another")}, "broken"),
+        ({"index.json.dsse": forged(signatures=[])}, "broken"),
+        ({"index.json.dsse": forged(signatures=[{"keyid": "k", "sig": "A" * 86 + "=="}])}, "broken"),
+        ({"index.json.dsse": forged(payloadType="text/html")}, "broken"),
+        ({"index.json.dsse": forged(payload="<script>")}, "broken"),
         ({"index.json.dsse": b"{}"}, "broken"),
         ({"index.json.dsse": b"[" * 100_000}, "broken"),
         ({"index.json.dsse": b"\xff"}, "broken"),
     ],
 )
-def test_provenance_of_a_commit_is_unsigned_signed_or_broken(files: dict[str, bytes], state: str) -> None:
-    assert read_provenance(files.get, b"index").state == state
+def test_provenance_of_a_commit_is_what_the_loader_says_of_its_signature(
+    files: dict[str, bytes], state: str
+) -> None:
+    found = read_provenance(files.get, "org/name", INDEX, INDEX.to_json())
+    assert found.state == state
+    assert "wrong sums" in found.explanation or state != "yanked"
+    assert read_provenance(files.get, "org/name", None, None).state in ("unsigned", "broken")
 
 
 @given(
-    st.recursive(st.none() | st.text() | st.integers(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
+    st.recursive(
+        st.none() | st.text() | st.integers(),
+        lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+        max_leaves=9,
+    )
 )
 def test_provenance_of_any_json_is_an_answer(value: object) -> None:
-    for name in ("provenance.intoto.json", "index.json.dsse"):
-        assert read_provenance({name: json.dumps(value).encode()}.get, b"index").state in (
-            "unsigned",
-            "broken",
-        )
+    for name, state in (("provenance.intoto.json", "unsigned"), ("index.json.dsse", "broken")):
+        files = {name: json.dumps(value).encode()}
+        assert read_provenance(files.get, "org/name", INDEX, INDEX.to_json()).state == state
 
 
 def test_downloads_chart_has_a_bar_for_each_day_and_a_row_for_each_week() -> None:

@@ -97,12 +97,6 @@ def test_create_repo_when_it_exists_then_409_or_its_address(
     )
 
 
-def test_create_repo_when_private_then_it_is_refused_rather_than_published(api: HfApi) -> None:
-    with pytest.raises(BadRequestError, match="only public"):
-        api.create_repo("client/secret", repo_type="kernel", visibility="private")
-    assert not api.repo_exists("client/secret", repo_type="kernel")
-
-
 def test_create_repo_when_a_dataset_then_the_sentence_says_kernels(api: HfApi) -> None:
     with pytest.raises(BadRequestError, match="holds kernels"):
         api.create_repo("client/data", repo_type="dataset")

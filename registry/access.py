@@ -1,0 +1,62 @@
+"""Who sees a repository: everybody, unless it is private or gated.
+
+A private repository does not exist for strangers. A gated one is listed with its files' names for everybody;
+the files themselves are for members of its organization and for those whose request was accepted.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from starlette.requests import Request
+
+from .accounts.identity import Identity
+from .accounts.may import Action, RepoFacts
+from .auth import authorize, identity_of
+from .errors import RequestError
+from .http import param, repo_of, service
+from .models import RepoAccess
+from .store import MAIN, RepoInfo, Revision
+
+ACCEPTED = "accepted"
+
+
+def see(request: Request, found: RepoInfo | Revision) -> None:
+    """Nothing, if the request may know of the repository. Raises RequestError 404 as if there were none."""
+    if found.private:
+        authorize(request, Action.READ, RepoFacts(found.repo.org, found.repo.name, private=True))
+
+
+def fetch(request: Request, found: RepoInfo | Revision) -> None:
+    """Nothing, if the request may have the repository's files. Raises RequestError 404, 401 or 403."""
+    if found.private or found.gated:
+        let_in = bool(found.gated) and _granted(request, found.repo_id, identity_of(request))
+        facts = RepoFacts(found.repo.org, found.repo.name, found.private, bool(found.gated), let_in)
+        authorize(request, Action.READ, facts)
+
+
+def repo_info(request: Request) -> RepoInfo:
+    """The repository that the URL names. Raises RequestError 404 where there is none to see."""
+    found = service(request).store.repo(repo_of(request))
+    see(request, found)
+    return found
+
+
+def revision_of(request: Request) -> Revision:
+    """The revision that the URL names, or the head of `main`. Raises RequestError 404."""
+    name = param(request, "revision") if "revision" in request.path_params else MAIN
+    try:
+        found = service(request).store.resolve(repo_of(request), name)
+    except RequestError as error:
+        if error.code == "RevisionNotFound":  # which tells that the repository is there
+            repo_info(request)
+        raise
+    see(request, found)
+    return found
+
+
+def _granted(request: Request, repo_id: int, who: Identity) -> bool:
+    if who.anonymous:
+        return False
+    query = select(RepoAccess.status).where(RepoAccess.repo_id == repo_id, RepoAccess.account == who.name)
+    with service(request).store.read() as session:
+        return session.scalar(query) == ACCEPTED

@@ -1,0 +1,51 @@
+"""What a server does beside answering: collect content that nothing refers to, once a day."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+from starlette.concurrency import run_in_threadpool
+
+from .blobs import BlobStore
+from .collect import collect
+from .settings import claim
+from .store import Store, utc_now
+
+_LOOK = 3600.0  # seconds between looks at whether a day has passed
+_DAY = timedelta(days=1)
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def upkeep(store: Store, blobs: BlobStore) -> AsyncIterator[None]:
+    """Keep it up for as long as the context lasts. Of several processes on one database one does it."""
+    task = asyncio.create_task(_daily(store, blobs))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _daily(store: Store, blobs: BlobStore) -> None:
+    while True:
+        await asyncio.sleep(_LOOK)
+        try:
+            await run_in_threadpool(collect_if_due, store, blobs)
+        except Exception:  # the next look may find database and storage back
+            _log.exception("Collecting content that nothing refers to failed; it is tried again tomorrow")
+
+
+def collect_if_due(store: Store, blobs: BlobStore) -> bool:
+    """Collect, if no process has within a day; whether it did."""
+    now = utc_now()
+    if not claim(store, "collected", _DAY, now):
+        return False
+    done = collect(store, blobs, now)
+    _log.info("Collected %d blobs (%d bytes); %d wait", done.deleted, done.deleted_bytes, done.waiting)
+    return True

@@ -1,0 +1,223 @@
+"""Kill -9 of the server and of Postgres: every confirmed commit is there, every other absent or whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from crashing import REPO, commit, commit_and_crash
+from khub_process import Hub, StartHub, khub
+from postgres_server import Postgres
+
+from registry import auth
+from registry.collect import collect
+from registry.fsck import fsck
+from registry.place import Place, open_blobs
+from registry.store import Store, utc_now
+
+
+def contents(place: Place, store: Store) -> dict[str, bytes]:
+    blobs = open_blobs(place, store)
+    found = store.list_tree(store.resolve(REPO, "main"), "", True, "", 10_000)
+    return {entry.path: b"".join(blobs.read(entry.file.sha256)) for entry in found if entry.file}
+
+
+@pytest.mark.slow
+def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if_it_was_confirmed(
+    place: Place,
+) -> None:
+    store = Store(place.data, place.database)
+    store.create_repo(REPO, "acme")
+    before = {"kept": b"kept", "replaced": b"old"}
+    commit(store, place, before)
+    outcomes = {"absent": 0, "whole": 0}
+    crashed, point = True, 0
+    while crashed:
+        point += 1
+        new = {"replaced": secrets.token_bytes(100), "new/large": secrets.token_bytes(200_000)}
+        head = store.resolve(REPO, "main").commit
+        crashed, confirmed = commit_and_crash(place, new, point)
+        now = contents(place, store)
+        if store.resolve(REPO, "main").commit == head:
+            assert confirmed is None and now == before
+            outcomes["absent"] += 1
+        else:
+            assert now == before | new
+            outcomes["whole"] += 1
+        before = now
+        assert fsck(store, open_blobs(place, store)).problems == ()
+    assert confirmed == store.resolve(REPO, "main").commit
+    assert outcomes["absent"] >= 10 and outcomes["whole"] >= 2  # the points are where things happen
+    blobs = open_blobs(place, store)
+    blobs.clear_temporary()
+    assert [path for path in (place.data / "tmp").rglob("*") if path.is_file()] == []
+    collect(store, blobs, utc_now())
+    assert collect(store, blobs, utc_now() + timedelta(days=2)).deleted > 0
+    used = {
+        entry.file.sha256
+        for entry in store.list_tree(store.resolve(REPO, "main"), "", True, "", 9)
+        if entry.file
+    }
+    assert used <= {name for name, _ in blobs.storage.names()}
+    assert fsck(store, blobs).problems == ()
+
+
+class Writers:
+    """Threads that commit one new file after the other, and know what they were told about each."""
+
+    def __init__(self, token: str) -> None:
+        self.url = ""
+        self.confirmed: dict[str, bytes] = {}
+        self.unknown: dict[str, bytes] = {}
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    @contextmanager
+    def writing(self, count: int = 4) -> Iterator[None]:
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._write, args=(stop,)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _write(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            path, content = f"{secrets.token_hex(4)}/{secrets.token_hex(4)}", secrets.token_bytes(20_000)
+            lines = [
+                {"key": "header", "value": {"summary": path}},
+                {
+                    "key": "file",
+                    "value": {
+                        "path": path,
+                        "content": base64.b64encode(content).decode(),
+                        "encoding": "base64",
+                    },
+                },
+            ]
+            body = "\n".join(map(json.dumps, lines))
+            try:
+                url = f"{self.url}/api/kernels/{REPO}/commit/main"
+                answer = httpx.post(url, content=body, headers=self._headers, timeout=60)
+            except httpx.HTTPError:
+                self.unknown[path] = content
+                time.sleep(0.05)
+                continue
+            if answer.status_code == 200:
+                self.confirmed[path] = content
+            else:
+                assert answer.status_code == 503, answer.text
+                self.unknown[path] = content
+                time.sleep(0.05)
+
+    def wait_for(self, more: int) -> None:
+        """Return when so many more commits are confirmed."""
+        goal = len(self.confirmed) + more
+        until = time.monotonic() + 120
+        while len(self.confirmed) < goal:
+            assert time.monotonic() < until, "no commit was confirmed for two minutes"
+            time.sleep(0.005)
+
+    def check(self, found: dict[str, bytes]) -> None:
+        """Every confirmed file is there; every other one that is there was asked for, and is whole."""
+        assert self.confirmed.items() <= found.items()
+        assert found.items() <= (self.confirmed | self.unknown).items()
+
+
+def prepared(place: Place) -> Writers:
+    store = Store(place.data, place.database)
+    store.create_repo(REPO, "acme")
+    writers = Writers(auth.create_token(store, REPO.org, can_write=True))
+    store.close()
+    return writers
+
+
+def arguments(place: Place) -> list[str]:
+    named = {"--database": place.database, "--storage": place.storage}
+    return [word for option, value in named.items() if value is not None for word in (option, value)]
+
+
+def kill_servers(start_hub: StartHub, place: Place, rounds: int) -> None:
+    writers = prepared(place)
+    hub: Hub = start_hub(place.data, *arguments(place))
+    writers.url = hub.url
+    with writers.writing():
+        for _ in range(rounds):
+            writers.wait_for(random.randint(1, 12))
+            hub.stop(signal.SIGKILL)
+            hub = start_hub(place.data, *arguments(place))
+            writers.url = hub.url
+        writers.wait_for(4)
+    store = Store(place.data, place.database)
+    writers.check(contents(place, store))
+    assert fsck(store, open_blobs(place, store)).problems == ()
+    assert hub.stop() == 0
+
+
+@pytest.mark.slow
+def test_server_when_killed_while_many_write_then_what_it_confirmed_is_there(
+    start_hub: StartHub, place: Place
+) -> None:
+    kill_servers(start_hub, place, rounds=1)
+
+
+@pytest.mark.heavy
+def test_server_when_killed_again_and_again_then_what_it_confirmed_is_there(
+    start_hub: StartHub, place: Place
+) -> None:
+    kill_servers(start_hub, place, rounds=15)
+
+
+def kill_postgres(start_hub: StartHub, data: Path, rounds: int) -> None:
+    server = Postgres()
+    try:
+        server.start()
+        place = Place(data, server.url("hub"))
+        writers = prepared(place)
+        hub: Hub = start_hub(place.data, *arguments(place))
+        writers.url = hub.url
+        with writers.writing():
+            for _ in range(rounds):
+                writers.wait_for(random.randint(1, 12))
+                server.kill()
+                answer = httpx.get(f"{hub.url}/api/kernels/{REPO}")
+                assert answer.status_code == 503 and "database does not answer" in answer.json()["error"]
+                server.start()
+            writers.wait_for(4)  # through the same server, which was not restarted
+        store = Store(place.data, place.database)
+        writers.check(contents(place, store))
+        assert fsck(store, open_blobs(place, store)).problems == ()
+        store.close()
+        assert hub.stop() == 0
+        checked = khub("registry", "fsck", "--data", data, *arguments(place), "--json")
+        assert json.loads(checked.stdout)["problems"] == []
+    finally:
+        server.remove()
+
+
+@pytest.mark.slow
+def test_postgres_when_killed_while_many_write_then_what_was_confirmed_is_there(
+    start_hub: StartHub, tmp_path: Path
+) -> None:
+    kill_postgres(start_hub, tmp_path / "data", rounds=1)
+
+
+@pytest.mark.heavy
+def test_postgres_when_killed_again_and_again_then_what_was_confirmed_is_there(
+    start_hub: StartHub, tmp_path: Path
+) -> None:
+    kill_postgres(start_hub, tmp_path / "data", rounds=15)
