@@ -15,14 +15,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from tuf.api.metadata import Metadata, Targets
 
-from hub_loader.errors import KernelHubError
 from hub_loader.manifest import INDEX_NAME
 from hub_loader.trust.tuf_names import BUNDLE_URL, METADATA_URL, PUBLISH_URL, parse_target, role_of
 
@@ -111,8 +109,7 @@ async def publish(request: Request) -> Response:
 @asynccontextmanager
 async def kept_fresh(repository: TufRepository) -> AsyncIterator[None]:
     """Sign timestamp and snapshot again before they expire, for as long as the server runs."""
-    await _refresh(repository)
-    task = asyncio.create_task(_keep_fresh(repository))
+    task = asyncio.create_task(_keep_fresh(repository, await _refresh(repository)))
     try:
         yield
     finally:
@@ -121,26 +118,23 @@ async def kept_fresh(repository: TufRepository) -> AsyncIterator[None]:
             await task
 
 
-async def _keep_fresh(repository: TufRepository) -> None:
+async def _keep_fresh(repository: TufRepository, pause: float) -> None:
     while True:
-        await asyncio.sleep(await run_in_threadpool(_pause, repository))
-        await _refresh(repository)
+        await asyncio.sleep(pause)
+        pause = await _refresh(repository)
 
 
-def _pause(repository: TufRepository) -> float:
-    offline = repository.offline()
-    return _REFRESH_S if offline is None else min(_REFRESH_S, lifetimes_of(offline.root.signed).timestamp / 4)
-
-
-async def _refresh(repository: TufRepository) -> None:
-    """Sign again what is due. Where that fails readers go on until the timestamp expires, and are then refused."""
+async def _refresh(repository: TufRepository) -> float:
+    """Sign again what is due; seconds until the next look."""
     try:
         await run_in_threadpool(repository.refresh)
+        offline = await run_in_threadpool(repository.offline)
     except (
-        KernelHubError,
-        SQLAlchemyError,
-    ) as error:
+        Exception
+    ) as error:  # readers go on until the timestamp expires; the next look may find the cause gone
         logger.error("TUF metadata cannot be signed again: %s", error)
+        return _REFRESH_S
+    return _REFRESH_S if offline is None else min(_REFRESH_S, lifetimes_of(offline.root.signed).timestamp / 4)
 
 
 def _repository(request: Request) -> TufRepository:
