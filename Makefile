@@ -1,4 +1,4 @@
-# One target for each thing a person does often. `make demo` and `make test` need Python 3.11 and g++, no more.
+# One target for each thing a person does often. `make demo` needs Python 3.11 and g++, `make test` also Chromium or apt to get it.
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv

@@ -31,6 +31,7 @@ from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
 from .oidc import exchange
+from .openapi import openapi
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
@@ -38,6 +39,8 @@ from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
 from .throttle import Throttle
+from .tuf import routes as tuf_routes
+from .tuf.repository import TufRepository
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -47,13 +50,14 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
+    tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
     made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
-        async with upkeep(store, blobs):
+        async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
         counting.cancel()
         with suppress(asyncio.CancelledError):
@@ -61,8 +65,9 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         made.downloads.flush(store)
         store.close()
 
+    protocol = _routes()
     app = Starlette(
-        routes=[*_routes(), *pages()],
+        routes=[*protocol, *pages()],
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -81,7 +86,9 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = made
+    app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
+    app.state.tuf = tuf
     return app
 
 
@@ -110,6 +117,7 @@ def _routes() -> list[Route]:
     repo = "/api/{kind:kind}/{org}/{name}"
     routes = [
         Route("/healthz", read.healthz),
+        Route("/openapi.json", openapi),
         Route("/api/agent-harnesses", read.agent_harnesses),
         Route("/api/whoami-v2", account_routes.whoami),
         Route("/api/organizations/{org}/overview", account_routes.organization),
@@ -150,6 +158,7 @@ def _routes() -> list[Route]:
         Route(repo + "/preupload/{revision}", write.preupload, methods=["POST"]),
         Route(repo + "/commit/{revision}", write.commit, methods=["POST"]),
         Route("/api/{rest:path}", _unknown_api, methods=_METHODS),
+        *tuf_routes.routes(),
     ]
     for files in ("/{kind:kind}/{org}/{name}", "/{org}/{name}"):  # without a type it is a model
         objects = files + ".git/info/lfs/objects"
