@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
@@ -77,7 +78,8 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
             RequestError: _refuse,
             HTTPException: _refuse_address,
             ClientDisconnect: _gone,
-            OperationalError: _unavailable,
+            DBAPIError: _database_failed,
+            PoolTimeoutError: _unavailable,
             Exception: _fail,
         },
         lifespan=lifespan,
@@ -213,13 +215,29 @@ def _gone(_request: Request, _error: Exception) -> Response:
     )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
+def _database_failed(request: Request, error: Exception) -> Response:
+    if _is_lost_connection(error):
+        return _unavailable(request, error)
+    raise error
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Whether the database is gone or busy, rather than asked for something wrong."""
+    if isinstance(error, PoolTimeoutError):  # all connections are waiting for it
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    )
+
+
 def _unavailable(request: Request, error: Exception) -> Response:
     logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
     return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
 
 
 def _fail(request: Request, error: Exception) -> Response:
-    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+    # Of a middleware, which no other handler sees; the framework wraps what one raised on the way out.
+    if _is_lost_connection(error) or _is_lost_connection(error.__cause__):
         return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."
