@@ -38,6 +38,8 @@ from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
 from .throttle import Throttle
+from .tuf import routes as tuf_routes
+from .tuf.repository import TufRepository
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -47,13 +49,14 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
+    tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
     made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
-        async with upkeep(store, blobs):
+        async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
         counting.cancel()
         with suppress(asyncio.CancelledError):
@@ -83,6 +86,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     app.state.service = made
     app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
+    app.state.tuf = tuf
     return app
 
 
@@ -152,6 +156,7 @@ def _routes() -> list[Route]:
         Route(repo + "/preupload/{revision}", write.preupload, methods=["POST"]),
         Route(repo + "/commit/{revision}", write.commit, methods=["POST"]),
         Route("/api/{rest:path}", _unknown_api, methods=_METHODS),
+        *tuf_routes.routes(),
     ]
     for files in ("/{kind:kind}/{org}/{name}", "/{org}/{name}"):  # without a type it is a model
         objects = files + ".git/info/lfs/objects"
