@@ -262,6 +262,16 @@ class Hub:
         A 404 with one of the error codes in `absent` is an answer too. With `start`, the body from that byte
         on is asked for, and that the hub gives all of it or has no such byte are answers too.
         """
+        with self.stream(url, what, start) as response:
+            is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
+            accepted = (200, 206, 416) if start else (200,)
+            if response.status_code not in accepted and not is_absent:
+                raise self._refusal(response, what, repo_id)
+            yield response
+
+    @contextmanager
+    def stream(self, url: str, what: str, start: int = 0) -> Iterator[Any]:
+        """The streaming response to a GET, whatever its status. Raises DownloadError, OfflineError."""
         endpoint = self._config.endpoint
         # A body in transit compressed would have another length than the manifest promises.
         headers = {"accept-encoding": "identity", "user-agent": self._config.user_agent}
@@ -281,10 +291,6 @@ class Hub:
                 raise DownloadError(
                     f"{what}: cannot reach {endpoint} ({error}): check the network and HF_ENDPOINT"
                 ) from None
-            is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
-            accepted = (200, 206, 416) if start else (200,)
-            if response.status_code not in accepted and not is_absent:
-                raise self._refusal(response, what, repo_id)
             yield response
 
     def _refusal(self, response: Any, what: str, repo_id: str) -> KernelHubError:

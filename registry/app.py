@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -42,6 +43,8 @@ from .telemetry.options import Options
 from .telemetry.ready import readyz
 from .telemetry.route_names import named
 from .throttle import Throttle
+from .tuf import routes as tuf_routes
+from .tuf.repository import TufRepository
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -54,13 +57,14 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
     """
     limits = limits or Limits()
     store = Store(place.data, place.database)
+    tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
     made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
-        async with upkeep(store, blobs):
+        async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
         counting.cancel()
         with suppress(asyncio.CancelledError):
@@ -86,7 +90,8 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
             RequestError: _refuse,
             HTTPException: _refuse_address,
             ClientDisconnect: _gone,
-            OperationalError: _unavailable,
+            DBAPIError: _database_failed,
+            PoolTimeoutError: _unavailable,
             Exception: _fail,
         },
         lifespan=lifespan,
@@ -95,6 +100,7 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
     app.state.service = made
     app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
+    app.state.tuf = tuf
     return app
 
 
@@ -164,6 +170,7 @@ def _routes() -> list[Route]:
         Route(repo + "/preupload/{revision}", write.preupload, methods=["POST"]),
         Route(repo + "/commit/{revision}", write.commit, methods=["POST"]),
         Route("/api/{rest:path}", _unknown_api, methods=_METHODS),
+        *tuf_routes.routes(),
     ]
     for files in ("/{kind:kind}/{org}/{name}", "/{org}/{name}"):  # without a type it is a model
         objects = files + ".git/info/lfs/objects"
@@ -220,13 +227,29 @@ def _gone(_request: Request, _error: Exception) -> Response:
     )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
+def _database_failed(request: Request, error: Exception) -> Response:
+    if _is_lost_connection(error):
+        return _unavailable(request, error)
+    raise error
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Whether the database is gone or busy, rather than asked for something wrong."""
+    if isinstance(error, PoolTimeoutError):  # all connections are waiting for it
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    )
+
+
 def _unavailable(request: Request, error: Exception) -> Response:
     logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
     return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
 
 
 def _fail(request: Request, error: Exception) -> Response:
-    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+    # Of a middleware, which no other handler sees; the framework wraps what one raised on the way out.
+    if _is_lost_connection(error) or _is_lost_connection(error.__cause__):
         return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."

@@ -59,6 +59,9 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
         whose = f" ({signer.comment})" if signer.comment else ""
         when = "" if evidence.proof is None else f", {_age(evidence.proof, evidence.now)}"
         return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}{when}", signer)
+    if evidence.tuf is not None:
+        key_id = min(evidence.tuf.key_ids, default="")
+        return Verdict(True, f"listed by the key {key_id[:_SHORT]} in the hub's TUF metadata")
     unknown = _what_is_missing(evidence)
     if policy.allows(evidence.repo_id):
         return Verdict(True, f"{unknown}; allowed by trust_remote_code")
@@ -98,6 +101,10 @@ def _by_tuf(evidence: Evidence) -> str | None:
         return f"index.json is not the one that {target.path} of the hub's TUF metadata is"
     if target.yanked is not None:
         return f"the publisher has taken it back: {target.yanked}"
+    revoked = {key.id: key.where for key in evidence.publisher_keys if key.revoked}
+    if target.key_ids and target.key_ids <= revoked.keys():
+        key_id = min(target.key_ids)
+        return f"it is listed by the key {key_id[:_SHORT]}, which {revoked[key_id]} has revoked"
     return None
 
 
@@ -139,7 +146,9 @@ def _yanked(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
-    if evidence.ref is None:  # a commit by its hash: old on purpose
+    if (
+        evidence.ref is None or evidence.tuf is not None
+    ):  # old on purpose: a commit, or listed by its publisher
         return None
     cure = f"`khub trust forget {evidence.repo_id}` if the publisher meant it"
     highest = evidence.seen.highest
@@ -153,11 +162,14 @@ def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _signer(evidence: Evidence) -> TrustedKey | None:
-    if evidence.tuf is not None:
-        ids = sorted(evidence.tuf.key_ids)
-        return TrustedKey(ids[0] if ids else "", where="the hub's TUF delegation")
     if evidence.proof is None:
         return None
+    if (
+        evidence.tuf is not None
+    ):  # who lists it may be another publisher of the organization than who signed it
+        return TrustedKey(
+            evidence.proof.key_id, evidence.proof.key.comment, "a publisher that the hub's TUF metadata lists"
+        )
     return next((key for key in evidence.publisher_keys if key.id == evidence.proof.key_id), None)
 
 
