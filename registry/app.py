@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -38,6 +37,11 @@ from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
+from .telemetry.app import Observed
+from .telemetry.metrics_page import metrics_page
+from .telemetry.options import Options
+from .telemetry.ready import readyz
+from .telemetry.route_names import named
 from .throttle import Throttle
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
@@ -46,8 +50,11 @@ from .upkeep import upkeep
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place, limits: Limits | None = None) -> Starlette:
-    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+def create_app(place: Place, limits: Limits | None = None, options: Options | None = None) -> Observed:
+    """The application over what `place` names, which is created if it is new.
+
+    Raises RegistryError, UsageError, MissingExtraError.
+    """
     limits = limits or Limits()
     store = Store(place.data, place.database)
     tuf = TufRepository(store, place.data)
@@ -55,7 +62,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
     made = Service(store, blobs, upload_key(store), place.redirect, limits)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: object) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
         async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
@@ -63,11 +70,16 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         with suppress(asyncio.CancelledError):
             await counting
         made.downloads.flush(store)
+        await run_in_threadpool(app.stop_observing)
         store.close()
 
     protocol = _routes()
-    app = Starlette(
-        routes=[*protocol, *pages()],
+    app = Observed(
+        store,
+        blobs,
+        place.data,
+        options or Options(),
+        routes=named([Route("/readyz", readyz), Route("/metrics", metrics_page), *protocol, *pages()]),
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),

@@ -12,6 +12,8 @@ from .accounts.token_commands import add_tokens
 from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
+from .telemetry.options import add_arguments as add_options
+from .telemetry.options import options_of
 
 _SERVE_EXAMPLES = """\
 examples:
@@ -20,7 +22,7 @@ examples:
   HF_ENDPOINT=http://127.0.0.1:8000 python -c "from huggingface_hub import HfApi; ..."
 
 Reading is public; writing needs a token: khub registry token create --help.
-Ctrl-C stops the server."""
+Ctrl-C or SIGTERM stops the server when requests under way are answered; a second one at once."""
 
 _REGISTRY_EXAMPLES = """\
 examples:
@@ -48,8 +50,8 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --storage: send clients to signed addresses of the storage",
     )
-    parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
     parser.add_argument("--json", action="store_true", help="say the address as one line of JSON")
+    add_options(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -77,6 +79,6 @@ def _serve(args: argparse.Namespace) -> int:
         line = json.dumps({"url": url, "data": str(args.data)}) if args.json else None
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
-    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to stop; requests under way were finished
-        serve(place_of(args), args.host, args.port, verbose=args.verbose, ready=ready)
+    with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
+        serve(place_of(args), args.host, args.port, ready=ready, options=options_of(args))
     return 0
