@@ -9,6 +9,7 @@ from contextlib import suppress
 from .accounts.commands import add_accounts
 from .accounts.hub_commands import add_hub
 from .accounts.token_commands import add_tokens
+from .cli_carry import add_carry
 from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
@@ -31,6 +32,7 @@ examples:
   khub registry audit --data hub --since 7d
 
   khub registry backup --data hub backup.tar                   then: restore, fsck, gc
+  khub registry export --data hub carry.tar acme/relu          then: import, on a hub that this one cannot reach
 
 All but `restore` work while the server runs, and take effect at once."""
 
@@ -65,6 +67,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     add_publishers(nouns, common)
     add_hub(nouns, common)
     add_operate(nouns, common)
+    add_carry(nouns, common)
 
 
 def _serve(args: argparse.Namespace) -> int:
