@@ -29,6 +29,8 @@ from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
+from .mirror import MirrorSettings, PullThrough
+from .mirror_header import MirrorHeader
 from .oidc import exchange
 from .pages.catalog import Catalog
 from .pages.routes import error_page
@@ -42,12 +44,13 @@ from .upkeep import upkeep
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place, limits: Limits | None = None) -> Starlette:
+def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSettings | None = None) -> Starlette:
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
     blobs = open_blobs(place, store)
-    made = Service(store, blobs, upload_key(store), place.redirect, limits)
+    pulling = None if mirror is None else PullThrough(mirror, store, blobs)
+    made = Service(store, blobs, upload_key(store), place.redirect, limits, mirror=pulling)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -58,6 +61,8 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
         with suppress(asyncio.CancelledError):
             await counting
         made.downloads.flush(store)
+        if pulling is not None:
+            pulling.close()
         store.close()
 
     app = Starlette(
@@ -66,6 +71,7 @@ def create_app(place: Place, limits: Limits | None = None) -> Starlette:
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
             Middleware(AuditLog, store=store),
+            *([Middleware(MirrorHeader)] if pulling is not None else []),
         ],
         exception_handlers={
             RepoMovedError: _redirect,

@@ -26,6 +26,7 @@ from .carried import Carried, from_json
 from .db import Database
 from .export import FORMAT, MANIFEST, Member
 from .locks import insert_missing, insert_new, lock_ref
+from .mirrored import refuse_change
 from .models import Commit, Ref, Repo, RepoMove, TreeEntry
 from .names import check_sha256
 from .store import RepoName, ensure_org, find_repo, tree_row
@@ -70,10 +71,9 @@ def carry_in(
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error}.") from None
     blobs.sync()
-    if not force:
-        with database.read() as session:
-            for carried in repos:
-                _check_moves(session, carried)
+    with database.read() as session:
+        for carried in repos:
+            _check_moves(session, carried, force)
     created, moved = [], []
     for carried in repos:
         with database.write() as session:
@@ -212,12 +212,15 @@ def _refs(session: Session, repo: RepoName) -> dict[str, str]:
     return dict(rows.all())
 
 
-def _check_moves(session: Session, carried: Carried) -> None:
-    """Raises RegistryError if a branch would lose commits or a tag would move."""
+def _check_moves(session: Session, carried: Carried, force: bool) -> None:
+    """Raises RegistryError if a branch would lose commits or a tag would move, or for a mirrored repository."""
+    refuse_change(session, carried.repo)
     here = _refs(session, carried.repo)
     for name, new in carried.refs.items():
         old = here.get(name, new)
-        if old != new and (name.startswith("tags/") or not carried.follows(new, old)):
+        if force or old == new:
+            continue
+        if name.startswith("tags/") or not carried.follows(new, old):
             raise RegistryError(
                 f"{carried.repo} has {name} at {old} here, and the archive's {new} was not made on top of it: "
                 "nothing was imported. Take a newer archive, or --force to move it all the same."
@@ -231,8 +234,7 @@ def _write(session: Session, carried: Carried, force: bool) -> tuple[bool, list[
     is_new = find_repo(session, carried.repo) is None and _create(session, carried)
     found = find_repo(session, carried.repo)
     assert found is not None
-    if not force:
-        _check_moves(session, carried)
+    _check_moves(session, carried, force)
     here = _refs(session, carried.repo)
     for oid, files in sorted(carried.trees.items()):
         _write_tree(session, found.repo_id, oid, files)

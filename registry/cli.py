@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hub_loader.errors import UsageError
 
 from .accounts.commands import add_accounts
 from .accounts.hub_commands import add_hub
@@ -14,10 +18,14 @@ from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
 
+if TYPE_CHECKING:
+    from .mirror import MirrorSettings
+
 _SERVE_EXAMPLES = """\
 examples:
   khub serve --data hub --port 8000
   khub serve --data hub --port 0 --json        any free port, the address as JSON
+  khub serve --data hub --upstream https://hub.example.com --mirror-allow 'acme/*'
   HF_ENDPOINT=http://127.0.0.1:8000 python -c "from huggingface_hub import HfApi; ..."
 
 Reading is public; writing needs a token: khub registry token create --help.
@@ -50,6 +58,24 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --storage: send clients to signed addresses of the storage",
     )
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="look there for repositories that are not here, and keep them ($KHUB_UPSTREAM_TOKEN: a token for it)",
+    )
+    parser.add_argument(
+        "--mirror-allow", action="append", default=[], metavar="GLOB", help="only those, such as 'acme/*'"
+    )
+    parser.add_argument(
+        "--mirror-deny", action="append", default=[], metavar="GLOB", help="none of those; repeat for more"
+    )
+    parser.add_argument(
+        "--mirror-ttl",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long its branches and tags are taken as known (default: %(default)g)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
     parser.add_argument("--json", action="store_true", help="say the address as one line of JSON")
     parser.set_defaults(run=_serve)
@@ -78,5 +104,20 @@ def _serve(args: argparse.Namespace) -> int:
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
     with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to stop; requests under way were finished
-        serve(place_of(args), args.host, args.port, verbose=args.verbose, ready=ready)
+        mirror = _mirror_of(args)
+        serve(place_of(args), args.host, args.port, verbose=args.verbose, ready=ready, mirror=mirror)
     return 0
+
+
+def _mirror_of(args: argparse.Namespace) -> MirrorSettings | None:
+    from .mirror import MirrorSettings
+    from .upstream import check_url
+
+    if args.upstream is None:
+        return None
+    try:
+        url = check_url(args.upstream)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+    token = os.environ.get("KHUB_UPSTREAM_TOKEN") or None
+    return MirrorSettings(url, token, args.mirror_allow, args.mirror_deny, args.mirror_ttl)

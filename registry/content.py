@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response, Stream
 from .blobs import BlobStore
 
 SMALL = 64 << 10
-_TYPE = "application/octet-stream"
+BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
@@ -33,9 +33,9 @@ def content_response(
     """
     path = blobs.local_path(sha256)
     if size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
-        return Response(b"".join(blobs.read(sha256)), headers=headers, media_type=_TYPE)
+        return Response(b"".join(blobs.read(sha256)), headers=headers, media_type=BINARY)
     if path is not None:
-        return _File(path, headers=headers, media_type=_TYPE, stat_result=path.stat())
+        return _File(path, headers=headers, media_type=BINARY, stat_result=path.stat())
     if redirect and request.method == "GET" and (url := blobs.storage.signed_url(sha256)) is not None:
         return RedirectResponse(url, 302, headers)
     wanted = asked_range(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
@@ -47,8 +47,8 @@ def content_response(
     if (start, stop) != (0, size):
         status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{size}"
     if request.method == "HEAD" or start == stop:
-        return Response(status_code=status, headers=headers, media_type=_TYPE)
-    return StreamingResponse(blobs.read(sha256, start, stop), status, headers, _TYPE)
+        return Response(status_code=status, headers=headers, media_type=BINARY)
+    return StreamingResponse(blobs.read(sha256, start, stop), status, headers, BINARY)
 
 
 def asked_range(asked: str | None, condition: str | None, etag: str, size: int) -> tuple[int, int] | None:

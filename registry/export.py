@@ -30,7 +30,8 @@ from hub_loader.errors import IntegrityError, UsageError
 from .blobs import BlobStore
 from .carried import Carried, Point, to_json
 from .db import Database
-from .models import Commit, Org, Ref, Repo, TreeEntry
+from .mirrored import origin_of
+from .models import Commit, Mirror, Org, Ref, Repo, TreeEntry
 from .names import check_org, check_repo_name
 from .store import RepoName, require_repo
 from .tree import File
@@ -103,13 +104,16 @@ def parse(name: str) -> RepoName:
 
 
 def _all(session: Session) -> set[RepoName]:
-    rows = session.execute(select(Org.name, Repo.name).join(Repo, Repo.org_id == Org.id))
+    mirrored = Repo.id.in_(select(Mirror.repo_id))
+    rows = session.execute(select(Org.name, Repo.name).join(Repo, Repo.org_id == Org.id).where(~mirrored))
     return {RepoName(org, name) for org, name in rows}
 
 
 def read_repo(session: Session, repo: RepoName) -> Carried:
     """The repository's branches and tags, the commits they lead to, and those commits' files."""
     found = require_repo(session, repo)
+    if (origin := origin_of(session, repo)) is not None:
+        raise UsageError(f"{repo} is a copy of {origin.upstream}/{repo}: export it there.")
     query = select(Ref.name, Ref.commit_oid).where(Ref.repo_id == found.repo_id).order_by(Ref.name)
     wanted = query.where(or_(Ref.name.startswith("heads/"), Ref.name.startswith("tags/")))
     refs = dict(session.execute(wanted).all())

@@ -17,6 +17,7 @@ from hub_loader.errors import RegistryError
 from .app import create_app
 from .edge import Limits, guarded_protocol
 from .http import Service
+from .mirror import MirrorSettings
 from .place import Place
 
 
@@ -28,6 +29,7 @@ def serve(
     verbose: bool,
     ready: Callable[[str], None],
     limits: Limits | None = None,
+    mirror: MirrorSettings | None = None,
 ) -> None:
     """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
@@ -35,7 +37,7 @@ def serve(
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
-    app = create_app(place, limits)
+    app = create_app(place, limits, mirror)
     with _serving(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()
