@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +116,7 @@ def test_mirror_when_written_to_then_refused_with_a_sentence(upstream: Hub, mirr
     assert "X-Mirror" not in get(mirror, "/kernels/acme/own/resolve/main/x").headers
 
 
+@pytest.mark.slow
 def test_get_kernel_and_the_stock_client_when_the_upstream_is_gone_then_they_load_what_was_fetched(
     start_hub: StartHub, upstream: Hub, tmp_path: Path
 ) -> None:
@@ -356,3 +359,40 @@ def test_serve_when_the_upstream_is_no_address_then_refused(tmp_path: Path) -> N
     for bad in ("ftp://x", "hub.example.com", "https://user:pass@x"):
         done = khub("serve", "--data", tmp_path, "--port", "0", "--upstream", bad)
         assert done.returncode == 2 and "no address of a hub" in done.stderr
+
+
+@pytest.mark.slow
+def test_commands_of_the_mirror_page_run_in_order(start_hub: StartHub, tmp_path: Path) -> None:
+    from huggingface_hub import HfApi
+
+    page = (ROOT / "docs" / "mirror.md").read_text()
+    scripts = re.findall(
+        r"<!-- executed by tests/registry/test_mirror.py -->\n```sh\n(.*?)```", page, re.DOTALL
+    )
+    assert len(scripts) == 2
+    hub = start_hub(tmp_path / "hub")
+    package = python_package(tmp_path / "package", name="relu", kernel_id="_relu_paged_1")
+    command = tmp_path / "khub"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m hub_loader "$@"\n')
+    command.chmod(0o755)
+    assert khub("keygen", tmp_path / "release.key").returncode == 0
+    assert khub("sign", package.folder, "org/relu", "--key", tmp_path / "release.key").returncode == 0
+    api = HfApi(endpoint=hub.url, token=hub.token("org"))
+    api.create_repo("org/relu", repo_type="kernel")
+    api.create_branch("org/relu", branch="v1", repo_type="kernel")
+    api.upload_folder(repo_id="org/relu", repo_type="kernel", folder_path=package.folder, revision="v1")
+    kept = {k: v for k, v in khub_environment().items() if not k.startswith(("HF_", "KERNELS_"))}
+    kept |= {"PATH": f"{tmp_path}:{kept['PATH']}", "HF_HOME": str(tmp_path / "home"), "UPSTREAM": hub.url}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # A loaded machine may take longer to start than the page's three seconds.
+    ask = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/healthz')"
+    ready = f'until {sys.executable} -c "{ask}" 2>/dev/null; do sleep 0.2; done'
+    mirror = scripts[0].replace("8001", str(port)).replace("sleep 3", ready)
+    shell = f"trap 'kill $!' EXIT\n{mirror}"
+    for script in (shell, scripts[1]):
+        done = subprocess.run(
+            ["sh", "-ec", script], cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 repositories, 2 commits" in done.stdout
