@@ -1,4 +1,4 @@
-# One target for each thing a person does often. `make demo` and `make test` need Python 3.11 and g++, no more.
+# One target for each thing a person does often. `make demo` needs Python 3.11 and g++, `make test` also Chromium or apt to get it.
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv
@@ -45,6 +45,9 @@ chromium: ## install the browser that tests look at the pages with, where there 
 
 screenshots: $(READY) chromium ## write docs/screenshots anew
 	KHUB_WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/registry/test_pages_browser.py -k screenshot
+
+bench-registry: $(READY) ## the registry under 200 cold loads at once, and under reading and writing at once
+	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
 
 clean: ## remove the environment and what the demo made
 	rm -rf $(VENV) .demo

@@ -51,9 +51,9 @@ class World:
     url: str
     data: Path
 
-    def begin(self, round_trip_s: float) -> None:
+    def begin(self, round_trip_s: float, handshake: bool = False) -> None:
         """From now on the hub is so far away; what it was asked before is forgotten."""
-        address = f"{self.url}/bench?round_trip_s={round_trip_s}"
+        address = f"{self.url}/bench?round_trip_s={round_trip_s}&handshake={handshake:d}"
         urllib.request.urlopen(urllib.request.Request(address, method="POST")).close()
 
     def exchanges(self) -> list[Exchange]:

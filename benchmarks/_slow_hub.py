@@ -3,9 +3,9 @@
     python benchmarks/_slow_hub.py DATA
 
 Serves the folder DATA on a free port; its address is the first line of output. A request waits one round trip before
-the registry sees it; the first of a connection waits two, for TCP's handshake is one. POST /bench?round_trip_s=0.05
-sets the round trip and empties the record, GET /bench answers it: method, path, start and end in seconds, whether the
-connection was new. Requests to /bench itself neither wait nor count.
+the registry sees it; with handshake=1 the first of a connection waits two, for TCP's handshake is one.
+POST /bench?round_trip_s=0.05&handshake=0 sets both and empties the record, GET /bench answers it: method, path, start
+and end in seconds, whether the connection was new. Requests to /bench itself neither wait nor count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SlowHub:
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._round_trip = 0.0
+        self._round_trip, self._handshake = 0.0, False
         self._record: list[dict[str, Any]] = []
         self._connections: set[tuple[str, int]] = set()
 
@@ -45,7 +45,9 @@ class SlowHub:
     def _control(self, scope: Any) -> JSONResponse:
         answer = JSONResponse(self._record)
         if scope["method"] == "POST":
-            self._round_trip = float(parse_qs(scope["query_string"].decode())["round_trip_s"][0])
+            asked = parse_qs(scope["query_string"].decode())
+            self._round_trip = float(asked["round_trip_s"][0])
+            self._handshake = asked["handshake"] == ["1"]
             self._record, self._connections = [], set()
         return answer
 
@@ -55,7 +57,7 @@ class SlowHub:
         self._connections.add(client)
         entry = {"method": scope["method"], "path": scope["path"], "start": start, "new_connection": is_new}
         self._record.append(entry)
-        await asyncio.sleep(self._round_trip * (2 if is_new else 1))
+        await asyncio.sleep(self._round_trip * (2 if is_new and self._handshake else 1))
         try:
             await self._app(scope, receive, send)
         finally:

@@ -13,9 +13,9 @@ the clients' runs alternate, so that a neighbour's load meets both.
   `call` is get_kernel alone, `whole` with the client's import, for what one imports early the other imports late;
   `process` is from the start of the process to the kernel, with the interpreter's start and torch's import.
 - loaded: the same call again in the same process.
-- The registry is 0 and 50 ms away: each request waits one round trip, the first of a connection one more. Requests
-  and connections are those that the registry saw; depth is the longest chain of requests of which each began after
-  the one before it had ended.
+- The registry is 0 and 50 ms away: each request waits one round trip; in rows "and handshakes" the first of a
+  connection waits one more, as over TCP. Requests and connections are those that the registry saw; depth is the
+  longest chain of requests of which each began after the one before it had ended.
 - install: the greatest resident memory of a process that brings the package into the cache, and of one that brings a
   package with a library of `--large-mb`.
 
@@ -42,7 +42,9 @@ from _loader_world import ORG, STOCK, Exchange, World, build_package, hub, make_
 from _report import ROOT, commit, machine, spread
 
 CLIENTS = ("hub_loader", "kernels")
-ROUND_TRIPS_MS = (0, 50)
+# How far away the registry is: seconds of a round trip, and whether TCP's handshake costs one more.
+DISTANCES = {"0 ms": (0.0, False), "50 ms": (0.05, False), "50 ms and handshakes": (0.05, True)}
+Distance = tuple[float, bool]
 PROGRAM = (ROOT / "benchmarks" / "_loader_client.py").read_text()
 # The stock client sends requests in every call: few of them are enough, and many would be minutes.
 AGAIN = {"hub_loader": {"batches": 20, "calls": 1000}, "kernels": {"batches": 5, "calls": 1}}
@@ -101,17 +103,17 @@ def measure(world: World, revision: str, repeat: int) -> dict[str, Row]:
         "from X import get_kernel": alternate(repeat, lambda client: imported(world, client, "function")),
     }
     for ask, arguments in (("version=1", {"version": 1}), ("revision=<commit>", {"revision": revision})):
-        for milliseconds in ROUND_TRIPS_MS:
+        for away, distance in DISTANCES.items():
             pairs = [
-                {client: loads(world, client, arguments, milliseconds / 1000) for client in CLIENTS}
+                {client: loads(world, client, arguments, distance) for client in CLIENTS}
                 for _ in range(repeat)
             ]
             check_same([run for pair in pairs for both in pair.values() for run in both])
             for number, case in enumerate(("cold", "warm")):
                 figures = {client: summary([pair[client][number] for pair in pairs]) for client in CLIENTS}
-                rows[f"{case}, {ask}, {milliseconds} ms"] = compared(figures)
+                rows[f"{case}, {ask}, {away}"] = compared(figures)
             again = {client: loaded([pair[client][1] for pair in pairs]) for client in CLIENTS}
-            rows[f"loaded, {ask}, {milliseconds} ms"] = compared(again)
+            rows[f"loaded, {ask}, {away}"] = compared(again)
     for name in ("kernel", "large"):
         rows[f"install {name}"] = alternate(
             min(repeat, 3), lambda client, name=name: installs(world, client, name)
@@ -133,18 +135,18 @@ def imported(world: World, client: str, case: str) -> Row:
     return {**run, "process_s": time.perf_counter() - start}
 
 
-def loads(world: World, client: str, arguments: dict[str, Any], round_trip_s: float) -> tuple[Row, Row]:
+def loads(world: World, client: str, arguments: dict[str, Any], distance: Distance) -> tuple[Row, Row]:
     """The runs of a process that finds the cache empty, and of one after it that calls again and again."""
     asked = {"arguments": {"repo_id": f"{ORG}/kernel", "trust_remote_code": True, **arguments}}
     with tempfile.TemporaryDirectory(dir=world.work) as home:
-        cold = loaded_run(world, Path(home), client, {**asked, "batches": 0, "calls": 0}, round_trip_s)
-        warm = loaded_run(world, Path(home), client, asked | AGAIN[client], round_trip_s)
+        cold = loaded_run(world, Path(home), client, {**asked, "batches": 0, "calls": 0}, distance)
+        warm = loaded_run(world, Path(home), client, asked | AGAIN[client], distance)
     return cold, warm
 
 
-def loaded_run(world: World, home: Path, client: str, asked: Row, round_trip_s: float) -> Row:
+def loaded_run(world: World, home: Path, client: str, asked: Row, distance: Distance) -> Row:
     """One process that loads the kernel, with what the hub saw of it until then, and of each call afterwards."""
-    world.begin(round_trip_s)
+    world.begin(*distance)
     start = time.monotonic()
     run = client_run(world, home, client, "load", asked)
     seen, loaded_at = world.exchanges(), run.pop("loaded_at")

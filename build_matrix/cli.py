@@ -267,6 +267,7 @@ def _publish(args: argparse.Namespace) -> int:
             "written": done.written,
             "removed": done.removed,
             "signed_by": done.signed_by,
+            "targets": done.targets,
         }
         print(json.dumps(data, indent=2))
     else:
@@ -277,5 +278,6 @@ def _publish(args: argparse.Namespace) -> int:
         )
         where = f"{done.repo_id} {done.branch}"
         who = "not signed" if done.signed_by is None else f"signed by the key {done.signed_by[:16]}"
+        who += "" if done.targets is None else f"; in version {done.targets} of the TUF targets"
         print(f"{where}: {len(done.variants)} variants at commit {done.commit[:12]} ({what}; {who})")
     return 0

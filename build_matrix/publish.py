@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_loader.config import load_config
 from hub_loader.errors import AuthenticationError, CacheError, DownloadError, InvalidKernelError
 from hub_loader.manifest import (
     INDEX_NAME,
@@ -28,6 +29,7 @@ from hub_loader.pin import remember_published
 from hub_loader.published_source import ABOUT_VARIANTS, source_paths
 from hub_loader.source_files import source_digest, source_files
 from hub_loader.trust.judge import prove
+from hub_loader.trust.tuf_client import root_of
 
 from .build_toml import read_build_file
 from .card import CARD_NAME, card
@@ -37,6 +39,8 @@ from .statement import STATEMENT_NAME
 if TYPE_CHECKING:
     from hub_loader.trust.keys import PrivateKey
 
+    from .targets import Publisher
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +48,8 @@ logger = logging.getLogger(__name__)
 class Published:
     """Where a package went, and how many files were written and removed there; 0 and 0: it was there.
 
-    `signed_by` is the id of the key that signed it, None for a version without a signature.
+    `signed_by` is the id of the key that signed it, None for a version without a signature; `targets` the version of
+    the organization's TUF targets that list it since, None where they did already or the hub has none.
     """
 
     repo_id: str
@@ -54,6 +59,7 @@ class Published:
     written: int
     removed: int
     signed_by: str | None = None
+    targets: int | None = None
 
 
 def publish(
@@ -92,6 +98,7 @@ def publish(
     files[CARD_NAME] = card(package, index, repo_id).encode()
     if source is not None:
         files |= read_sources(source, package, index)
+    lister = publisher_for(repo_id, key)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -131,8 +138,39 @@ def publish(
         remember_published(repo_id, branch, head)
     except CacheError as error:  # a machine that only publishes may have no cache
         logger.warning("%s; get_kernel may load here for an hour what was published before", error)
+    listed = None
+    if (
+        lister is not None
+    ):  # after the commit: until then readers with the hub's root load what was listed before
+        listed = lister.publish(repo_id, index.version, head, files[INDEX_NAME])
     signer = None if signed is None else prove(signed, origin=ENVELOPE_NAME).key_id
-    return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale), signer)
+    return Published(repo_id, branch, head, tuple(index.variants), len(changed), len(stale), signer, listed)
+
+
+def publisher_for(repo_id: str, key: PrivateKey | None) -> Publisher | None:
+    """Who lists versions in the hub's TUF targets; None without a key, or where the hub has none.
+
+    Nothing was uploaded yet when this finds that the key may not.
+
+    Raises:
+        AuthenticationError, SignatureError, DownloadError: as `Publisher.check`.
+        UsageError: the hub has TUF targets, and its root was not given here.
+    """
+    config = load_config()
+    if key is None:
+        if root_of(config.endpoint) is not None:
+            logger.warning(
+                "%s is published without --sign-key: whoever was given the root of %s refuses it",
+                repo_id,
+                config.endpoint,
+            )
+        return None
+    from .targets import publisher
+
+    found = publisher(config, repo_id.partition("/")[0], key)
+    if found is not None:
+        found.check()
+    return found
 
 
 def read_package(package: Path, index: Index) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from hub_loader.trust.sign import KEY_VARIABLE, sign_index, signing_key
 from hub_loader.trust.statement import built_statement
 
 from .envelope import ENVELOPE_NAME, download, next_time, read_envelope
-from .publish import hub_errors
+from .publish import hub_errors, publisher_for
 
 if TYPE_CHECKING:
     from hub_loader.trust.keys import PrivateKey
@@ -60,6 +60,7 @@ def yank(repo_id: str, branch: str, key: PrivateKey, reason: str | None) -> str:
     check_repo_id(repo_id)
     if not _VERSION.fullmatch(branch):
         raise UsageError(f"{branch!r} is not a version: write it like v1")
+    lister = publisher_for(repo_id, key)
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -90,6 +91,8 @@ def yank(repo_id: str, branch: str, key: PrivateKey, reason: str | None) -> str:
             operations=[CommitOperationAdd(ENVELOPE_NAME, data)],
             commit_message=title,
         )
+    if lister is not None:
+        lister.yank(repo_id, int(branch[1:]), str(done.oid), reason)
     return str(done.oid)
 
 

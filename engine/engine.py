@@ -22,7 +22,7 @@ from .block_pool import BlockPool, blocks_for
 from .config import load_config
 from .guide import Guides
 from .kernels import Kernels, bind, format_bindings, slot_sources
-from .model import KVCache, Llama
+from .model import Decoder, KVCache
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
 from .sampler import Choice, Draws, sample
@@ -101,7 +101,7 @@ class LLM:
         weights = Weights(folder)
         self.kernels = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
-        self._model = Llama(self.config, weights, self.kernels, DTYPES[dtype], quantize)
+        self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
         if num_blocks is None:
             affordable = DEFAULT_CACHE_BYTES // (self._model.cache_bytes_per_token() * block_size)
             num_blocks = max(1, min(affordable, max_sequences * blocks_for(self.config.context, block_size)))

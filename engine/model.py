@@ -1,9 +1,10 @@
-"""A Llama decoder over a flat batch of tokens, every heavy operation through a kernel slot."""
+"""A decoder over a flat batch of tokens, every heavy operation through a kernel slot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -12,6 +13,7 @@ from hub_loader.errors import ModelError
 
 from .batch import Batch
 from .config import ModelConfig
+from .experts import Mixture
 from .kernels import Kernels
 from .rope import cos_sin_cache
 from .weights import Weights
@@ -20,6 +22,8 @@ INT4_GROUPS = (128, 64, 32)
 
 KVCache = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, both [num_blocks, block_size, kv_heads, head_dim]."""
+
+Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Linear:
@@ -48,20 +52,48 @@ def _group_size(columns: int) -> int:
     raise ModelError(f"a layer of {columns} inputs does not divide into int4 groups of 32: use int8")
 
 
+class FeedForward:
+    """x [T, hidden] -> [T, hidden]: down(activation(gate(x)) * up(x)), gate and up as one matrix."""
+
+    def __init__(self, gate_up: Linear, down: Linear, inner: int, activation: str, kernels: Kernels) -> None:
+        self._gate_up, self._down, self._inner = gate_up, down, inner
+        self._activate = kernels.silu_and_mul if activation == "silu" else _gelu_and_mul
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        activated = x.new_empty(len(x), self._inner)
+        self._activate(activated, self._gate_up(x))
+        return self._down(activated)
+
+
+def _gelu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+    """out = gelu(gate) * up by tanh's approximation; no slot serves it."""
+    gate, up = input.chunk(2, dim=-1)
+    torch.mul(functional.gelu(gate, approximate="tanh"), up, out=out)
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer; projections that read the same input are one matrix."""
+    """One decoder layer; projections that read the same input are one matrix.
+
+    after_attention, after_mlp: norms of what the halves give, where the family has them. options: what
+    attention is asked for beside causality.
+    """
 
     input_norm: torch.Tensor
     qkv: Linear
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
+    cos_sin: torch.Tensor
+    options: Mapping[str, Any]
     out: Linear
-    post_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    after_attention: torch.Tensor | None
+    mlp_norm: torch.Tensor
+    mlp: Map
+    after_mlp: torch.Tensor | None
 
 
-class Llama:
-    """Weights and the forward pass. Linear layers may be quantized; embedding and output layer stay dense."""
+class Decoder:
+    """Weights and the forward pass. Linear layers may be quantized; embedding, router and output layer stay dense."""
 
     def __init__(
         self,
@@ -76,42 +108,19 @@ class Llama:
         Raises:
             ModelError: a tensor is missing or has the wrong shape.
         """
-        self.config = config
-        self.dtype = dtype
-        self._kernels = kernels
-        hidden, inner = config.hidden_size, config.intermediate_size
+        self.config, self.dtype = config, dtype
+        self._weights, self._kernels, self._quantize = weights, kernels, quantize
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._qkv_sizes = [query_size, kv_size, kv_size]
-
-        def get(name: str, *shape: int) -> torch.Tensor:
-            return weights.get(name, shape).to(dtype)
-
-        def linear(prefix: str, outputs: dict[str, int], inputs: int, biased: bool) -> Linear:
-            weight = torch.cat([get(f"{prefix}{n}.weight", size, inputs) for n, size in outputs.items()])
-            bias = (
-                torch.cat([get(f"{prefix}{n}.bias", size) for n, size in outputs.items()]) if biased else None
-            )
-            return Linear(weight, bias, kernels, quantize)
-
-        def layer(index: int) -> Layer:
-            prefix = f"model.layers.{index}."
-            attention, mlp = prefix + "self_attn.", prefix + "mlp."
-            qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
-            return Layer(
-                input_norm=get(prefix + "input_layernorm.weight", hidden),
-                qkv=linear(attention, qkv, hidden, config.attention_bias),
-                out=linear(attention, {"o_proj": hidden}, query_size, config.attention_bias),
-                post_norm=get(prefix + "post_attention_layernorm.weight", hidden),
-                gate_up=linear(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, config.mlp_bias),
-                down=linear(mlp, {"down_proj": hidden}, inner, config.mlp_bias),
-            )
-
-        self._embedding = get("model.embed_tokens.weight", config.vocab_size, hidden)
-        self._layers = [layer(index) for index in range(config.num_layers)]
-        self._final_norm = get("model.norm.weight", hidden)
-        tied = config.tied_embeddings
-        self._output = self._embedding if tied else get("lm_head.weight", config.vocab_size, hidden)
-        self._cos_sin = cos_sin_cache(config.rope, config.head_dim, config.context, dtype)
+        self._qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
+        vocabulary = (config.vocab_size, config.hidden_size)
+        self._embedding = self._get("model.embed_tokens.weight", *vocabulary)
+        self._cos_sin = self._rotation(config.rope)
+        self._local_cos_sin = self._rotation(config.local_rope) if config.local_rope else self._cos_sin
+        self._layers = [self._layer(index) for index in range(config.num_layers)]
+        self._final_norm = self._norm("model.norm", config.hidden_size)
+        self._output = self._embedding
+        if not config.tied_embeddings:
+            self._output = self._get("lm_head.weight", *vocabulary)
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""
@@ -128,31 +137,127 @@ class Llama:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
-        kernels, config = self._kernels, self.config
-        tokens, epsilon = len(batch.tokens), config.norm_epsilon
+        kernels, epsilon = self._kernels, self.config.norm_epsilon
         residual = functional.embedding(batch.tokens, self._embedding)
+        if self.config.family.scaled_embedding:  # rounded to the weights' dtype, as the models were trained
+            residual *= torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
         x = torch.empty_like(residual)
         kernels.rms_norm(x, residual, self._layers[0].input_norm, epsilon)
         # Each layer ends with the norm that the next begins with, so that the residual sum is fused into it.
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._final_norm]
-        for layer, next_norm, (key_cache, value_cache) in zip(self._layers, next_norms, cache, strict=True):
-            query, key, value = (t.contiguous() for t in torch.split(layer.qkv(x), self._qkv_sizes, dim=-1))
-            kernels.rotary_embedding(batch.positions, query, key, config.head_dim, self._cos_sin, True)
-            key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
-            kernels.reshape_and_cache_flash(key, value, key_cache, value_cache, batch.slot_mapping)
-            attended = kernels.attend(
-                query.view(tokens, config.num_heads, config.head_dim),
-                key_cache,
-                value_cache,
-                block_tables=batch.block_tables,
-                seq_lens=batch.seq_lens,
-                query_start_loc=batch.query_start_loc,
-                scale=config.head_dim**-0.5,
-            )
-            x = layer.out(attended.view(tokens, -1))
-            kernels.fused_add_rms_norm(x, residual, layer.post_norm, epsilon)
-            activated = x.new_empty(tokens, config.intermediate_size)
-            kernels.silu_and_mul(activated, layer.gate_up(x))
-            x = layer.down(activated)
+        for layer, next_norm, held in zip(self._layers, next_norms, cache, strict=True):
+            x = self._attention(layer, x, batch, held)
+            self._norm_in_place(x, layer.after_attention)
+            kernels.fused_add_rms_norm(x, residual, layer.mlp_norm, epsilon)
+            x = layer.mlp(x)
+            self._norm_in_place(x, layer.after_mlp)
             kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
-        return functional.linear(x[batch.sample_rows], self._output)
+        logits = functional.linear(x[batch.sample_rows], self._output)
+        if self.config.output_softcap:
+            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
+        return logits
+
+    def _attention(
+        self, layer: Layer, x: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """What a layer's attention adds for x [T, hidden]; writes the keys and values."""
+        kernels, config, tokens = self._kernels, self.config, len(x)
+        parts = torch.split(layer.qkv(x), list(self._qkv.values()), dim=-1)
+        query, key, value = (part.contiguous() for part in parts)
+        self._norm_in_place(query.view(-1, config.head_dim), layer.query_norm)
+        self._norm_in_place(key.view(-1, config.head_dim), layer.key_norm)
+        kernels.rotary_embedding(batch.positions, query, key, config.head_dim, layer.cos_sin, True)
+        key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
+        kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+        attended = kernels.attend(
+            query.view(tokens, config.num_heads, config.head_dim),
+            *held,
+            block_tables=batch.block_tables,
+            seq_lens=batch.seq_lens,
+            query_start_loc=batch.query_start_loc,
+            scale=config.query_scale,
+            **layer.options,
+        )
+        return layer.out(attended.view(tokens, -1))
+
+    def _norm_in_place(self, x: torch.Tensor, weight: torch.Tensor | None) -> None:
+        if weight is not None:
+            normed = torch.empty_like(x)
+            self._kernels.rms_norm(normed, x, weight, self.config.norm_epsilon)
+            x.copy_(normed)
+
+    # -- weights
+
+    def _layer(self, index: int) -> Layer:
+        config, family = self.config, self.config.family
+        prefix, hidden = f"model.layers.{index}.", config.hidden_size
+        attention, window = prefix + "self_attn.", config.windows[index]
+        query_size = self._qkv["q_proj"]
+        options: dict[str, Any] = {} if window is None else {"window": window}
+        if config.attention_softcap:
+            options["softcap"] = config.attention_softcap
+        before_mlp = "pre_feedforward_layernorm" if family.sandwich else "post_attention_layernorm"
+        return Layer(
+            input_norm=self._norm(prefix + "input_layernorm", hidden),
+            qkv=self._linear(attention, self._qkv, hidden, config.qkv_bias),
+            query_norm=self._norm(attention + "q_norm", config.head_dim) if family.qk_norm else None,
+            key_norm=self._norm(attention + "k_norm", config.head_dim) if family.qk_norm else None,
+            cos_sin=self._cos_sin if window is None else self._local_cos_sin,
+            options=options,
+            out=self._linear(attention, {"o_proj": hidden}, query_size, config.output_bias),
+            after_attention=self._norm(prefix + "post_attention_layernorm", hidden)
+            if family.sandwich
+            else None,
+            mlp_norm=self._norm(prefix + before_mlp, hidden),
+            mlp=self._mlp(prefix, index),
+            after_mlp=self._norm(prefix + "post_feedforward_layernorm", hidden) if family.sandwich else None,
+        )
+
+    def _mlp(self, prefix: str, index: int) -> Map:
+        experts = self.config.experts
+        if experts is None or index in experts.dense_layers:
+            return self._feed_forward(f"{prefix}mlp.", self.config.intermediate_size)
+        mixtral = self.config.family.experts == "mixtral"
+        prefix += "block_sparse_moe." if mixtral else "mlp."
+        names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+        return Mixture(
+            self._get(prefix + "gate.weight", experts.count, self.config.hidden_size),
+            [
+                self._feed_forward(f"{prefix}experts.{number}.", experts.inner_size, names)
+                for number in range(experts.count)
+            ],
+            experts.per_token,
+            experts.normalized,
+        )
+
+    def _feed_forward(
+        self, prefix: str, inner: int, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    ) -> FeedForward:
+        gate, up, down = names
+        hidden, biased = self.config.hidden_size, self.config.mlp_bias
+        return FeedForward(
+            self._linear(prefix, {gate: inner, up: inner}, hidden, biased),
+            self._linear(prefix, {down: hidden}, inner, biased),
+            inner,
+            self.config.activation,
+            self._kernels,
+        )
+
+    def _linear(self, prefix: str, outputs: Mapping[str, int], inputs: int, biased: bool) -> Linear:
+        weight = torch.cat([self._get(f"{prefix}{n}.weight", size, inputs) for n, size in outputs.items()])
+        bias = None
+        if biased:
+            bias = torch.cat([self._get(f"{prefix}{n}.bias", size) for n, size in outputs.items()])
+        return Linear(weight, bias, self._kernels, self._quantize)
+
+    def _norm(self, name: str, size: int) -> torch.Tensor:
+        weight = self._weights.get(f"{name}.weight", (size,))
+        if self.config.family.unit_offset:
+            weight = weight.to(torch.float32) + 1
+        return weight.to(self.dtype)
+
+    def _get(self, name: str, *shape: int) -> torch.Tensor:
+        return self._weights.get(name, shape).to(self.dtype)
+
+    def _rotation(self, rope: Any) -> torch.Tensor:
+        return cos_sin_cache(rope, self.config.head_dim, self.config.context, self.dtype)

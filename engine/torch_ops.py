@@ -25,12 +25,15 @@ def attend(
     seq_lens: torch.Tensor,
     query_start_loc: torch.Tensor,
     scale: float,
+    window: int | None = None,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
     """Causal attention of each sequence's newest tokens over its paged keys and values.
 
     query [T, q_heads, head_size]; caches [num_blocks, block_size, kv_heads, head_size]; block_tables int32
     [S, max_blocks]; seq_lens int32 [S] counts the tokens in the cache, those of `query` included;
-    query_start_loc int32 [S + 1]. Returns [T, q_heads, head_size].
+    query_start_loc int32 [S + 1]. window: a token sees that many, its own included. softcap: scores become
+    softcap * tanh(scores / softcap). Returns [T, q_heads, head_size].
     """
     out = torch.empty_like(query)
     block_size = key_cache.shape[1]
@@ -42,13 +45,38 @@ def attend(
         keys = key_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
         values = value_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
         visible = None
-        if end - start > 1:
+        if end - start > 1 or window is not None:
             positions = torch.arange(length, device=query.device)
-            visible = positions <= positions[length - (end - start) :, None]
-        out[start:end] = functional.scaled_dot_product_attention(
-            query[start:end].transpose(0, 1), keys, values, attn_mask=visible, scale=scale, enable_gqa=True
-        ).transpose(0, 1)
+            own = positions[length - (end - start) :, None]
+            visible = positions <= own
+            if window is not None:
+                visible &= positions > own - window
+        new = query[start:end].transpose(0, 1)
+        if softcap:
+            attended = _capped_attention(new, keys, values, visible, scale, softcap)
+        else:
+            attended = functional.scaled_dot_product_attention(
+                new, keys, values, attn_mask=visible, scale=scale, enable_gqa=True
+            )
+        out[start:end] = attended.transpose(0, 1)
     return out
+
+
+def _capped_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    visible: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention whose scores are squeezed; query [q_heads, T, head_size], keys and values [kv_heads, S, …]."""
+    group = len(query) // len(keys)
+    keys, values = keys.repeat_interleave(group, dim=0), values.repeat_interleave(group, dim=0)
+    scores = torch.tanh(query @ keys.transpose(1, 2) * scale / softcap) * softcap
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype) @ values
 
 
 def reshape_and_cache_flash(

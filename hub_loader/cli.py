@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str | None]] = {
     "audit": ("check built binaries against what their variant names promise", "build"),
     "publish": ("upload a built package to a hub", "build"),
     "yank": ("take a published version back, signed", "build"),
+    "resign": ("sign an organization's TUF targets again: new key, or soon expired", "build"),
     "serve": ("run a hub for kernels", "registry"),
     "registry": ("manage a hub: accounts, tokens, limits, the audit log", "registry"),
     "engine": ("generate text with kernels swapped in by name", "engine"),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, cast
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
+from .background import InBackground
 from .body import (
     MAX_JSON_BYTES,
     TooLongError,
@@ -44,7 +44,6 @@ from .manifest import INDEX_NAME, Entry
 from .session import http_errors, offline_errors, session
 from .trust.dsse import ENVELOPE_NAME, MAX_ENVELOPE_BYTES
 
-_T = TypeVar("_T")
 _TIMEOUTS_S = (10.0, 60.0, 60.0, 60.0)  # to connect, between bytes read, between bytes sent, for a connection
 _MAX_TREE = 200_000  # entries of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -108,7 +107,7 @@ class Hub:
         Raises:
             VersionNotFoundError, RepositoryNotFoundError, AuthenticationError, DownloadError, OfflineError
         """
-        signed = _InBackground(lambda: self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES))
+        signed = InBackground(lambda: self._small_file(repo_id, revision, ENVELOPE_NAME, MAX_ENVELOPE_BYTES))
         try:
             answer = self._small_file(repo_id, revision, INDEX_NAME, MAX_JSON_BYTES)
         finally:
@@ -263,6 +262,16 @@ class Hub:
         A 404 with one of the error codes in `absent` is an answer too. With `start`, the body from that byte
         on is asked for, and that the hub gives all of it or has no such byte are answers too.
         """
+        with self.stream(url, what, start) as response:
+            is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
+            accepted = (200, 206, 416) if start else (200,)
+            if response.status_code not in accepted and not is_absent:
+                raise self._refusal(response, what, repo_id)
+            yield response
+
+    @contextmanager
+    def stream(self, url: str, what: str, start: int = 0) -> Iterator[Any]:
+        """The streaming response to a GET, whatever its status. Raises DownloadError, OfflineError."""
         endpoint = self._config.endpoint
         # A body in transit compressed would have another length than the manifest promises.
         headers = {"accept-encoding": "identity", "user-agent": self._config.user_agent}
@@ -282,10 +291,6 @@ class Hub:
                 raise DownloadError(
                     f"{what}: cannot reach {endpoint} ({error}): check the network and HF_ENDPOINT"
                 ) from None
-            is_absent = response.status_code == 404 and response.headers.get("x-error-code", "") in absent
-            accepted = (200, 206, 416) if start else (200,)
-            if response.status_code not in accepted and not is_absent:
-                raise self._refusal(response, what, repo_id)
             yield response
 
     def _refusal(self, response: Any, what: str, repo_id: str) -> KernelHubError:
@@ -310,33 +315,6 @@ class Hub:
                 f"{what}: {endpoint} refuses access ({status}): set HF_TOKEN to a token that may read it"
             )
         return DownloadError(f"{what}: {endpoint} answered {status}: try again later, or check HF_ENDPOINT")
-
-
-class _InBackground(Generic[_T]):
-    """A call in a thread of its own; whatever it raises, `result` raises."""
-
-    def __init__(self, call: Callable[[], _T]) -> None:
-        self._outcome: tuple[_T | None, Exception | None] = (None, None)
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="khub-envelope")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Return when it has ended."""
-        self._thread.join()
-
-    def result(self) -> _T:
-        """What it returned."""
-        self.wait()
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return cast("_T", value)
-
-    def _run(self, call: Callable[[], _T]) -> None:
-        try:
-            self._outcome = (call(), None)
-        except Exception as error:  # handed on by `result`
-            self._outcome = (None, error)
 
 
 def _file_url(repo_id: str, revision: str, path: str) -> str:

@@ -18,9 +18,11 @@ from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineEr
 from .hub import COMMIT, Hub, IndexAnswer, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
-from .request import Request, pick_ref
+from .request import Request, pick_ref, versions
 from .store import LISTING_NAME, KnownRef, Store
 from .trust.dsse import ENVELOPE_NAME
+from .trust.tuf_client import namespace
+from .trust.tuf_names import target_of
 
 _MAX_MOVES = 3
 
@@ -59,9 +61,13 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
         InvalidKernelError: it has no variants, or a manifest is malformed.
         RepositoryNotFoundError, AuthenticationError, DownloadError, CacheError
     """
+    listed = listed_commit(config, request, fresh=fresh)
     known = _known(config, request, any_age=False) if not fresh or _is_commit(request) else None
     try:
-        if known is not None:
+        if listed is not None:
+            name, commit = listed
+            found = _named(version_at(config, request, request.repo_id, commit), request, name)
+        elif known is not None:
             found = _named(version_at(config, request, known.repo_id, known.commit), request, known.name)
         else:
             require_online(config, request, "it")
@@ -78,6 +84,26 @@ def open_version(config: Config, request: Request, *, fresh: bool = False, moves
         )
     logger.warning("%s has moved to %s: load it from there", request.repo_id, destination)
     return open_version(config, Request(destination, None, revision), fresh=fresh, moves=moves + 1)
+
+
+def listed_commit(config: Config, request: Request, *, fresh: bool) -> tuple[str, str] | None:
+    """The branch of a version and the commit that the hub's TUF metadata names, which is what it means there.
+
+    A branch may be ahead of it: its publisher uploads first and lists then. None where the user gave no root for the
+    hub, where the request is not for a version, and for what is not listed. Raises as `tuf_client.namespace`.
+    """
+    known = namespace(config, request.repo_id.partition("/")[0], fresh=fresh)
+    if known is None:
+        return None
+    numbers = known.versions(request.repo_id)[-1:] if request.ref is None else versions([request.ref])
+    if not numbers:
+        return None
+    found, name = known.targets.get(str(target_of(request.repo_id, numbers[0]))), f"v{numbers[0]}"
+    if found is None or found.commit is None:
+        return None
+    if request.ref is None:
+        _say_newest(request, name)
+    return name, found.commit
 
 
 def version_at(

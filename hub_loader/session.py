@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import atexit
 import os
-import ssl
 import sys
 import threading
 from typing import Any
-from urllib.request import getproxies
 
 _NAMES = ("httpx2", "httpx")
 _lock = threading.Lock()
@@ -46,6 +44,9 @@ def offline_errors() -> tuple[type[Exception], ...]:
 
 
 def _new_client() -> Any:
+    import ssl  # slow to import, like the next, and a warm process asks nobody
+    from urllib.request import getproxies
+
     http: Any
     try:
         import httpx2 as http

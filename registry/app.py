@@ -32,6 +32,7 @@ from .http import Service, param, service
 from .mirror import MirrorSettings, PullThrough
 from .mirror_header import MirrorHeader
 from .oidc import exchange
+from .openapi import openapi
 from .pages.catalog import Catalog
 from .pages.routes import error_page
 from .pages.routes import routes as pages
@@ -39,6 +40,8 @@ from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
 from .throttle import Throttle
+from .tuf import routes as tuf_routes
+from .tuf.repository import TufRepository
 from .upkeep import upkeep
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -48,6 +51,7 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
     """The application over what `place` names, which is created if it is new. Raises RegistryError."""
     limits = limits or Limits()
     store = Store(place.data, place.database)
+    tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
     pulling = None if mirror is None else PullThrough(mirror, store, blobs)
     made = Service(store, blobs, upload_key(store), place.redirect, limits, mirror=pulling)
@@ -55,7 +59,7 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
-        async with upkeep(store, blobs):
+        async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
         counting.cancel()
         with suppress(asyncio.CancelledError):
@@ -65,8 +69,9 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
             pulling.close()
         store.close()
 
+    protocol = _routes()
     app = Starlette(
-        routes=[*_routes(), *pages()],
+        routes=[*protocol, *pages()],
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -85,7 +90,9 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
     )
     app.router.redirect_slashes = False
     app.state.service = made
+    app.state.protocol = protocol
     app.state.catalog = Catalog(store, blobs)
+    app.state.tuf = tuf
     return app
 
 
@@ -114,6 +121,7 @@ def _routes() -> list[Route]:
     repo = "/api/{kind:kind}/{org}/{name}"
     routes = [
         Route("/healthz", read.healthz),
+        Route("/openapi.json", openapi),
         Route("/api/agent-harnesses", read.agent_harnesses),
         Route("/api/whoami-v2", account_routes.whoami),
         Route("/api/organizations/{org}/overview", account_routes.organization),
@@ -154,6 +162,7 @@ def _routes() -> list[Route]:
         Route(repo + "/preupload/{revision}", write.preupload, methods=["POST"]),
         Route(repo + "/commit/{revision}", write.commit, methods=["POST"]),
         Route("/api/{rest:path}", _unknown_api, methods=_METHODS),
+        *tuf_routes.routes(),
     ]
     for files in ("/{kind:kind}/{org}/{name}", "/{org}/{name}"):  # without a type it is a model
         objects = files + ".git/info/lfs/objects"

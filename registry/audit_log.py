@@ -20,7 +20,7 @@ from .throttle import address_of
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # Requests by POST that change nothing, or whose handler writes an entry of its own.
-_SILENT = frozenset({"preupload", "paths_info", "validate_yaml", "batch", "verify", "exchange"})
+_SILENT = frozenset({"preupload", "paths_info", "validate_yaml", "batch", "verify", "exchange", "pasted"})
 _DETAILS = frozenset({"revision", "branch", "num"})  # parts of an address that belong into an entry
 _NAMES = {
     "commit": "repo.commit",

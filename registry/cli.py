@@ -94,6 +94,9 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     add_hub(nouns, common)
     add_operate(nouns, common)
     add_carry(nouns, common)
+    from .tuf.cli import add_trust  # `khub serve` need not know it
+
+    add_trust(nouns)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ nobody asked for it. An upload in progress therefore keeps what it sent and what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -56,8 +56,18 @@ def touch(database: Database, sha256: str, now: datetime) -> None:
         session.execute(update(Orphan).where(Orphan.sha256 == sha256).values(since=now))
 
 
-def collect(database: Database, blobs: BlobStore, now: datetime, grace: timedelta = GRACE) -> Collected:
-    """Mark what nothing refers to, delete what was marked before `now - grace`; safe while servers run."""
+def collect(
+    database: Database,
+    blobs: BlobStore,
+    now: datetime,
+    grace: timedelta = GRACE,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Collected:
+    """Mark what nothing refers to, delete what was marked before `now - grace`; safe while servers run.
+
+    Ends early once `stopped` says so; the rest waits for another time.
+    """
     waiting = waiting_bytes = deleted = deleted_bytes = 0
     for batch in _batches(blobs.storage.names()):
         with database.write() as session:
@@ -65,6 +75,8 @@ def collect(database: Database, blobs: BlobStore, now: datetime, grace: timedelt
             insert_missing(session, Orphan, [{"sha256": name, "since": now} for name in sorted(orphans)])
             session.execute(delete(Orphan).where(Orphan.sha256.in_(set(batch) - orphans)))
         for sha256 in sorted(orphans):
+            if stopped():
+                return Collected(waiting, waiting_bytes, deleted, deleted_bytes)
             if _delete(database, blobs, sha256, now - grace):
                 deleted, deleted_bytes = deleted + 1, deleted_bytes + batch[sha256]
             else:

@@ -14,7 +14,7 @@ from mmap import mmap
 from typing import Any
 
 from .blobs import BlobStore
-from .errors import bad_request
+from .errors import RequestError, bad_request
 from .http import MAX_BODY_BYTES, parse_json
 from .names import check_path, check_sha256, check_text
 from .tree import Add, Delete, File, Operation, blob_hash, lfs_file
@@ -137,7 +137,10 @@ def _read_lfs_file(value: dict[str, Any], blobs: BlobStore) -> File:
     sha256 = check_sha256(value.get("oid"))
     size = blobs.keep(sha256)
     if size is None or value.get("size", size) != size:
-        raise bad_request(
-            f"The content of {value.get('path')!r} ({sha256}) is not here: upload it before the commit."
-        )
+        raise not_here(value.get("path"), sha256)
     return lfs_file(sha256, size)
+
+
+def not_here(path: object, sha256: str) -> RequestError:
+    """400 for a file that is named by its digest, and whose content was not sent."""
+    return bad_request(f"The content of {path!r} ({sha256}) is not here: upload it before the commit.")

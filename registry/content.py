@@ -6,8 +6,10 @@ import re
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from .blobs import BlobStore
+from .errors import RequestError
 
 SMALL = 64 << 10
 BINARY = "application/octet-stream"
@@ -16,6 +18,14 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 class _File(FileResponse):
     chunk_size = 256 << 10  # a thread is asked for each
+
+
+class _Whole(_File):
+    """The file without regard to `Range`, which asks for what `asked_range` takes for the whole."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def content_response(
@@ -27,20 +37,22 @@ def content_response(
     *,
     redirect: bool = False,
 ) -> Response:
-    """The blob, or what `Range` asks of it; `headers` has its ETag. Raises FileNotFoundError.
+    """The blob, or what `Range` asks of it; `headers` has its ETag. Raises FileNotFoundError, RequestError 416.
 
     With `redirect` what is not on this machine is fetched from the storage itself, at a signed address.
     """
     path = blobs.local_path(sha256)
     if size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
         return Response(b"".join(blobs.read(sha256)), headers=headers, media_type=BINARY)
-    if path is not None:
-        return _File(path, headers=headers, media_type=BINARY, stat_result=path.stat())
-    if redirect and request.method == "GET" and (url := blobs.storage.signed_url(sha256)) is not None:
-        return RedirectResponse(url, 302, headers)
     wanted = asked_range(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
     if wanted is None:
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        message = f"The file has {size} bytes: ask for a range that begins before its end."
+        raise RequestError(416, message, headers={"Content-Range": f"bytes */{size}"})
+    if path is not None:
+        kind = _Whole if wanted == (0, size) else _File
+        return kind(path, headers=headers, media_type=BINARY, stat_result=path.stat())
+    if redirect and request.method == "GET" and (url := blobs.storage.signed_url(sha256)) is not None:
+        return RedirectResponse(url, 302, headers)
     start, stop = wanted
     headers = {**headers, "Content-Length": str(stop - start)}
     status = 200

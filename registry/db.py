@@ -125,7 +125,8 @@ def restore_rows(
             for table in schema.sorted_tables:
                 if table.name not in tables:
                     continue
-                connection.execute(table.delete())  # what a migration put there, the backup has too
+                if connection.execute(select(table).limit(1)).first() is not None:
+                    connection.execute(table.delete())  # what a migration put there, the backup has too
                 rows = iter(tables[table.name])
                 while batch := list(islice(rows, 1000)):
                     connection.execute(table.insert(), batch)

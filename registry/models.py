@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, false
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -198,6 +206,15 @@ class Pull(Base):
     created_at: Mapped[datetime]
 
 
+class Upload(Base):
+    """Content that came in for a repository by itself, to be committed by its digest."""
+
+    __tablename__ = "uploads"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
+
+
 class Download(Base):
     """How many variants of a repository were fetched on a day (UTC)."""
 
@@ -248,6 +265,22 @@ class TreeEntry(Base):
     sha256: Mapped[str | None] = mapped_column(String(64), info=CONTENT)
     size: Mapped[int | None] = mapped_column(BigInteger)
     lfs: Mapped[bool]
+
+
+class TufMetadata(Base):
+    """A version of a role of the TUF repository, as the bytes that were signed.
+
+    The current one has no `superseded_at`; of root every version stays for ever.
+    """
+
+    __tablename__ = "tuf_metadata"
+    __table_args__ = (Index("tuf_current", "role", "superseded_at"),)
+    role: Mapped[str] = mapped_column(String(120), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    expires: Mapped[datetime]
+    created_at: Mapped[datetime]
+    superseded_at: Mapped[datetime | None]
 
 
 class Orphan(Base):

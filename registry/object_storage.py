@@ -148,7 +148,11 @@ def _open(url: str) -> S3Store:
         parts.netloc,
         prefix=parts.path.strip("/") or None,
         config=config,
-        client_options={"allow_http": endpoint.startswith("http://")},
+        client_options={
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=10),
+            "timeout": timedelta(minutes=10),  # copying gigabytes within a bucket takes minutes
+        },
         retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)},
     )
 

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .accounts.limits import check_move
 from .accounts.may import Action
 from .errors import bad_request, conflict
 from .http import json_body, repo_of, repo_url, service, writer
@@ -91,6 +92,8 @@ def rename(store: Store, old: RepoName, new: RepoName) -> None:
             raise conflict(f"The repository {new} exists already: choose another name.")
         taken = (RepoMove.org == new.org, RepoMove.name == new.name)
         session.execute(delete(RepoMove).where(*taken))
-        values = {"org_id": ensure_org(session, new.org), "name": new.name}
+        org_id = ensure_org(session, new.org)
+        check_move(session, found.repo_id, org_id)
+        values = {"org_id": org_id, "name": new.name}
         session.execute(update(Repo).where(Repo.id == found.repo_id).values(**values))
         session.add(RepoMove(org=old.org, name=old.name, repo_id=found.repo_id))

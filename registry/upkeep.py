@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -23,29 +24,31 @@ _log = logging.getLogger(__name__)
 @asynccontextmanager
 async def upkeep(store: Store, blobs: BlobStore) -> AsyncIterator[None]:
     """Keep it up for as long as the context lasts. Of several processes on one database one does it."""
-    task = asyncio.create_task(_daily(store, blobs))
+    stop = threading.Event()
+    task = asyncio.create_task(_daily(store, blobs, stop))
     try:
         yield
     finally:
+        stop.set()  # a collection under way is waited for
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
 
-async def _daily(store: Store, blobs: BlobStore) -> None:
+async def _daily(store: Store, blobs: BlobStore, stop: threading.Event) -> None:
     while True:
         await asyncio.sleep(_LOOK)
         try:
-            await run_in_threadpool(collect_if_due, store, blobs)
+            await run_in_threadpool(collect_if_due, store, blobs, stop.is_set)
         except Exception:  # the next look may find database and storage back
             _log.exception("Collecting content that nothing refers to failed; it is tried again tomorrow")
 
 
-def collect_if_due(store: Store, blobs: BlobStore) -> bool:
+def collect_if_due(store: Store, blobs: BlobStore, stopped: Callable[[], bool] = lambda: False) -> bool:
     """Collect, if no process has within a day; whether it did."""
     now = utc_now()
     if not claim(store, "collected", _DAY, now):
         return False
-    done = collect(store, blobs, now)
+    done = collect(store, blobs, now, stopped=stopped)
     _log.info("Collected %d blobs (%d bytes); %d wait", done.deleted, done.deleted_bytes, done.waiting)
     return True

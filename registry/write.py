@@ -6,7 +6,7 @@ by line into the blob store, and only then, in one transaction, into the metadat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
 
@@ -18,12 +18,16 @@ from . import pulls
 from .accounts.limits import check_announced
 from .accounts.may import Action
 from .auth import note
-from .commit_body import read_commit
+from .commit_body import not_here, read_commit
 from .errors import RequestError, bad_request, conflict
 from .http import flag, json_body, kind_of, param, repo_of, repo_url, service, writer
 from .names import check_org, check_path, check_ref_name, check_repo_name
 from .ownership import wants_private
-from .store import MAIN, RepoName
+from .possession import linkable
+from .store import MAIN, RepoName, Store
+from .tree import Add, Operation
+
+_MOST = 1000  # files in a preupload request; clients send 256
 
 
 async def validate_yaml(request: Request) -> Response:
@@ -124,6 +128,8 @@ async def preupload(request: Request) -> Response:
     files = (await json_body(request)).get("files")
     if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
         raise bad_request("`files` has to be a list of {path, size, sample}.")
+    if len(files) > _MOST:
+        raise bad_request(f"One request may name {_MOST} files: ask for the rest in another.")
 
     def describe() -> list[dict[str, Any]]:
         repo = repo_of(request)
@@ -159,6 +165,7 @@ async def commit(request: Request) -> Response:
         body.flush()
         mapped = mmap(body.fileno(), 0, access=ACCESS_READ) if body.tell() else b""
         header, operations = read_commit(mapped, here.blobs)
+        _check_digests(here.store, repo, operations)
         here.blobs.sync()
         make = pulls.open_pull if as_pull else pulls.add_commit
         return make(
@@ -181,6 +188,18 @@ async def commit(request: Request) -> Response:
     return JSONResponse(
         {"success": True, "commitOid": oid, "commitUrl": f"{page}/commit/{oid}", "pullRequestUrl": pull}
     )
+
+
+def _check_digests(store: Store, repo: RepoName, operations: Sequence[Operation]) -> None:
+    """Raises RequestError 400 for a file that is named by a digest which the repository may not hold."""
+    linked = {op.file.sha256: op.path for op in operations if isinstance(op, Add) and op.file.lfs}
+    if linked:
+        repo_id = store.repo(repo).repo_id
+        with store.read() as session:
+            allowed = linkable(session, repo_id, linked)
+        for sha256, path in linked.items():
+            if sha256 not in allowed:
+                raise not_here(path, sha256)
 
 
 async def receive(request: Request, file: BinaryIO, limit: int) -> None:

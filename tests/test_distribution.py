@@ -35,6 +35,8 @@ def test_bare_install_has_khub_and_says_what_each_part_needs(tmp_path: Path) -> 
         "hub_loader/py.typed",
         "registry/migrations/env.py",
         "registry/migrations/versions/0001_baseline.py",
+        "registry/pages/static/khub.css",
+        "registry/pages/templates/base.html",
     } <= members
     assert not any(name.startswith(("tests/", "kernels_src/")) for name in members)
 

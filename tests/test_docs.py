@@ -86,7 +86,9 @@ def test_commands_of_the_trust_page_run_in_order_and_show_the_signer(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(
-        r"^signed by the key [0-9a-f]{16} \(Example Org\) of .*trust\.json$", done.stdout, re.MULTILINE
+        r"^signed by the key [0-9a-f]{16} \(Example Org\) of .*trust\.json, on \d{4}-\d\d-\d\d$",
+        done.stdout,
+        re.MULTILINE,
     )
     assert "wrong for head sizes over 128" in done.stderr
 

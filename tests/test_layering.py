@@ -30,6 +30,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "sqlalchemy",
             "starlette",
             "uvicorn",
+            "cryptography",
+            "securesystemslib",
+            "tuf",
         },
         set(),
     ),
@@ -38,10 +41,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
+    "build_matrix/targets.py": {"tuf"},
     "hub_loader/commands/completion.py": {"shtab"},
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/bundles.py": {"sigstore"},
     "hub_loader/trust/keys.py": {"cryptography"},
+    "hub_loader/trust/tuf_keys.py": {"cryptography", "securesystemslib"},
+    "hub_loader/trust/tuf_updater.py": {"tuf"},
+    "hub_loader/trust/tuf_client.py": {"tuf"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [

@@ -8,9 +8,11 @@ from pathlib import Path
 from ..config import read_endpoint
 from ..errors import UsageError
 from ..hub import check_repo_id
+from ..manifest import sha256_hex
 from ..trust.keys import KIND, parse_public_key, public_line
 from ..trust.seen import forget, record_path
 from ..trust.trusted import IdentityEntry, KeyEntry, change_trust, read_trust, trust_path
+from ..trust.tuf_client import add_root, remove_root, roots
 from ._common import add_json, print_json
 
 
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  khub trust add org release.key.pub\n"
         f"  khub trust add org '{KIND} RWxs… Example Org' --hub https://hub.example\n"
+        "  khub trust add --hub https://hub.example --root root.json    refuse what its TUF metadata does not list\n"
         "  khub trust list\n"
         "  khub trust revoke org 3f2a9c     what it signed is refused from now on, whatever else is allowed\n"
         "  khub trust remove org 3f2a9c     it is unknown again\n"
@@ -28,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     add = actions.add_parser("add", help="let a key, or a sigstore identity, sign for an organization")
-    _add_org(add)
+    _add_org(add, needed=False)
+    add.add_argument(
+        "--root", type=Path, metavar="FILE", help="instead of a key: the TUF root of the hub itself"
+    )
     add.add_argument("key", metavar="KEY", nargs="?", help="the public key's file, or its line in quotes")
     add.add_argument("--identity", help="instead of a key: who signs with sigstore, as certificates state it")
     add.add_argument(
@@ -49,9 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("revoke", "refuse everything that a key has signed", _revoke),
     ):
         action = actions.add_parser(name, help=help_text)
-        _add_org(action)
+        _add_org(action, needed=name != "remove")
+        if name == "remove":
+            action.add_argument(
+                "--root", action="store_true", help="instead of a key: the TUF root of the hub"
+            )
         action.add_argument(
-            "key", metavar="KEY", help="its id or the beginning of it, its line, file or comment"
+            "key",
+            metavar="KEY",
+            nargs="?" if name == "remove" else None,
+            help="its id or the beginning of it, its line, file or comment",
         )
         action.set_defaults(run=run)
     forgotten = actions.add_parser("forget", help="forget what a repository has shown here before")
@@ -60,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forgotten.set_defaults(run=_forget)
 
 
-def _add_org(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("org", metavar="ORG", help="the organization whose kernels are meant")
+def _add_org(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    nargs = None if needed else "?"
+    parser.add_argument("org", metavar="ORG", nargs=nargs, help="the organization whose kernels are meant")
     _add_hub(parser)
 
 
@@ -72,6 +86,8 @@ def _add_hub(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(args: argparse.Namespace) -> int:
+    if args.root is not None:
+        return _add_root(args)
     hub, org = _hub(args), _org(args)
     if args.identity or args.issuer:
         if args.key or not (args.identity and args.issuer):
@@ -89,6 +105,21 @@ def _add(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_root(args: argparse.Namespace) -> int:
+    if args.org or args.key or args.identity or args.issuer:
+        raise UsageError("a root is the hub's own: pass --root and --hub, without an organization or a key")
+    try:
+        data = args.root.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{args.root} cannot be read: {error.strerror}") from None
+    hub = _hub(args)
+    version = add_root(hub, data, str(args.root))
+    print(
+        f"{hub} is a TUF repository from version {version} of its root on: what it does not list is refused"
+    )
+    return 0
+
+
 def _list(args: argparse.Namespace) -> int:
     trust = read_trust()
     if args.json:
@@ -103,7 +134,12 @@ def _list(args: argparse.Namespace) -> int:
             for one in trust.keys
         ]
         print_json(
-            {"file": str(trust.path), "keys": keys, "identities": [vars(one) for one in trust.identities]}
+            {
+                "file": str(trust.path),
+                "keys": keys,
+                "identities": [vars(one) for one in trust.identities],
+                "roots": [given.hub for given in roots()],
+            }
         )
         return 0
     for one in trust.keys:
@@ -111,11 +147,25 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{one.hub} {one.org}: {state}{one.id[:16]} {one.key.comment}".rstrip())
     for who in trust.identities:
         print(f"{who.hub} {who.org}: {who.identity} by {who.issuer}")
+    for given in roots():
+        print(
+            f"{given.hub}: root {sha256_hex(given.data)[:16]}, what its TUF metadata does not list is refused"
+        )
     print(f"{len(trust.keys) + len(trust.identities)} in {trust.path}")
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
+    if args.root:
+        if args.org or args.key:
+            raise UsageError(
+                "a root is the hub's own: pass --root and --hub, without an organization or a key"
+            )
+        remove_root(_hub(args))
+        print(f"the TUF metadata of {_hub(args)} is not asked for any more")
+        return 0
+    if not args.key:
+        raise UsageError("pass the organization and the key, or --root")
     hub, org, chosen = _hub(args), _org(args), _line(args.key)
     change_trust(lambda trust: trust.remove(hub, org, chosen))
     print(f"{args.key} is unknown for {org} on {hub}")
@@ -141,6 +191,8 @@ def _hub(args: argparse.Namespace) -> str:
 
 
 def _org(args: argparse.Namespace) -> str:
+    if not args.org:
+        raise UsageError("pass the organization whose kernels are meant")
     check_repo_id(f"{args.org}/name")
     return str(args.org)
 

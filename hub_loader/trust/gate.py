@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 from ..config import Config
 from ..errors import DownloadError, MissingExtraError, OfflineError, PolicyError, SignatureError
 from ..hub import Hub
-from ..manifest import sha256_hex
+from ..manifest import parse_index, sha256_hex
 from ..policy import Policy
 from ..store import Store
 from .dsse import ENVELOPE_NAME, parse_envelope
-from .evidence import Evidence, Proof, Verdict
+from .evidence import Evidence, Proof, TufTarget, Verdict
 from .judge import after, judge, prove
 from .seen import Record, read_record, record_path, remember
 from .statement import read_statement
 from .trusted import TrustFile, read_trust
+from .tuf_client import root_of, target
 
 if TYPE_CHECKING:
     from ..pin import Version
@@ -45,8 +46,10 @@ def admit(config: Config, policy: Policy, version: Version, *, fresh: bool = Fal
 
     Raises:
         PolicyError: nobody who is trusted here has signed it, and the caller does not allow it.
-        SignatureError: its signature is wrong, revoked, for something else, or older than what was seen.
+        SignatureError: its signature is wrong, revoked, for something else, or older than what was seen; or the user
+            gave a TUF root for the hub, whose metadata does not list it or breaks a rule.
         MissingExtraError: it has a signature that was not checked yet, and the library is not installed.
+        DownloadError, OfflineError: the hub's TUF metadata is needed and cannot be had.
     """
     trust = read_trust()
     found, verdict = _judged(config, policy, version, trust, fresh)
@@ -59,7 +62,9 @@ def admit(config: Config, policy: Policy, version: Version, *, fresh: bool = Fal
         remember(_path(config, trust, version), Record(seen, found.new))
     if not verdict.allowed:
         raise (SignatureError if verdict.is_final else PolicyError)(verdict.reason)
-    logger.debug("%s at %s: %s", version.repo_id, version.commit[:12], verdict.reason)
+    # Offline nobody says whether there is something newer, or a yank: how old it is, is all there is to say.
+    level = logging.INFO if config.offline else logging.DEBUG
+    logger.log(level, "%s at %s: %s", version.repo_id, version.commit[:12], verdict.reason)
     return verdict
 
 
@@ -127,7 +132,7 @@ def admit_source(config: Config, policy: Policy, version: Version) -> None:
 def _judged(
     config: Config, policy: Policy, version: Version, trust: TrustFile, fresh: bool
 ) -> tuple[Gathered, Verdict]:
-    found = _gather(config, version, trust)
+    found = _gather(config, version, trust, fresh)
     verdict = judge(policy, found.evidence)
     if verdict.is_open:
         vouched = _hub_vouches(config, version.repo_id, fresh)
@@ -135,7 +140,7 @@ def _judged(
     return found, verdict
 
 
-def _gather(config: Config, version: Version, trust: TrustFile) -> Gathered:
+def _gather(config: Config, version: Version, trust: TrustFile, fresh: bool) -> Gathered:
     record = read_record(_path(config, trust, version))
     proof, new = None, {}
     if version.envelope is not None:
@@ -144,6 +149,7 @@ def _gather(config: Config, version: Version, trust: TrustFile) -> Gathered:
         if proof is None:
             origin = f"{ENVELOPE_NAME} of {version.repo_id} at {version.commit[:12]}"
             proof = new[digest] = prove(version.envelope, origin=origin)
+    has_root = root_of(config.endpoint) is not None
     evidence = Evidence(
         repo_id=version.repo_id,
         ref=version.ref,
@@ -153,9 +159,19 @@ def _gather(config: Config, version: Version, trust: TrustFile) -> Gathered:
         proof=proof,
         publisher_keys=trust.keys_for(config.endpoint, version.repo_id),
         seen=record.seen,
+        has_root=has_root,
+        tuf=_listed(config, version, fresh) if has_root else None,
         now=time.time(),
     )
     return Gathered(evidence, record, new)
+
+
+def _listed(config: Config, version: Version, fresh: bool) -> TufTarget | None:
+    """What the hub's TUF metadata says of the version that index.json states. Raises as `tuf_client.target`."""
+    if version.index is None:
+        return None
+    number = parse_index(version.index, origin=f"index.json of {version.repo_id}").version
+    return target(config, version.repo_id, number, fresh=fresh)
 
 
 def _late_envelope(config: Config, version: Version) -> bytes | None:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from ..errors import SignatureError
@@ -24,6 +25,7 @@ from .evidence import Evidence, Proof, Seen, SeenRef, SeenYank, TrustedKey, Verd
 from .keys import verify
 from .statement import read_statement
 
+_DAY_S = 24 * 3600
 _SHORT = 16  # digits of a key's id in messages
 
 
@@ -55,7 +57,11 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
     signer = _signer(evidence)
     if signer is not None:
         whose = f" ({signer.comment})" if signer.comment else ""
-        return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}", signer)
+        when = "" if evidence.proof is None else f", {_age(evidence.proof, evidence.now)}"
+        return Verdict(True, f"signed by the key {signer.id[:_SHORT]}{whose} of {signer.where}{when}", signer)
+    if evidence.tuf is not None:
+        key_id = min(evidence.tuf.key_ids, default="")
+        return Verdict(True, f"listed by the key {key_id[:_SHORT]} in the hub's TUF metadata")
     unknown = _what_is_missing(evidence)
     if policy.allows(evidence.repo_id):
         return Verdict(True, f"{unknown}; allowed by trust_remote_code")
@@ -95,6 +101,10 @@ def _by_tuf(evidence: Evidence) -> str | None:
         return f"index.json is not the one that {target.path} of the hub's TUF metadata is"
     if target.yanked is not None:
         return f"the publisher has taken it back: {target.yanked}"
+    revoked = {key.id: key.where for key in evidence.publisher_keys if key.revoked}
+    if target.key_ids and target.key_ids <= revoked.keys():
+        key_id = min(target.key_ids)
+        return f"it is listed by the key {key_id[:_SHORT]}, which {revoked[key_id]} has revoked"
     return None
 
 
@@ -136,7 +146,9 @@ def _yanked(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
-    if evidence.ref is None:  # a commit by its hash: old on purpose
+    if (
+        evidence.ref is None or evidence.tuf is not None
+    ):  # old on purpose: a commit, or listed by its publisher
         return None
     cure = f"`khub trust forget {evidence.repo_id}` if the publisher meant it"
     highest = evidence.seen.highest
@@ -150,12 +162,22 @@ def _rolled_back(evidence: Evidence, proof: Proof) -> str | None:
 
 
 def _signer(evidence: Evidence) -> TrustedKey | None:
-    if evidence.tuf is not None:
-        ids = sorted(evidence.tuf.key_ids)
-        return TrustedKey(ids[0] if ids else "", where="the hub's TUF delegation")
     if evidence.proof is None:
         return None
+    if (
+        evidence.tuf is not None
+    ):  # who lists it may be another publisher of the organization than who signed it
+        return TrustedKey(
+            evidence.proof.key_id, evidence.proof.key.comment, "a publisher that the hub's TUF metadata lists"
+        )
     return next((key for key in evidence.publisher_keys if key.id == evidence.proof.key_id), None)
+
+
+def _age(proof: Proof, now: float) -> str:
+    """When it was signed, and how long ago; a signer whose clock is ahead has signed today."""
+    day = time.strftime("%Y-%m-%d", time.gmtime(proof.signed))
+    days = max(int(now - proof.signed), 0) // _DAY_S
+    return f"on {day}, {days} days ago" if days else f"on {day}"
 
 
 def _what_is_missing(evidence: Evidence) -> str:

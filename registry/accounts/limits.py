@@ -6,10 +6,10 @@ once for an organization, however many commits and repositories of it hold it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from ..db import Database
@@ -55,18 +55,34 @@ def check_commit(
     check_count(limits, org.name, len(operations))
     for operation in files:
         check_size(limits, operation.path, operation.file.size)
-    if limits.quota_bytes is None or not files:
+    if files:
+        _check_quota(session, org, {file.sha256: file.size for file in after.values()}, "this commit")
+
+
+def check_move(session: Session, repo_id: int, org_id: int) -> None:
+    """Hold a repository that is to become another organization's against that one's quota.
+
+    Raises RequestError 403 QuotaExceeded.
+    """
+    org = session.get_one(Org, org_id)
+    if session.get_one(Repo, repo_id).org_id != org_id:
+        _check_quota(session, org, _content(session, Repo.id == repo_id), "this repository")
+
+
+def _check_quota(session: Session, org: Org, coming: Mapping[str, int], what: str) -> None:
+    quota = limits_of(org, read_settings(session)).quota_bytes
+    if quota is None:
         return
     others_wait = select(Org.id).where(Org.id == org.id).with_for_update(key_share=True)
     session.execute(others_wait)
-    held = _held(session, org.id)
+    held = _content(session, Repo.org_id == org.id)
     used = sum(held.values())
-    added = _added(after.values(), held)
-    if added and used + added > limits.quota_bytes:
+    added = sum(size for sha256, size in coming.items() if sha256 not in held)
+    if added and used + added > quota:
         raise RequestError(
             403,
-            f"{org.name!r} holds {used} of {limits.quota_bytes} bytes and this commit adds {added}: delete a "
-            f"repository, or ask the hub's operator for `khub registry org quota {org.name} --bytes N`.",
+            f"{org.name!r} holds {used} of {quota} bytes and {what} adds {added}: delete a repository, or "
+            f"ask the hub's operator for `khub registry org quota {org.name} --bytes N`.",
             code="QuotaExceeded",
         )
 
@@ -108,18 +124,15 @@ def check_size(limits: Limits, path: str, size: int) -> None:
 
 def used_bytes(session: Session, org_id: int) -> int:
     """Bytes of all files that the organization's commits hold, each content counted once."""
-    return sum(_held(session, org_id).values())
+    return sum(_content(session, Repo.org_id == org_id).values())
 
 
-def _held(session: Session, org_id: int) -> dict[str, int]:
+def _content(session: Session, of: ColumnElement[bool]) -> dict[str, int]:
+    """Sizes by SHA-256 of all files that the repositories' commits hold."""
     rows = session.execute(
         select(TreeEntry.sha256, func.max(TreeEntry.size))
         .join(Repo, Repo.id == TreeEntry.repo_id)
-        .where(Repo.org_id == org_id, TreeEntry.sha256.is_not(None))
+        .where(of, TreeEntry.sha256.is_not(None))
         .group_by(TreeEntry.sha256)
     )
     return {sha256: size for sha256, size in rows if sha256 is not None and size is not None}
-
-
-def _added(files: Collection[File], held: Mapping[str, int]) -> int:
-    return sum({file.sha256: file.size for file in files if file.sha256 not in held}.values())

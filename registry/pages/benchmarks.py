@@ -32,11 +32,6 @@ class Benchmark:
     rows: tuple[Row, ...]
     environment: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def maximum(self) -> float:
-        """The largest figure; 0 where there is none."""
-        return max((value for row in self.rows for value in row.values if value is not None), default=0.0)
-
     def ratio(self, row: Row) -> float | None:
         """How many times better the first series is than the second in this row."""
         if len(row.values) < 2 or not row.values[0] or not row.values[1]:

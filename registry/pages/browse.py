@@ -13,6 +13,7 @@ from ..errors import RequestError
 from ..http import param
 from ..names import check_org
 from .catalog import Catalog, Listed, Sort, search, sort
+from .reader import reader
 from .render import page
 
 PAGE = 24
@@ -28,7 +29,7 @@ def catalog(request: Request) -> Catalog:
 def front(request: Request) -> Response:
     """The front page: a search field, what is downloaded most and what changed last."""
     here = catalog(request)
-    listed = here.listed()
+    listed = here.listed(reader(request))
     return page(
         request,
         "front.html",
@@ -43,7 +44,7 @@ def front(request: Request) -> Response:
 def kernels(request: Request) -> Response:
     """Every kernel, or those that a query finds, sorted, in pages."""
     query = request.query_params.get("q", "")[:200].strip()
-    found = sort(catalog(request).listed(), _sorting(request))
+    found = sort(catalog(request).listed(reader(request)), _sorting(request))
     return page(request, "list.html", **_paged(request, search(found, query)), query=query)
 
 
@@ -55,7 +56,7 @@ def organization(request: Request) -> Response:
     except RequestError:
         raise RequestError(404, f"There is nothing at {request.url.path} on this hub.") from None
     here = catalog(request)
-    listed = here.listed(org)
+    listed = here.listed(reader(request), org)
     if not listed and not here.org_exists(org):
         raise RequestError(404, f"No organization {org!r} on this hub: check its name.")
     return page(request, "org.html", org=org, **_paged(request, sort(listed, _sorting(request))))
@@ -63,9 +64,9 @@ def organization(request: Request) -> Response:
 
 def short_address(request: Request) -> Response:
     """`/{org}/{name}` leads to the kernel's page. Raises RequestError 404."""
-    return RedirectResponse(
-        f"/kernels/{repo_info(request).repo}", 307
-    )  # a repository that exists has a plain name
+    reader(request)
+    found = repo_info(request)
+    return RedirectResponse(f"/kernels/{found.repo}", 307)  # a repository that exists has a plain name
 
 
 def _sorting(request: Request) -> Sort:

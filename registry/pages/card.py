@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import MutableMapping, Sequence
+from functools import lru_cache
+from html import escape
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -28,14 +30,19 @@ _ATTRIBUTES = {
     "td": {"class"},
 }
 _SCHEMES = {"http", "https", "mailto"}
+# Some texts take time in the square of their length: longer ones are shown as they are.
+MAX_RENDERED = 64 << 10
 _WRAP = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
+@lru_cache(maxsize=128)
 def render_card(markdown: str, base: str, title: str) -> str:
     """HTML of a card. Relative links go below `base`, the address of the files' folder, with a final slash.
 
     The highest headings become h2, since the page has a title of its own; a first one that says `title` is left out.
     """
+    if len(markdown) > MAX_RENDERED:
+        return f'<pre tabindex="0">{escape(markdown)}</pre>'
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     tokens = _without_title(parser.parse(markdown), title)
     down = 2 - min((int(token.tag[1]) for token in tokens if token.type == "heading_open"), default=2)

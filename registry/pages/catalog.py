@@ -13,8 +13,9 @@ from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
+from ..accounts.identity import Identity
 from ..blobs import BlobStore
 from ..mirrored import is_awaited
 from ..models import Commit, Org, Ref, Repo
@@ -23,6 +24,7 @@ from ..tree import Entry, File
 from .downloads import daily_downloads
 from .matrix import Table, matrix
 from .package import Package, read_package
+from .reader import may_read
 
 MAX_FILES = 20_000
 _KEPT_PACKAGES = 128
@@ -91,12 +93,15 @@ class Catalog:
                 self._snapshots.popitem(last=False)
         return made
 
-    def listed(self, org: str | None = None) -> list[Listed]:
-        """Every public repository, or those of one organization, by name."""
+    def listed(self, identity: Identity, org: str | None = None) -> list[Listed]:
+        """Every repository that somebody may know of, or those of one organization, by name."""
         found = []
         for revision, version in self._newest(org):
-            facts = self._facts_of(revision)
-            found.append((revision, version, facts))
+            repo, gated = revision.repo, revision.gated is not None
+            if may_read(identity, repo, private=revision.private, gated=gated):
+                found.append((revision, version, self._facts_of(revision)))
+            elif not revision.private:
+                found.append((revision, version, _Facts("", "Gated: ask its owners for access.", (), (), 0)))
         with self._store.read() as session:
             counts = daily_downloads(session, [revision.repo_id for revision, _, _ in found])
         since = date.today() - timedelta(days=30)
@@ -118,13 +123,6 @@ class Catalog:
     def org_exists(self, org: str) -> bool:
         """Whether there is such an organization."""
         return self._store.has_org(org)
-
-    def totals(self) -> tuple[int, int]:
-        """How many public repositories there are, and how many organizations have one."""
-        with self._store.read() as session:
-            counts = select(func.count(Repo.id), func.count(Repo.org_id.distinct()))
-            row = session.execute(counts.where(Repo.private.is_(False))).one()
-            return int(row[0]), int(row[1])
 
     def downloads(self, repo_id: int) -> Mapping[date, int]:
         """A repository's downloads by day."""
@@ -148,24 +146,26 @@ class Catalog:
 
     def _newest(self, org: str | None) -> list[tuple[Revision, int | None]]:
         """The commit of each repository's highest version branch, else of `main`."""
+        commit = (Commit.oid, Commit.tree_oid, Commit.created_at)
         query = (
-            select(Repo.id, Org.name, Repo.name, Ref.name, Commit.oid, Commit.tree_oid, Commit.created_at)
+            select(Repo.id, Org.name, Repo.name, Ref.name, *commit, Repo.private, Repo.gated)
             .join(Org, Org.id == Repo.org_id)
             .join(Ref, Ref.repo_id == Repo.id)
             .join(Commit, (Commit.repo_id == Repo.id) & (Commit.oid == Ref.commit_oid))
-            .where(Ref.name.like("heads/%"), Repo.private.is_(False))
+            .where(Ref.name.like("heads/%"))
         )
         if org is not None:
             query = query.where(Org.name == org)
         best: dict[int, tuple[Revision, int | None]] = {}
         with self._store.read() as session:
-            for repo_id, owner, name, ref, oid, tree, created in session.execute(query).tuples():
+            for repo_id, owner, name, ref, oid, tree, created, private, gated in session.execute(query):
                 version = version_of(ref.removeprefix("heads/"))
                 if version is None and ref != f"heads/{MAIN}":
                     continue
                 known = best.get(repo_id)
                 if known is None or (version or -1) > (known[1] or -1):
-                    best[repo_id] = (Revision(RepoName(owner, name), repo_id, oid, tree, created), version)
+                    repo = RepoName(owner, name)
+                    best[repo_id] = Revision(repo, repo_id, oid, tree, created, private, gated), version
         return sorted(best.values(), key=lambda item: str(item[0].repo).lower())
 
     def _read(self, revision: Revision) -> tuple[dict[str, Entry], Package]:

@@ -13,14 +13,14 @@ from starlette.responses import RedirectResponse, Response
 from hub_loader.manifest import python_name
 
 from ..access import fetch, repo_info
-from ..errors import RequestError
+from ..history import list_commits
 from ..http import base_url, param, service
 from ..store import MAIN, RefInfo, RepoName
 from .browse import catalog
 from .card import render_card
 from .catalog import Snapshot, version_of
 from .charts import BAR_SPAN, benchmark_bars, downloads_chart
-from .history import history
+from .reader import reader
 from .render import page
 
 _CHANGES = 30
@@ -86,6 +86,7 @@ def view(request: Request, name: str | None = None) -> View:
 
     Raises RequestError 404, also for who may not see it, and 401 or 403 for a gated one.
     """
+    reader(request)
     found, store = repo_info(request), service(request).store
     fetch(request, found)
     repo = found.repo
@@ -135,8 +136,12 @@ def versions_page(request: Request) -> Response:
     store = service(request).store
     start = shown.snapshot.revision
     asked = request.query_params.get("from")
-    changes, more = history(store, store.resolve(shown.repo, asked) if asked else start, _CHANGES)
-    return show(request, "versions.html", shown, changes=changes, more=more, heads=_heads(request, shown))
+    first = store.resolve(shown.repo, asked) if asked else start
+    with store.read() as session:
+        found = list(list_commits(session, first.repo_id, first.commit, _CHANGES + 1))
+    more = found[_CHANGES].oid if len(found) > _CHANGES else None
+    heads = _heads(request, shown)
+    return show(request, "versions.html", shown, changes=found[:_CHANGES], more=more, heads=heads)
 
 
 def _heads(request: Request, shown: View) -> list[tuple[RefInfo, Any]]:
@@ -156,8 +161,3 @@ def benchmarks(request: Request) -> Response:
     shown = view(request)
     results = [(result, benchmark_bars(result)) for result in shown.snapshot.package.benchmarks]
     return show(request, "benchmarks.html", shown, results=results, span=BAR_SPAN)
-
-
-def missing(request: Request) -> Response:
-    """An address below a kernel that is none. Raises RequestError 404."""
-    raise RequestError(404, f"There is nothing at {request.url.path} on this hub.")

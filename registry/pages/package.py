@@ -32,6 +32,7 @@ README = "README.md"
 MAX_TEXT = 1 << 20
 MAX_INDEX = 8 << 20
 MAX_BENCHMARKS = 8
+MAX_ARCHS = 64
 _BENCHMARK = re.compile(r"benchmarks/[^/]+\.json")
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?\r?\n---\r?\n", re.DOTALL)
 
@@ -76,6 +77,9 @@ def read_package(repo_id: str, entries: Mapping[str, Entry], read: Read) -> Pack
     readme = _text(read(README, MAX_TEXT)) if README in entries else ""
     index, raw = _index(entries, read, problems)
     variants = _indexed(index) if index is not None else _listed(entries, read, problems)
+    for name in [name for name, variant in variants.items() if len(variant.backend.archs) > MAX_ARCHS]:
+        del variants[name]
+        problems.append(f"{name} names more than {MAX_ARCHS} compute capabilities: it is not shown.")
     if len(variants) > MAX_VARIANTS:
         problems.append(f"Only the first {MAX_VARIANTS} of {len(variants)} variants are shown.")
         variants = dict(list(variants.items())[:MAX_VARIANTS])

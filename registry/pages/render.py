@@ -7,7 +7,6 @@ not change answers 304.
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
@@ -19,7 +18,6 @@ from starlette.responses import Response
 
 from ..auth import COOKIE
 from .charts import figure
-from .matrix import dotted, short_name
 
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -48,7 +46,12 @@ def page(
         headers = {**SECURITY, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         return Response(body, status, headers, media_type="text/html")
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {**SECURITY, "ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept, Cookie"}
+    headers = {
+        **SECURITY,
+        "ETag": etag,
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept, Authorization, Cookie",
+    }
     if status == 200 and request.method in ("GET", "HEAD") and _has(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, media_type="text/html")
@@ -92,11 +95,8 @@ def _environment() -> Environment:
         "day": day,
         "number": lambda value: f"{value:,}",
         "plural": plural,
-        "short_name": short_name,
-        "dotted": dotted,
         "figure": figure,
         "title_line": lambda text: text.strip().partition("\n")[0],
-        "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"),
     }
     environment.globals |= {"asset": lambda name: f"/-/static/{name}?v={_asset(name)[1]}"}
     return environment
@@ -104,7 +104,7 @@ def _environment() -> Environment:
 
 def size(count: int) -> str:
     """Bytes for people: 12 B, 3.4 KiB, 145 MiB."""
-    value = float(count)
+    value = float(min(count, 1 << 62))  # an index may state any number
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
             break

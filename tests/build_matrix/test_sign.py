@@ -203,3 +203,16 @@ def test_without_the_library_every_command_that_needs_it_says_what_to_install(tm
     )
     assert done.returncode == MissingExtraError.exit_code
     assert "pip install 'kernel-hub[trust]'" in done.stderr
+
+
+@pytest.mark.slow
+def test_stock_kernels_client_loads_a_signed_package_as_before(desk: Desk, stock_python: Path) -> None:
+    package = python_package(desk.folder / "stock", value=7, variants=("torch-universal",)).folder
+    desk.khub("publish", package, desk.repo, "--sign-key", desk.folder / "release.key")
+    code = "import sys, kernels; print(kernels.get_kernel(sys.argv[1], version=1, trust_remote_code=True).value())"
+    environment = desk.environment()
+    del environment["PYTHONPATH"]
+    done = subprocess.run(
+        [stock_python, "-c", code, desk.repo], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "7"), done.stderr

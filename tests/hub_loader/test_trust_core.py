@@ -220,6 +220,9 @@ def test_signed_by_a_trusted_key_then_runs_whatever_is_allowed() -> None:
     for policy in (CLOSED, OPEN, NAMED, PUBLIC_HUB):
         verdict = judge(policy, HERE)
         assert (verdict.allowed, verdict.signer) == (True, MINE)
+        assert verdict.reason.endswith("of the trust file, on 2023-11-14")
+    later = judge(CLOSED, replace(HERE, now=PROOF.signed + 9.9 * 24 * 3600))
+    assert later.reason.endswith(", on 2023-11-14, 9 days ago")
 
 
 @pytest.mark.parametrize("proof", [None, PROOF], ids=["unsigned", "unknown key"])
@@ -293,10 +296,33 @@ def test_wrong_then_refused_whatever_is_allowed(case: str) -> None:
         assert says in verdict.reason
 
 
-def test_tuf_target_that_is_right_then_its_delegation_is_the_signer() -> None:
-    target = TufTarget("t", PROOF.index_sha256, len(INDEX), frozenset({"ab"}), 0.0)
-    verdict = judge(CLOSED, replace(HERE, proof=None, publisher_keys=(), has_root=True, tuf=target))
-    assert (verdict.allowed, verdict.signer is not None and verdict.signer.id) == (True, "ab")
+LISTED = TufTarget("t", PROOF.index_sha256, len(INDEX), frozenset({"ab"}), 0.0)
+
+
+def test_tuf_target_that_is_right_is_allowed_and_the_signer_is_who_signed_the_envelope() -> None:
+    unsigned = judge(CLOSED, replace(HERE, proof=None, publisher_keys=(), has_root=True, tuf=LISTED))
+    assert (unsigned.allowed, unsigned.signer, "listed by the key ab" in unsigned.reason) == (
+        True,
+        None,
+        True,
+    )
+    signed = judge(CLOSED, replace(HERE, publisher_keys=(), has_root=True, tuf=LISTED))
+    assert signed.allowed and signed.signer is not None and signed.signer.id == PROOF.key_id
+
+
+def test_tuf_target_listed_by_a_key_that_the_user_has_revoked_is_refused_whatever_is_allowed() -> None:
+    revoked = TrustedKey("ab", revoked=True)
+    evidence = replace(HERE, proof=None, publisher_keys=(revoked,), has_root=True, tuf=LISTED)
+    verdict = judge(OPEN, evidence)
+    assert (verdict.allowed, verdict.is_final) == (False, True) and "has revoked" in verdict.reason
+    assert judge(CLOSED, replace(evidence, tuf=replace(LISTED, key_ids=frozenset({"ab", "cd"})))).allowed
+
+
+def test_tuf_target_that_was_signed_long_ago_is_as_old_as_its_publisher_wants() -> None:
+    older = replace(HERE, seen=Seen(9, {"v3": LATER}), has_root=True, tuf=LISTED)
+    assert (
+        judge(CLOSED, older).allowed and not judge(CLOSED, replace(older, has_root=False, tuf=None)).allowed
+    )
 
 
 def test_commit_that_is_asked_for_by_its_hash_may_be_old() -> None:

@@ -20,8 +20,13 @@ from static_hub import StaticHub
 import hub_loader
 import hub_loader.cli
 from hub_loader import PolicyError, get_kernel, install_kernel
+from hub_loader.config import load_config
 from hub_loader.errors import DownloadError, MissingExtraError, SignatureError, UsageError
+from hub_loader.policy import Policy
+from hub_loader.request import Request
+from hub_loader.source import pinned_version
 from hub_loader.trust.dsse import ENVELOPE_NAME
+from hub_loader.trust.gate import admit_source
 from hub_loader.trust.keys import generate, public_of
 from hub_loader.trust.statement import key_id
 from hub_loader.trust.trusted import change_trust
@@ -61,7 +66,7 @@ def put(hub: StaticHub, tmp_path: Path) -> Put:
 
 def forget_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process, which asks the hub again."""
-    monkeypatch.setattr("hub_loader.kernels._modules", {})
+    monkeypatch.setattr("hub_loader.entry._modules", {})
     monkeypatch.setattr("hub_loader.source._versions", {})
     monkeypatch.setenv("KHUB_REFRESH", "0")
 
@@ -323,9 +328,13 @@ def test_public_hub_then_its_word_counts_until_the_user_knows_who_signs(
 
 
 def test_source_that_nobody_signed_is_not_built_without_permission(hub: StaticHub, put: Put) -> None:
-    put(7)  # its variants do not say what they were built from
+    put(7)
+    config = load_config()
+    version = pinned_version(config, Request("org/demo", 1, None))
+    admit_source(config, Policy(everything=True), version)
+    admit_source(config, Policy(repo_ids=frozenset({"org/demo"})), version)
     with pytest.raises(PolicyError, match="no signature covers the source"):
-        get_kernel("org/demo", version=1, backend="cuda", allow_build=True)
+        admit_source(config, Policy(), version)
 
 
 def test_trust_file_that_anybody_may_write_is_not_believed(hub: StaticHub, put: Put, tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from registry import auth
+from registry.accounts.directory import find_org
+from registry.accounts.identity import Scope
+from registry.accounts.tokens import NewToken, issue, utc_now
 from registry.app import create_app
 from registry.place import Place
+from registry.store import Store
 
 
 async def log_in(request: Request) -> Response:
@@ -142,3 +146,15 @@ def test_form_counts_when_it_is_of_this_login(site: TestClient, data: Path) -> N
 def test_login_is_not_listed_as_a_token(site: TestClient, data: Path) -> None:
     logged_in(site, new_token(data, "--user", "ada"))
     assert len(registry_json(data, "token", "list", "--all")) == 1
+
+
+def test_login_with_the_token_of_a_ci_run_is_refused(site: TestClient, data: Path) -> None:
+    number = registry_json(data, "publisher", "add", "--org", "acme", "--repository", "gh/k")["id"]
+    store = Store(data)
+    with store.write() as session:
+        org = find_org(session, "acme").id
+        new = NewToken(Scope.WRITE, org_id=org, publisher_id=number)
+        token, _ = issue(session, new, utc_now())
+    store.close()
+    answer = site.post("/log-in", content=token)
+    assert answer.status_code == 403 and "set-cookie" not in answer.headers

@@ -256,6 +256,18 @@ def test_upload_token_is_no_way_to_anything_else(hub: Hub, trusted: Issuer) -> N
     assert exchange(hub, token).status_code == 400
 
 
+def test_request_cannot_ask_for_more_than_uploading(hub: Hub, trusted: Issuer) -> None:
+    body = {"scope": "admin", "expires": "2099-01-01", "operator": True, "only_repo": None, "org_id": 1}
+    answer = httpx.post(
+        f"{hub.url}/api/oidc/exchange", json={"token": trusted.token(HUB), "repo": "ci/relu", **body}
+    )
+    who = httpx.get(
+        f"{hub.url}/api/whoami-v2", headers={"Authorization": f"Bearer {answer.json()['token']}"}
+    ).json()
+    assert who["auth"]["accessToken"]["role"] == "write"
+    assert create(hub, answer.json()["token"], "ci", "beyond").status_code == 403
+
+
 def test_publisher_when_removed_then_its_tokens_end_at_once(hub: Hub, trusted: Issuer) -> None:
     add = ["publisher", "add", "--org", "brief", "--issuer", trusted.url, "--repository", REPOSITORY]
     number = registry_json(hub.data, *add)["id"]

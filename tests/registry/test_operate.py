@@ -129,6 +129,17 @@ def test_gc_when_several_servers_share_a_database_then_one_of_them_collects(plac
     assert len({upload_key(store) for store, _ in pairs}) == 1
 
 
+def test_gc_when_told_to_stop_then_the_rest_waits_for_the_next(place: Place) -> None:
+    store, blobs = opened(place)
+    for number in range(5):
+        blobs.put([b"unused %d" % number])
+    now = utc_now()
+    collect(store, blobs, now - 2 * DAY)
+    asked = iter([False, False, True])
+    assert collect(store, blobs, now, stopped=lambda: next(asked)).deleted == 2
+    assert collect(store, blobs, now).deleted == 3
+
+
 # -- backup and restore
 
 

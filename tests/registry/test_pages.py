@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
 import pytest
-from khub_process import Hub, khub
+from khub_process import ROOT, Hub, khub
 from seeded_hub import SEEDS, Seed, files_of, upload
 
 from hub_loader.manifest import Index
+from registry.pages.matrix import MAX_PLATFORMS, MAX_TOOLKITS, MAX_VARIANTS
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 ENVIRONMENT = {
@@ -59,7 +64,7 @@ def hostile(hub: Hub) -> str:
             "id": "_evil_cpu_1",
             "backend": {"type": SCRIPT, "archs": [SCRIPT]},
             "metadata": {"sha256": "0" * 64, "size": 3},
-            "files": {f"{SCRIPT.replace('/', '')}.py": {"sha256": "1" * 64, "size": 10**15}},
+            "files": {f"{SCRIPT.replace('/', '')}.py": {"sha256": "1" * 64, "size": 10**400}},
         }
     }
     metadata = {
@@ -211,7 +216,6 @@ def test_address_that_clients_print_after_a_commit_leads_to_its_files(
         ("/kernels/pages/paged-attention?revision=v99", 404, "RevisionNotFound"),
         ("/kernels/pages/paged-attention/resolve/v1/nothing", 404, "EntryNotFound"),
         ("/kernels/pages/paged-attention/nothing/here", 404, None),
-        ("/%00", 404, None),
         ("/kernels/%ff/x", 400, "BadRequest"),
     ],
 )
@@ -408,3 +412,25 @@ def test_pages_of_an_empty_repository_say_that_it_is(hub: Hub, web: httpx.Client
     for tab in ("", "/compatibility", "/tree/main", "/versions", "/provenance", "/benchmarks"):
         assert web.get(f"/kernels/empty/one{tab}").status_code == 200
     assert "no README.md" in web.get("/kernels/empty/one").text
+
+
+def test_benchmark_of_the_documentation_is_uploaded_as_it_says_and_shown(
+    hub: Hub, web: httpx.Client, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "pages.md").read_text()
+    result, code = (page.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("json", "python"))
+    (tmp_path / "result.json").write_text(result)
+    token = hub.token("my-org")
+    upload(hub, token, "my-org/paged-attention", "v1", {"README.md": b"x"}, "x")
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": token}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+    shown = web.get("/kernels/my-org/paged-attention/benchmarks").text
+    assert "Decode attention on a CPU" in shown
+    assert "2.78×" in shown
+
+
+def test_documentation_of_the_pages_says_the_limits_that_hold() -> None:
+    page = " ".join((ROOT / "docs" / "pages.md").read_text().split())
+    assert f"at most {MAX_VARIANTS} variants, {MAX_PLATFORMS} platforms and {MAX_TOOLKITS} toolkits" in page
+    for link in re.findall(r"\]\(([^)]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link

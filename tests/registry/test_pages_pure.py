@@ -16,7 +16,7 @@ from hub_loader.manifest import Index
 from hub_loader.trust.keys import generate
 from hub_loader.trust.sign import sign_index
 from registry.pages.benchmarks import parse_benchmark
-from registry.pages.card import render_card
+from registry.pages.card import MAX_RENDERED, render_card
 from registry.pages.catalog import Listed, search, sort, version_of
 from registry.pages.charts import BAR_SPAN, DAYS, HEIGHT, benchmark_bars, downloads_chart, figure
 from registry.pages.negotiate import local_path, same_origin, wants_html
@@ -90,6 +90,13 @@ def test_card_with_hostile_markdown_holds_only_harmless_tags(markdown: str) -> N
 @given(st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20)), max_size=6).map("".join))
 def test_card_of_any_text_holds_only_harmless_tags(markdown: str) -> None:
     check_harmless(render_card(markdown, BASE, "name"))
+
+
+def test_card_that_is_very_long_is_shown_as_it_is() -> None:
+    html = render_card("[" * MAX_RENDERED + "<script>", BASE, "name")
+    check_harmless(html)
+    assert html.startswith('<pre tabindex="0">[[[')
+    assert "&lt;script&gt;" in html
 
 
 def test_card_shows_raw_html_as_text() -> None:
@@ -286,7 +293,8 @@ def test_first_paragraph_is_the_first_that_is_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (10**400, "4294967296 GiB")],
 )
 def test_size_is_written_for_people(count: int, text: str) -> None:
     assert size(count) == text

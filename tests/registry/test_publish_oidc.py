@@ -14,7 +14,8 @@ from khub_process import ROOT, Hub, StartHub, khub_command, khub_environment
 from oidc_issuer import JOB_SECRET, REPOSITORY, Issuer, running_issuer
 from registry_command import registry, registry_json
 
-from hub_loader.errors import AuthenticationError, DownloadError, UsageError
+from build_matrix.oidc import upload_token
+from hub_loader.errors import AuthenticationError, DownloadError, KernelHubError, UsageError
 
 sys.path.insert(0, str(ROOT / "tests" / "hub_loader"))
 from packages import python_package
@@ -92,18 +93,24 @@ def test_publish_with_oidc_asks_in_the_name_of_the_hub_it_was_told(
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "words"),
+    ("change", "error", "words"),
     [
-        ({"ACTIONS_ID_TOKEN_REQUEST_TOKEN": ""}, AuthenticationError.exit_code, "id-token: write"),
-        ({"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "wrong"}, DownloadError.exit_code, "HTTP 404"),
-        ({"ACTIONS_ID_TOKEN_REQUEST_URL": "http://127.0.0.1:9/job"}, DownloadError.exit_code, "127.0.0.1"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, DownloadError.exit_code, "cannot be reached"),
-        ({"HF_ENDPOINT": "https://huggingface.co"}, UsageError.exit_code, "registry of your own"),
+        ({"ACTIONS_ID_TOKEN_REQUEST_TOKEN": ""}, AuthenticationError, "id-token: write"),
+        ({"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "wrong"}, DownloadError, "HTTP 404"),
+        ({"ACTIONS_ID_TOKEN_REQUEST_URL": "http://127.0.0.1:9/job"}, DownloadError, "127.0.0.1"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, DownloadError, "cannot be reached"),
+        ({"HF_ENDPOINT": "https://huggingface.co"}, UsageError, "registry of your own"),
     ],
-)  # fmt: skip
-def test_publish_with_oidc_where_it_cannot_work_says_what_is_missing(
-    tmp_path: Path, job: dict[str, str], change: dict[str, str], code: int, words: str
+)
+def test_upload_token_where_there_can_be_none_says_what_is_missing(
+    job: dict[str, str], change: dict[str, str], error: type[KernelHubError], words: str
 ) -> None:
-    done = publish(tmp_path, job | change)
-    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
-    assert JOB_SECRET not in done.stderr
+    with pytest.raises(error, match=words) as refused:
+        upload_token("ci/demo", job | change)
+    assert JOB_SECRET not in str(refused.value)
+
+
+def test_upload_token_is_one_of_the_registrys(job: dict[str, str], ci_hub: Hub) -> None:
+    token = upload_token("ci/demo", job)
+    who = httpx.get(f"{ci_hub.url}/api/whoami-v2", headers={"Authorization": f"Bearer {token}"}).json()
+    assert (who["name"], who["auth"]["accessToken"]["role"]) == ("ci", "write")

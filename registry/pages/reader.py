@@ -1,0 +1,23 @@
+"""Who is looking at a page, and what that lets them see in lists."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from ..accounts.identity import Identity
+from ..accounts.may import Action, Allowed, RepoFacts, may
+from ..auth import identity_of, session
+from ..store import RepoName
+
+
+def reader(request: Request) -> Identity:
+    """By the request's token, else by the browser's login, which nothing but pages looks at."""
+    if "authorization" not in request.headers:
+        request.state.identity = session(request)
+    return identity_of(request)
+
+
+def may_read(identity: Identity, repo: RepoName, *, private: bool, gated: bool) -> bool:
+    """Whether somebody may read a repository's files; a grant to a gated one is not looked up."""
+    facts = RepoFacts(repo.org, repo.name, private, gated)
+    return isinstance(may(identity, Action.READ, facts), Allowed)

@@ -1,0 +1,124 @@
+"""Private and gated kernels on the pages: who sees that they exist, and what is in them; downloads that are counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from huggingface_hub import HfApi
+from khub_process import Hub
+from seeded_hub import count_downloads, upload
+
+HTML = {"Accept": "text/html"}
+METADATA = {"id": "_it_cpu_1", "name": "it", "version": 1, "license": "", "backend": {"type": "cpu"}}
+TABS = ("", "/compatibility", "/tree/v1", "/versions", "/provenance", "/benchmarks", "/commit/v1")
+
+
+@pytest.fixture(scope="module")
+def member(hub: Hub) -> str:
+    return hub.token("secrets")
+
+
+@pytest.fixture(scope="module")
+def kernels(hub: Hub, member: str) -> None:
+    """A private and a gated kernel whose cards and operators nobody else may read."""
+    api = HfApi(endpoint=hub.url, token=member)
+    for name in ("hidden-one", "gated-one"):
+        files = {
+            "README.md": b"A confidential sentence.",
+            "build/torch-cpu/__init__.py": b"__all__ = ['secretop']",
+            "build/torch-cpu/metadata.json": json.dumps(METADATA).encode(),
+        }
+        upload(hub, member, f"secrets/{name}", "v1", files, "confidential message")
+    api.update_repo_settings("secrets/hidden-one", private=True, repo_type="model")
+    api.update_repo_settings("secrets/gated-one", gated="manual", repo_type="model")
+
+
+@pytest.fixture
+def stranger(hub: Hub, kernels: None) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=hub.url, headers=HTML) as web:
+        yield web
+
+
+@pytest.fixture
+def insider(hub: Hub, kernels: None, member: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=hub.url, headers=HTML) as web:
+        assert web.post("/-/login", data={"token": member}).status_code == 303
+        yield web
+
+
+@pytest.fixture
+def outsider(hub: Hub, kernels: None) -> Iterator[httpx.Client]:
+    """Signed in, of another organization."""
+    with httpx.Client(base_url=hub.url, headers=HTML) as web:
+        assert web.post("/-/login", data={"token": hub.token("others")}).status_code == 303
+        yield web
+
+
+@pytest.mark.parametrize("who", ["stranger", "outsider"])
+def test_private_kernel_is_no_kernel_to_who_may_not_see_it(who: str, request: pytest.FixtureRequest) -> None:
+    web: httpx.Client = request.getfixturevalue(who)
+    for tab in TABS:
+        got = web.get(f"/kernels/secrets/hidden-one{tab}")
+        assert got.status_code == 404, tab
+        assert got.headers["x-error-code"] == "RepoNotFound"
+        assert "confidential" not in got.text
+    assert web.get("/secrets/hidden-one").status_code == 404
+    posted = web.post("/kernels/secrets/hidden-one/compatibility", data={"environment": "{}"})
+    assert posted.status_code == 404
+    for path in (
+        "/",
+        "/kernels",
+        "/secrets",
+        "/kernels?q=secretop",
+        "/kernels?q=confidential",
+        "/kernels?q=hidden-one",
+    ):
+        assert "secrets/hidden-one" not in web.get(path).text.replace("</span><wbr>", ""), path
+
+
+@pytest.mark.parametrize(("who", "status"), [("stranger", 401), ("outsider", 403)])
+def test_gated_kernel_is_listed_and_shows_nothing_of_its_files(
+    who: str, status: int, request: pytest.FixtureRequest
+) -> None:
+    web: httpx.Client = request.getfixturevalue(who)
+    listed = web.get("/secrets").text
+    assert "gated-one" in listed
+    assert "Gated: ask its owners for access." in listed
+    assert "confidential" not in listed
+    assert "gated-one" not in web.get("/kernels?q=secretop").text
+    for tab in TABS:
+        got = web.get(f"/kernels/secrets/gated-one{tab}")
+        assert got.status_code == status, tab
+        assert "confidential" not in got.text
+        assert ("/-/login?next=" in got.text) == (who == "stranger")
+
+
+def test_member_who_is_signed_in_sees_private_and_gated_kernels(insider: httpx.Client) -> None:
+    for name in ("hidden-one", "gated-one"):
+        assert name in insider.get("/secrets").text
+        assert name in insider.get("/kernels?q=secretop").text
+        got = insider.get(f"/kernels/secrets/{name}")
+        assert got.status_code == 200
+        assert "A confidential sentence." in got.text
+        assert "private" in got.headers["cache-control"]
+        assert "Cookie" in got.headers["vary"]
+
+
+def test_login_lets_a_browser_read_pages_and_not_a_clients_addresses(hub: Hub, insider: httpx.Client) -> None:
+    assert insider.get("/kernels/secrets/hidden-one/resolve/v1/README.md").status_code == 404
+    assert insider.get("/api/kernels/secrets/hidden-one").status_code == 404
+
+
+def test_downloads_that_were_counted_are_drawn_and_sort_the_list(hub: Hub, stranger: httpx.Client) -> None:
+    token = hub.token("counted")
+    for name, a_day in (("rare", 2), ("frequent", 90)):
+        upload(hub, token, f"counted/{name}", "v1", {"README.md": b"x"}, "x")
+        count_downloads(hub, f"counted/{name}", a_day)
+    shown = stranger.get("/kernels/counted/frequent").text
+    assert shown.count("<rect ") == 30
+    assert "in 30 days" in shown
+    listed = stranger.get("/counted?sort=downloads").text
+    assert 0 < listed.index("/kernels/counted/frequent") < listed.index("/kernels/counted/rare")
