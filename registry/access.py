@@ -36,6 +36,7 @@ def fetch(request: Request, found: RepoInfo | Revision) -> None:
 
 def repo_info(request: Request) -> RepoInfo:
     """The repository that the URL names. Raises RequestError 404 where there is none to see."""
+    _look_upstream(request, None)
     found = service(request).store.repo(repo_of(request))
     see(request, found)
     return found
@@ -44,6 +45,7 @@ def repo_info(request: Request) -> RepoInfo:
 def revision_of(request: Request) -> Revision:
     """The revision that the URL names, or the head of `main`. Raises RequestError 404."""
     name = param(request, "revision") if "revision" in request.path_params else MAIN
+    _look_upstream(request, name)
     try:
         found = service(request).store.resolve(repo_of(request), name)
     except RequestError as error:
@@ -52,6 +54,12 @@ def revision_of(request: Request) -> Revision:
         raise
     see(request, found)
     return found
+
+
+def _look_upstream(request: Request, revision: str | None) -> None:
+    """Let the mirror, if there is one, bring what the URL names; the answer says so (`mirror_header.py`)."""
+    if (mirror := service(request).mirror) is not None:
+        request.state.mirror = mirror.prepare(repo_of(request), revision)
 
 
 def _granted(request: Request, repo_id: int, who: Identity) -> bool:

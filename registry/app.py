@@ -29,6 +29,8 @@ from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
+from .mirror import MirrorSettings, PullThrough
+from .mirror_header import MirrorHeader
 from .oidc import exchange
 from .openapi import openapi
 from .pages.catalog import Catalog
@@ -50,7 +52,12 @@ from .upkeep import upkeep
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place, limits: Limits | None = None, options: Options | None = None) -> Observed:
+def create_app(
+    place: Place,
+    limits: Limits | None = None,
+    options: Options | None = None,
+    mirror: MirrorSettings | None = None,
+) -> Observed:
     """The application over what `place` names, which is created if it is new.
 
     Raises RegistryError, UsageError, MissingExtraError.
@@ -59,7 +66,8 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
     store = Store(place.data, place.database)
     tuf = TufRepository(store, place.data)
     blobs = open_blobs(place, store)
-    made = Service(store, blobs, upload_key(store), place.redirect, limits)
+    pulling = None if mirror is None else PullThrough(mirror, store, blobs)
+    made = Service(store, blobs, upload_key(store), place.redirect, limits, mirror=pulling)
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
@@ -70,6 +78,8 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
         with suppress(asyncio.CancelledError):
             await counting
         made.downloads.flush(store)
+        if pulling is not None:
+            pulling.close()
         await run_in_threadpool(app.stop_observing)
         store.close()
 
@@ -84,6 +94,7 @@ def create_app(place: Place, limits: Limits | None = None, options: Options | No
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
             Middleware(AuditLog, store=store),
+            *([Middleware(MirrorHeader)] if pulling is not None else []),
         ],
         exception_handlers={
             RepoMovedError: _redirect,

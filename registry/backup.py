@@ -31,6 +31,7 @@ from . import migrations
 from .blobs import BlobStore
 from .collect import content_columns
 from .db import Database, restore_rows
+from .mirrored import may_be_absent
 from .models import Base, Orphan
 from .place import Place
 
@@ -89,14 +90,16 @@ def _write(database: Database, blobs: BlobStore, archive: tarfile.TarFile, now: 
                     rows += 1
                 _add(archive, f"tables/{table.name}.jsonl", lines)
         names = sorted(referred(session))
-    missing, size = [], 0
+        optional = may_be_absent(session)
+    missing, absent, size = [], 0, 0
     for sha256 in names:
         with tempfile.SpooledTemporaryFile(max_size=16 << 20) as content:
             if not _copy(blobs, sha256, content):
-                missing.append(sha256)
+                missing += [sha256] if sha256 not in optional else []
+                absent += 1
                 continue
             size += _add(archive, f"blobs/{sha256}", content)
-    return Saved(rows, len(names) - len(missing), size, tuple(missing))
+    return Saved(rows, len(names) - absent, size, tuple(missing))
 
 
 def referred(session: Session) -> set[str]:

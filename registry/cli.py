@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hub_loader.errors import UsageError
 
 from .accounts.commands import add_accounts
 from .accounts.hub_commands import add_hub
 from .accounts.token_commands import add_tokens
+from .cli_carry import add_carry
 from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
 from .telemetry.options import add_arguments as add_options
 from .telemetry.options import options_of
 
+if TYPE_CHECKING:
+    from .mirror import MirrorSettings
+
 _SERVE_EXAMPLES = """\
 examples:
   khub serve --data hub --port 8000
   khub serve --data hub --port 0 --json        any free port, the address as JSON
+  khub serve --data hub --upstream https://hub.example.com --mirror-allow 'acme/*'
   HF_ENDPOINT=http://127.0.0.1:8000 python -c "from huggingface_hub import HfApi; ..."
 
 Reading is public; writing needs a token: khub registry token create --help.
@@ -33,6 +42,7 @@ examples:
   khub registry audit --data hub --since 7d
 
   khub registry backup --data hub backup.tar                   then: restore, fsck, gc
+  khub registry export --data hub carry.tar acme/relu          then: import, on a hub that this one cannot reach
 
 All but `restore` work while the server runs, and take effect at once."""
 
@@ -49,6 +59,24 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         "--redirect",
         action="store_true",
         help="with --storage: send clients to signed addresses of the storage",
+    )
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="look there for repositories that are not here, and keep them ($KHUB_UPSTREAM_TOKEN: a token for it)",
+    )
+    parser.add_argument(
+        "--mirror-allow", action="append", default=[], metavar="GLOB", help="only those, such as 'acme/*'"
+    )
+    parser.add_argument(
+        "--mirror-deny", action="append", default=[], metavar="GLOB", help="none of those; repeat for more"
+    )
+    parser.add_argument(
+        "--mirror-ttl",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long its branches and tags are taken as known (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="say the address as one line of JSON")
     add_options(parser)
@@ -67,6 +95,7 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     add_publishers(nouns, common)
     add_hub(nouns, common)
     add_operate(nouns, common)
+    add_carry(nouns, common)
     from .tuf.cli import add_trust  # `khub serve` need not know it
 
     add_trust(nouns)
@@ -80,5 +109,20 @@ def _serve(args: argparse.Namespace) -> int:
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
     with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
-        serve(place_of(args), args.host, args.port, ready=ready, options=options_of(args))
+        mirror = _mirror_of(args)
+        serve(place_of(args), args.host, args.port, ready=ready, options=options_of(args), mirror=mirror)
     return 0
+
+
+def _mirror_of(args: argparse.Namespace) -> MirrorSettings | None:
+    from .mirror import MirrorSettings
+    from .upstream import check_url
+
+    if args.upstream is None:
+        return None
+    try:
+        url = check_url(args.upstream)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+    token = os.environ.get("KHUB_UPSTREAM_TOKEN") or None
+    return MirrorSettings(url, token, args.mirror_allow, args.mirror_deny, args.mirror_ttl)

@@ -12,7 +12,7 @@ from .blobs import BlobStore
 from .errors import RequestError
 
 SMALL = 64 << 10
-_TYPE = "application/octet-stream"
+BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 _FROM_START = re.compile(r"bytes=(0-[0-9]{0,18}|-[0-9]{1,18})", re.IGNORECASE)
@@ -45,7 +45,7 @@ def content_response(
     """
     path = blobs.local_path(sha256)
     if size <= SMALL and "range" not in request.headers:  # most files of a kernel: one read, one write
-        return Response(b"".join(blobs.read(sha256)), headers=headers, media_type=_TYPE)
+        return Response(b"".join(blobs.read(sha256)), headers=headers, media_type=BINARY)
     wanted = asked_range(request.headers.get("range"), request.headers.get("if-range"), headers["ETag"], size)
     if wanted is None:
         message = f"The file has {size} bytes: ask for a range that begins before its end."
@@ -53,7 +53,7 @@ def content_response(
     if path is not None:
         plain = _FROM_START.fullmatch(request.headers.get("range", "").strip())  # the whole as a range: 206
         kind = _Whole if wanted == (0, size) and plain is None else _File
-        return kind(path, headers=headers, media_type=_TYPE, stat_result=path.stat())
+        return kind(path, headers=headers, media_type=BINARY, stat_result=path.stat())
     if redirect and request.method == "GET" and (url := blobs.storage.signed_url(sha256)) is not None:
         return RedirectResponse(url, 302, headers)
     start, stop = wanted
@@ -62,8 +62,8 @@ def content_response(
     if (start, stop) != (0, size):
         status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{size}"
     if request.method == "HEAD" or start == stop:
-        return Response(status_code=status, headers=headers, media_type=_TYPE)
-    return StreamingResponse(blobs.read(sha256, start, stop), status, headers, _TYPE)
+        return Response(status_code=status, headers=headers, media_type=BINARY)
+    return StreamingResponse(blobs.read(sha256, start, stop), status, headers, BINARY)
 
 
 def asked_range(asked: str | None, condition: str | None, etag: str, size: int) -> tuple[int, int] | None:

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from .backup import referred
 from .blobs import BlobStore
 from .db import Database
-from .models import Commit, Org, Ref, Repo, TreeEntry
+from .mirrored import may_be_absent
+from .models import Commit, Mirror, Org, Ref, Repo, TreeEntry
 from .tree import Entry, File, blob_hash, commit_oid, entries, lfs_file
 
 
@@ -59,6 +60,7 @@ def fsck(database: Database, blobs: BlobStore, *, repair: bool = False) -> Check
                 if found != "ok":
                     problems.append(Problem("registry.sqlite", found))
         wanted = referred(session)
+        optional = may_be_absent(session)
         users = _users(session)
         names = {repo_id: f"{org}/{name}" for repo_id, org, name in session.execute(_REPOS)}
         for repo_id, name in names.items():
@@ -69,7 +71,7 @@ def fsck(database: Database, blobs: BlobStore, *, repair: bool = False) -> Check
         found = _read(blobs, sha256)
         size += found.size if found else 0
         using = users.get(sha256, {})
-        problems += _check_content(blobs, sha256, found, sha256 in wanted, using, names, repair)
+        problems += _check_content(blobs, sha256, found, sha256 in wanted - optional, using, names, repair)
     return Checked(len(names), commits, len(wanted), size, tuple(problems))
 
 
@@ -78,12 +80,15 @@ _REPOS = select(Repo.id, Org.name, Repo.name).join(Org, Org.id == Repo.org_id).o
 
 def _check_repo(session: Session, repo_id: int) -> Iterator[str]:
     commits = {found.oid: found for found in session.scalars(select(Commit).where(Commit.repo_id == repo_id))}
+    mirrored = session.get(Mirror, repo_id) is not None
     for name, oid in session.execute(select(Ref.name, Ref.commit_oid).where(Ref.repo_id == repo_id)):
-        if oid not in commits:
+        if oid not in commits and not mirrored:
             yield f"the reference {name} points to the commit {oid}, which is not here"
     for oid, found in commits.items():
         if found.parent_oid is not None and found.parent_oid not in commits:
             yield f"the commit {oid} follows {found.parent_oid}, which is not here"
+        if mirrored:  # what else the upstream's commit says is not known here
+            continue
         time = int(found.created_at.replace(tzinfo=timezone.utc).timestamp())
         if commit_oid(found.tree_oid, found.parent_oid, found.author, time, found.message) != oid:
             yield f"the commit {oid} says something else than what it was made of"

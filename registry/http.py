@@ -20,6 +20,8 @@ from .blobs import BlobStore
 from .downloads import Downloads
 from .edge import Limits
 from .errors import RequestError, bad_request
+from .mirror import PullThrough
+from .mirrored import refuse_change
 from .names import check_text
 from .oidc.keys import IssuerKeys
 from .store import RepoName, Store
@@ -32,7 +34,7 @@ class Service:
     """The parts a request needs.
 
     `upload_key` signs upload addresses, for every process on one database. With `redirect`, large files are
-    fetched from the storage itself where it is not a folder.
+    fetched from the storage itself where it is not a folder. `mirror`, if any, brings what is not here.
     """
 
     store: Store
@@ -43,6 +45,7 @@ class Service:
     downloads: Downloads = field(default_factory=Downloads)
     seen: Seen = field(default_factory=Seen)
     issuers: IssuerKeys = field(default_factory=IssuerKeys)
+    mirror: PullThrough | None = None
 
 
 def service(request: Request) -> Service:
@@ -83,11 +86,15 @@ def repo_of(request: Request) -> RepoName:
 def writer(request: Request, org: str, name: str | None = None, action: Action = Action.WRITE) -> Identity:
     """Who sent the request, allowed to change `org/name`; without `name`, what the address names.
 
-    Raises RequestError 401 or 403.
+    Raises RequestError 401 or 403, the latter also for a copy of an upstream's repository.
     """
     if name is None and {"org", "name"} <= request.path_params.keys() and param(request, "org") == org:
         name = param(request, "name")
-    return authorize(request, action, RepoFacts(org, name))
+    identity = authorize(request, action, RepoFacts(org, name))
+    if name is not None and action is Action.WRITE:
+        with service(request).store.read() as session:
+            refuse_change(session, RepoName(org, name))
+    return identity
 
 
 def base_url(request: Request) -> str:

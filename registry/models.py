@@ -156,6 +156,20 @@ class Repo(Base):
     gated: Mapped[str | None] = mapped_column(String(8))
 
 
+class Mirror(Base):
+    """That a repository is a copy of an upstream hub's, which was last asked at `checked_at` (`mirror.py`).
+
+    `kind` is the upstream's word for its type. Its commits have the upstream's ids and no parents here; references
+    may lead to commits, and commits to content, that nobody has asked for yet.
+    """
+
+    __tablename__ = "mirrors"
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    upstream: Mapped[str] = mapped_column(String(400))
+    kind: Mapped[str] = mapped_column(String(8))
+    checked_at: Mapped[datetime]
+
+
 class RepoMove(Base):
     """A name that a repository had before."""
 
@@ -233,7 +247,10 @@ class Ref(Base):
 
 
 class TreeEntry(Base):
-    """A file or folder of a repository's tree. A folder has neither `sha256` nor `size`."""
+    """A file or folder of a repository's tree. A folder has neither `sha256` nor `size`.
+
+    The `sha256` of a mirrored file that was never fetched may be a stand-in (`mirrored.py`).
+    """
 
     __tablename__ = "tree_entries"
     __table_args__ = (

@@ -13,6 +13,7 @@ from .accounts.limits import check_move
 from .accounts.may import Action
 from .errors import bad_request, conflict
 from .http import json_body, repo_of, repo_url, service, writer
+from .mirrored import refuse_change
 from .models import Repo, RepoMove
 from .names import check_org, check_repo_name
 from .store import RepoName, Store, ensure_org, find_repo, require_repo
@@ -65,6 +66,8 @@ async def move_repo(request: Request) -> Response:
 
     def write() -> None:
         writer(request, old.org, old.name, Action.MANAGE)
+        with service(request).store.read() as session:
+            refuse_change(session, old)
         writer(request, new.org, new.name, Action.CREATE)
         rename(service(request).store, old, new)
 

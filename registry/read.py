@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .access import fetch, repo_info, revision_of
-from .content import content_response
+from .content import BINARY, content_response
 from .downloads import recent
-from .errors import bad_request, entry_not_found
+from .errors import bad_request, entry_not_found, unavailable
 from .http import flag, json_body, next_page, number, param, query, read_body, service
 from .listing import Listed, describe
 from .names import check_path
@@ -118,7 +118,14 @@ def resolve(request: Request) -> Response:
     if request.method == "GET":
         service(request).downloads.fetched(revision.repo_id, path, request.headers.get("range"))
     here = service(request)
-    return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
+    if here.mirror is not None:
+        if request.method == "HEAD" and here.blobs.size(file.sha256) is None:  # asks for no content
+            return Response(headers={**headers, "Content-Length": str(file.size)}, media_type=BINARY)
+        file = here.mirror.content(revision, path, file)
+    try:
+        return content_response(request, here.blobs, file.sha256, file.size, headers, redirect=here.redirect)
+    except FileNotFoundError:
+        raise unavailable(f"The content of {path!r} in {revision.repo} is not here.") from None
 
 
 def _describe(entry: Entry) -> dict[str, Any]:

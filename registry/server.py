@@ -19,6 +19,7 @@ from hub_loader.errors import RegistryError
 from .app import create_app
 from .edge import Limits, guarded_protocol
 from .http import Service
+from .mirror import MirrorSettings
 from .place import Place
 from .telemetry.drain import Drain
 from .telemetry.log_format import configure
@@ -35,6 +36,7 @@ def serve(
     ready: Callable[[str], None],
     limits: Limits | None = None,
     options: Options | None = None,
+    mirror: MirrorSettings | None = None,
 ) -> None:
     """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
@@ -42,7 +44,7 @@ def serve(
     """
     options = options or Options()
     configure(options.log_format, requests=options.requests)
-    app = create_app(place, limits, options)
+    app = create_app(place, limits, options, mirror)
     with _serving(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()

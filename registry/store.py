@@ -353,7 +353,7 @@ def insert_commit(
         select(TreeEntry.path).where(TreeEntry.repo_id == repo_id, TreeEntry.tree_oid == tree_oid).limit(1)
     )
     if listed and session.scalar(known) is None:
-        insert_missing(session, TreeEntry, [_row(repo_id, tree_oid, entry) for entry in listed])
+        insert_missing(session, TreeEntry, [tree_row(repo_id, tree_oid, entry) for entry in listed])
     commit = {
         "repo_id": repo_id,
         "oid": oid,
@@ -367,7 +367,8 @@ def insert_commit(
     return oid
 
 
-def _row(repo_id: int, tree_oid: str, entry: Entry) -> dict[str, Any]:
+def tree_row(repo_id: int, tree_oid: str, entry: Entry) -> dict[str, Any]:
+    """A row of `tree_entries`."""
     return {
         "repo_id": repo_id,
         "tree_oid": tree_oid,

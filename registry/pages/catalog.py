@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from ..accounts.identity import Identity
 from ..blobs import BlobStore
+from ..mirrored import is_awaited
 from ..models import Commit, Org, Ref, Repo
 from ..store import MAIN, RepoName, Revision, Store
 from ..tree import Entry, File
@@ -178,8 +179,13 @@ class Catalog:
         return entries, read_package(str(revision.repo), entries, read)
 
     def content(self, file: File, limit: int) -> bytes | None:
-        """A file's bytes; None if it has more than `limit`."""
-        return b"".join(self._blobs.read(file.sha256)) if file.size <= limit else None
+        """A file's bytes; None if it has more than `limit`, or is a mirror's and was never fetched."""
+        if file.size > limit or is_awaited(file.sha256):
+            return None
+        try:
+            return b"".join(self._blobs.read(file.sha256))
+        except FileNotFoundError:
+            return None
 
 
 def version_of(branch: str) -> int | None:

@@ -132,7 +132,9 @@ def test_log_when_the_server_fails_then_the_answer_and_the_traceback_have_the_re
     content = b"soon gone"
     address = f"{hub.url}/api/kernels/acme/relu/commit/main"
     assert httpx.post(address, headers=owner, content=commit_body("b.txt", content)).status_code == 200
-    (hub.data / "blobs" / hashlib.sha256(content).hexdigest()).unlink()
+    blob = hub.data / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.unlink()
+    blob.mkdir()  # what no part of the server expects
     failed = httpx.get(
         f"{hub.url}/kernels/acme/relu/resolve/main/b.txt", headers={"X-Request-Id": "failed-1"}
     )

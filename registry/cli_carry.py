@@ -1,0 +1,96 @@
+"""`khub registry export | import`: repositories from one hub to another that cannot reach it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from hub_loader.errors import UsageError
+
+from .place import open_blobs, open_store, place_of
+from .store import utc_now
+
+
+def add_carry(
+    nouns: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Add the commands; `common` has the arguments that say where the registry is."""
+
+    def add(name: str, short: str, text: str) -> argparse.ArgumentParser:
+        return nouns.add_parser(
+            name,
+            parents=[common],
+            help=short,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    out = add("export", "write repositories to one file, to be carried to another hub", _EXPORT)
+    out.add_argument("file", type=Path, metavar="FILE", help="a new file")
+    out.add_argument("repos", nargs="*", metavar="ORG/NAME", help="the repositories")
+    out.add_argument("--all", action="store_true", help="all repositories")
+    out.set_defaults(run=_export)
+    into = add("import", "take over repositories from such a file", _IMPORT)
+    into.add_argument("file", type=Path, metavar="FILE", help="what `khub registry export` wrote")
+    into.add_argument("--manifest", metavar="SHA256", help="refuse any archive but that one")
+    into.add_argument(
+        "--force", action="store_true", help="move branches and tags that would lose commits by it"
+    )
+    into.set_defaults(run=_import)
+
+
+_EXPORT = """\
+Write repositories to FILE, which appears when it is complete: branches, tags, all of their commits with the
+ids they have, and the content, signatures among it. Every byte is checked on the way. Servers may go on
+reading and writing. What it prints last, the SHA-256 of the archive's manifest, proves the archive to the
+importing side if it gets there by another way.
+
+examples:
+  khub registry export --data hub carry.tar acme/relu acme/gelu
+  khub registry export --data hub carry.tar --all"""
+_IMPORT = """\
+Take over the repositories of FILE. The whole archive is checked before any of it can be seen; a branch moves
+to commits made on top of those it has, and otherwise, like a tag, only with --force. Importing twice changes
+nothing. Servers may go on reading and writing.
+
+examples:
+  khub registry import --data hub carry.tar
+  khub registry import --data hub carry.tar --manifest 5d41..."""
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .export import export
+
+    if bool(args.repos) == args.all:
+        raise UsageError("Name the repositories to export as ORG/NAME, or say --all.")
+    store = open_store(args)
+    try:
+        done = export(store, open_blobs(place_of(args), store), args.file, args.repos, utc_now())
+    finally:
+        store.close()
+    if args.json:
+        print(json.dumps(asdict(done)))
+    else:
+        print(f"{args.file}: {len(done.repos)} repositories, {done.commits} commits, ", end="")
+        print(f"{done.blobs} blobs ({done.bytes / 1e6:.1f} MB). Manifest:")
+        print(done.manifest)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from .carry_in import carry_in
+
+    store = open_store(args)
+    try:
+        blobs = open_blobs(place_of(args), store)
+        done = carry_in(store, blobs, args.file, manifest=args.manifest, force=args.force)
+    finally:
+        store.close()
+    if args.json:
+        print(json.dumps(asdict(done)))
+    else:
+        print(f"{done.repos} repositories, {len(done.created)} of them new; {done.blobs} blobs ", end="")
+        print(f"({done.bytes / 1e6:.1f} MB); {len(done.moved)} references set or moved.")
+    return 0
