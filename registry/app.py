@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
-from sqlalchemy.exc import OperationalError
-from starlette.applications import Starlette
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -39,6 +39,11 @@ from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
 from .store import RepoName, Store
+from .telemetry.app import Observed
+from .telemetry.metrics_page import metrics_page
+from .telemetry.options import Options
+from .telemetry.ready import readyz
+from .telemetry.route_names import named
 from .throttle import Throttle
 from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
@@ -47,8 +52,16 @@ from .upkeep import upkeep
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSettings | None = None) -> Starlette:
-    """The application over what `place` names, which is created if it is new. Raises RegistryError."""
+def create_app(
+    place: Place,
+    limits: Limits | None = None,
+    options: Options | None = None,
+    mirror: MirrorSettings | None = None,
+) -> Observed:
+    """The application over what `place` names, which is created if it is new.
+
+    Raises RegistryError, UsageError, MissingExtraError.
+    """
     limits = limits or Limits()
     store = Store(place.data, place.database)
     tuf = TufRepository(store, place.data)
@@ -57,7 +70,7 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
     made = Service(store, blobs, upload_key(store), place.redirect, limits, mirror=pulling)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: object) -> AsyncIterator[None]:
         counting = asyncio.create_task(_flush_downloads(made))
         async with upkeep(store, blobs), tuf_routes.kept_fresh(tuf):
             yield
@@ -67,11 +80,16 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
         made.downloads.flush(store)
         if pulling is not None:
             pulling.close()
+        await run_in_threadpool(app.stop_observing)
         store.close()
 
     protocol = _routes()
-    app = Starlette(
-        routes=[*protocol, *pages()],
+    app = Observed(
+        store,
+        blobs,
+        place.data,
+        options or Options(),
+        routes=named([Route("/readyz", readyz), Route("/metrics", metrics_page), *protocol, *pages()]),
         middleware=[
             Middleware(Edge, limits=limits),
             Middleware(Throttle, store=store),
@@ -83,7 +101,8 @@ def create_app(place: Place, limits: Limits | None = None, mirror: MirrorSetting
             RequestError: _refuse,
             HTTPException: _refuse_address,
             ClientDisconnect: _gone,
-            OperationalError: _unavailable,
+            DBAPIError: _database_failed,
+            PoolTimeoutError: _unavailable,
             Exception: _fail,
         },
         lifespan=lifespan,
@@ -219,13 +238,29 @@ def _gone(_request: Request, _error: Exception) -> Response:
     )  # nobody reads it; without it each broken upload would be a failure in the log
 
 
+def _database_failed(request: Request, error: Exception) -> Response:
+    if _is_lost_connection(error):
+        return _unavailable(request, error)
+    raise error
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Whether the database is gone or busy, rather than asked for something wrong."""
+    if isinstance(error, PoolTimeoutError):  # all connections are waiting for it
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    )
+
+
 def _unavailable(request: Request, error: Exception) -> Response:
     logging.getLogger(__name__).error("The database does not answer: %s", " ".join(str(error).split()))
     return error_page(request, unavailable("The hub's database does not answer: try again in a while."))
 
 
 def _fail(request: Request, error: Exception) -> Response:
-    if isinstance(error, OperationalError):  # of a middleware, which no other handler sees
+    # Of a middleware, which no other handler sees; the framework wraps what one raised on the way out.
+    if _is_lost_connection(error) or _is_lost_connection(error.__cause__):
         return _unavailable(request, error)
     message = (
         "The hub failed to answer this request; the reason is in its log. Try again, then tell its operator."

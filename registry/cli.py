@@ -17,6 +17,8 @@ from .cli_carry import add_carry
 from .cli_operate import add_operate
 from .oidc.commands import add_publishers
 from .place import add_arguments, place_of
+from .telemetry.options import add_arguments as add_options
+from .telemetry.options import options_of
 
 if TYPE_CHECKING:
     from .mirror import MirrorSettings
@@ -29,7 +31,7 @@ examples:
   HF_ENDPOINT=http://127.0.0.1:8000 python -c "from huggingface_hub import HfApi; ..."
 
 Reading is public; writing needs a token: khub registry token create --help.
-Ctrl-C stops the server."""
+Ctrl-C or SIGTERM stops the server when requests under way are answered; a second one at once."""
 
 _REGISTRY_EXAMPLES = """\
 examples:
@@ -76,8 +78,8 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long its branches and tags are taken as known (default: %(default)g)",
     )
-    parser.add_argument("--verbose", action="store_true", help="log every request to stderr")
     parser.add_argument("--json", action="store_true", help="say the address as one line of JSON")
+    add_options(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -106,9 +108,9 @@ def _serve(args: argparse.Namespace) -> int:
         line = json.dumps({"url": url, "data": str(args.data)}) if args.json else None
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
-    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to stop; requests under way were finished
+    with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
         mirror = _mirror_of(args)
-        serve(place_of(args), args.host, args.port, verbose=args.verbose, ready=ready, mirror=mirror)
+        serve(place_of(args), args.host, args.port, ready=ready, options=options_of(args), mirror=mirror)
     return 0
 
 

@@ -60,7 +60,7 @@ example:
   khub registry gc --data hub"""
 _BACKUP = """\
 Write a backup to FILE, which appears when it is complete. Servers may go on reading and writing. The backup
-has hashes of tokens and the registry's keys: keep it as safe as the registry.
+has hashes of tokens: keep it as safe as the registry. The signing keys in the data folder's trust/ are not in it.
 
 example:
   khub registry backup --data hub backup.tar"""

@@ -15,6 +15,8 @@ SMALL = 64 << 10
 BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
+_FROM_START = re.compile(r"bytes=(0-[0-9]{0,18}|-[0-9]{1,18})", re.IGNORECASE)
+
 
 class _File(FileResponse):
     chunk_size = 256 << 10  # a thread is asked for each
@@ -49,7 +51,8 @@ def content_response(
         message = f"The file has {size} bytes: ask for a range that begins before its end."
         raise RequestError(416, message, headers={"Content-Range": f"bytes */{size}"})
     if path is not None:
-        kind = _Whole if wanted == (0, size) else _File
+        plain = _FROM_START.fullmatch(request.headers.get("range", "").strip())  # the whole as a range: 206
+        kind = _Whole if wanted == (0, size) and plain is None else _File
         return kind(path, headers=headers, media_type=BINARY, stat_result=path.stat())
     if redirect and request.method == "GET" and (url := blobs.storage.signed_url(sha256)) is not None:
         return RedirectResponse(url, 302, headers)

@@ -26,6 +26,11 @@ class LocalStorage:
         """Where the content is, or would be."""
         return self._blobs / check_sha256(sha256)
 
+    def check(self) -> None:
+        """Nothing, if content can be read and written. Raises OSError."""
+        if not os.access(self._blobs, os.R_OK | os.W_OK | os.X_OK):
+            raise OSError(f"{self._blobs} is not there, or not this server's to read and write")
+
     def size(self, sha256: str) -> int | None:
         """Its size in bytes; None if it is not here."""
         try:

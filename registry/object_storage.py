@@ -47,6 +47,11 @@ class ObjectStorage:
         except (exceptions.BaseError, FileNotFoundError) as error:
             raise RegistryError(f"{url} cannot be used: {_reason(error)}. Name another.") from None
 
+    def check(self) -> None:
+        """Nothing, if the bucket answers. Raises RequestError 503."""
+        with self._answering():
+            obstore.list_with_delimiter(self._store, "blobs/nothing-here")
+
     def size(self, sha256: str) -> int | None:
         """Its size in bytes; None if it is not here."""
         with self._answering():

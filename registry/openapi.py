@@ -61,8 +61,12 @@ _BODIES: dict[str, Schema] = {
     "verify": _LFS_OBJECT,
     "exchange": _object("token", token=_TEXT, repository=_TEXT, organization=_TEXT),
 }
-# Bodies that are not JSON: a commit's JSON lines, an object's bytes.
-_RAW = {"commit": "application/x-ndjson", "upload": "application/octet-stream"}
+# Bodies that are kept as they come: a commit's JSON lines, an object's bytes, signed metadata.
+_RAW = {
+    "commit": "application/x-ndjson",
+    "upload": "application/octet-stream",
+    "publish": "application/octet-stream",
+}
 _PAGED: Schema = {"limit": _COUNT, "cursor": _TEXT}
 _QUERIES: dict[str, Schema] = {
     "repos": {"search": _TEXT, "author": _TEXT, "sort": _TEXT, "direction": {"enum": [1, -1]}, **_PAGED},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
+import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -19,6 +21,11 @@ from .edge import Limits, guarded_protocol
 from .http import Service
 from .mirror import MirrorSettings
 from .place import Place
+from .telemetry.drain import Drain
+from .telemetry.log_format import configure
+from .telemetry.options import Options
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -26,18 +33,18 @@ def serve(
     host: str,
     port: int,
     *,
-    verbose: bool,
     ready: Callable[[str], None],
     limits: Limits | None = None,
+    options: Options | None = None,
     mirror: MirrorSettings | None = None,
 ) -> None:
     """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
-    Raises RegistryError if the address is taken.
+    A second signal ends the process at once. Raises RegistryError if the address is taken.
     """
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
-    app = create_app(place, limits, mirror)
+    options = options or Options()
+    configure(options.log_format, requests=options.requests)
+    app = create_app(place, limits, options, mirror)
     with _serving(place.data), _listen(host, port) as listener:
         service: Service = app.state.service
         service.blobs.clear_temporary()
@@ -45,23 +52,44 @@ def serve(
             app,
             http=guarded_protocol(service.limits),
             log_config=None,
-            access_log=verbose,
+            access_log=False,  # `telemetry.observe` writes a line for each request, without its query
             timeout_keep_alive=75,  # longer than clients keep idle connections: they never meet a closed one
-            timeout_graceful_shutdown=10,
+            forwarded_allow_ips=options.proxies,
         )
-        server = _Server(config, lambda: ready(_url(host, listener)))
+        server = _Server(config, lambda: ready(_url(host, listener)), app.drain)
         server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    """uvicorn, which says when it is ready, and stops when `drain` is over rather than at the signal."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: Drain) -> None:
         super().__init__(config)
         self._ready = ready
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at the second signal end as the system ends a program, which loses nothing confirmed."""
+        if self._drain.begun:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+            os._exit(128 + sig)  # the first process of a container is spared by its own signals
+        self._drain.begin()
+
+    async def on_tick(self, counter: int) -> bool:
+        stops = await super().on_tick(counter)
+        if not self._drain.over:
+            return stops
+        if self._drain.under_way:
+            _log.warning("Stopping with %d requests under way: --grace is over", self._drain.under_way)
+        # The end of the last answers may still be on its way to a slow reader.
+        self.config.timeout_graceful_shutdown = max(1, int(self._drain.left))
+        return True
 
 
 @contextmanager

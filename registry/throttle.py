@@ -2,7 +2,7 @@
 
 Who sends a token that works is counted by it, everybody else by address. Each process counts for itself and forgets
 at its end; N processes let up to N times as many through. What the limits are is in the hub's settings,
-read again every few seconds. `/healthz` is never refused.
+read again every few seconds. What operators ask, such as `/healthz`, is never refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .accounts.tokens import identify, utc_now
 from .errors import RequestError
 from .store import Store
 
-_FREE = frozenset({"/healthz", "/readyz", "/metrics"})
+FREE = frozenset({"/healthz", "/readyz", "/metrics"})
 _REMEMBERED = 5.0  # seconds until changed settings hold
 _TRUSTED = 60.0  # seconds until a token is looked up again
 _MOST_KNOWN = 50_000
@@ -43,7 +43,7 @@ class Throttle:
         self._read_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _FREE:
+        if scope["type"] == "http" and scope["path"] not in FREE:
             wait = await self._wait(scope)
             if wait > 0:
                 await _refusal(wait)(scope, receive, send)

@@ -54,7 +54,7 @@ class Hub:
     def stop(self, how: int = signal.SIGINT) -> int:
         """End the process with a signal; returns its exit code."""
         self.process.send_signal(how)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)  # twice the time that requests under way are given
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

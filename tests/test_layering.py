@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "markdown_it",
             "nh3",
             "obstore",
+            "prometheus_client",
             "sqlalchemy",
             "starlette",
             "uvicorn",
@@ -49,6 +50,7 @@ EXTRAS = {
     "hub_loader/trust/tuf_keys.py": {"cryptography", "securesystemslib"},
     "hub_loader/trust/tuf_updater.py": {"tuf"},
     "hub_loader/trust/tuf_client.py": {"tuf"},
+    "registry/telemetry/tracing.py": {"opentelemetry"},
 }
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [

@@ -21,7 +21,9 @@ def test_explain_then_prints_each_variant_with_its_verdict(
     variants = ("torch-universal", native_variant(), "cp39-cpu-x86_64-linux")
     hub.publish("org/demo", "v1", python_package(tmp_path / "source", variants=variants).folder)
     assert main(["explain", "org/demo", "--backend", "cpu"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].startswith("signed by the key ")
+    lines = [line.split() for line in printed[3:]]
     assert [(line[0], line[1]) for line in lines] == [
         (native_variant(), "chosen"),
         ("torch-universal", "fits"),

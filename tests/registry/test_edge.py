@@ -21,7 +21,7 @@ from registry.place import Place
 from registry.server import serve
 limits = Limits(head_seconds=1, body_seconds=1, body_rate=1000, upload_bytes=100_000)
 ready = lambda url: print(json.dumps({"url": url}), flush=True)
-serve(Place(Path(sys.argv[1])), "127.0.0.1", 0, verbose=False, ready=ready, limits=limits)
+serve(Place(Path(sys.argv[1])), "127.0.0.1", 0, ready=ready, limits=limits)
 """
 
 

@@ -1,0 +1,1 @@
+"""What operators see of a server: health, metrics, logs, traces, and how it stops."""
