@@ -27,8 +27,8 @@ from sqlalchemy.orm import Session
 from .blobs import BlobStore
 from .errors import RequestError, unavailable
 from .locks import insert_missing, insert_new
-from .mirrored import Origin, awaited, is_awaited, origin_of
-from .models import Commit, Mirror, Ref, Repo, RepoMove, TreeEntry
+from .mirrored import Origin, awaited, claims, is_awaited, origin_of
+from .models import Commit, Mirror, MirrorClaim, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org, check_repo_name, is_commit
 from .store import RepoName, Revision, Store, ensure_org, find_repo, tree_row, utc_now
 from .tree import File, blob_hash, entries
@@ -106,7 +106,8 @@ class PullThrough:
         if origin is None or origin.upstream != self._upstream.url or not self._may_ask(revision.repo):
             raise unavailable(f"The content of {path} in {revision.repo} is not here.")
         with self._turns.take((file.sha256, origin.repo_id)):
-            file = self._known(origin.repo_id, [file]).get(file.oid, file)
+            known = self._known(origin.repo_id, [file])
+            file = replace(file, sha256=known.get(file.oid, file.sha256))
             if not is_awaited(file.sha256) and self._blobs.keep(file.sha256) == file.size:
                 return file
             self._ask_again()
@@ -218,8 +219,12 @@ class PullThrough:
         self._add_commit(origin, repo, oid, files)
 
     def _add_commit(self, origin: Origin, repo: RepoName, oid: str, files: dict[str, File]) -> None:
+        claimed = {file.oid: file.sha256 for file in files.values() if file.lfs}
+        files = {path: replace(file, sha256=awaited(file.oid)) for path, file in files.items()}
         known = self._known(origin.repo_id, list(files.values()))
-        tree, listed = entries({path: known.get(file.oid, file) for path, file in files.items()})
+        tree, listed = entries(
+            {path: replace(file, sha256=known.get(file.oid, file.sha256)) for path, file in files.items()}
+        )
         commit = {
             "repo_id": origin.repo_id,
             "oid": oid,
@@ -230,28 +235,34 @@ class PullThrough:
             "created_at": utc_now(),
         }
         with self._store.write() as session:
+            rows = [{"oid": pointer, "sha256": sha256} for pointer, sha256 in sorted(claimed.items())]
+            insert_missing(session, MirrorClaim, rows)
             insert_missing(session, TreeEntry, [tree_row(origin.repo_id, tree, entry) for entry in listed])
             insert_new(session, Commit, commit)
 
-    def _known(self, repo_id: int, files: Sequence[File]) -> dict[str, File]:
-        """Those of the files whose true SHA-256 is known here, by git's id."""
-        found: dict[str, File] = {}
+    def _known(self, repo_id: int, files: Sequence[File]) -> dict[str, str]:
+        """The SHA-256 of those of the files that were fetched as part of another commit, by git's id."""
+        found: dict[str, str] = {}
         with self._store.read() as session:
             for start in range(0, len(files), 500):
                 oids = {file.oid for file in files[start : start + 500] if is_awaited(file.sha256)}
-                columns = (TreeEntry.oid, TreeEntry.sha256, TreeEntry.size)
-                query = select(*columns).where(TreeEntry.repo_id == repo_id, TreeEntry.oid.in_(oids))
-                for oid, sha256, size in session.execute(query):
-                    if sha256 is not None and size is not None and not is_awaited(sha256):
-                        found[oid] = File(oid, sha256, size)
+                query = select(TreeEntry.oid, TreeEntry.sha256).where(
+                    TreeEntry.repo_id == repo_id, TreeEntry.oid.in_(oids)
+                )
+                for oid, sha256 in session.execute(query):
+                    if sha256 is not None and not is_awaited(sha256):
+                        found[oid] = sha256
         return found
 
     # -- content
 
     def _fetch(self, origin: Origin, revision: Revision, path: str, file: File) -> File:
         chunks = self._upstream.content(origin.kind, revision.repo, revision.commit, path, file.size)
+        with self._store.read() as session:
+            listed = claims(session, [file]).get(file.oid, file.sha256)
         try:
-            sha256 = self._blobs.put(_verified(chunks, file, f"{path} of {revision.repo}"))
+            expected = replace(file, sha256=listed)
+            sha256 = self._blobs.put(_verified(chunks, expected, f"{path} of {revision.repo}"))
         except AbsentError:
             raise unavailable(f"The upstream no longer has {path} of {revision.repo}.") from None
         self._blobs.sync()

@@ -170,6 +170,14 @@ class Mirror(Base):
     checked_at: Mapped[datetime]
 
 
+class MirrorClaim(Base):
+    """The SHA-256 that an upstream's LFS pointer names, by git's id of the pointer; nobody has seen the content."""
+
+    __tablename__ = "mirror_claims"
+    oid: Mapped[str] = mapped_column(String(40), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
 class RepoMove(Base):
     """A name that a repository had before."""
 

@@ -18,6 +18,7 @@ from .downloads import recent
 from .errors import bad_request, entry_not_found, unavailable
 from .http import flag, json_body, next_page, number, param, query, read_body, service
 from .listing import Listed, describe
+from .mirrored import as_listed
 from .names import check_path
 from .tree import Entry, lfs_pointer
 
@@ -75,6 +76,7 @@ def tree(request: Request) -> Response:
     if len(entries) > limit:
         entries = entries[:limit]
         headers |= next_page(request, entries[-1].path)
+    entries = as_listed(store, entries)
     return JSONResponse([_describe(entry) for entry in entries], headers=headers)
 
 
@@ -91,7 +93,8 @@ async def paths_info(request: Request) -> Response:
         wanted = [path for path in paths if path]  # some clients ask for the root as ""
         for path in wanted:
             check_path(path)
-        return service(request).store.entries_at(revision_of(request), wanted)
+        store = service(request).store
+        return as_listed(store, store.entries_at(revision_of(request), wanted))
 
     return JSONResponse([_describe(entry) for entry in await run_in_threadpool(find)])
 
@@ -105,7 +108,8 @@ def resolve(request: Request) -> Response:
     if entry is None or entry.file is None:
         raise entry_not_found(f"{revision.repo} at {revision.commit} has no file {path!r}.")
     file = entry.file
-    etag = file.sha256 if file.lfs else file.oid
+    (listed,) = as_listed(service(request).store, [entry])
+    etag = listed.file.sha256 if listed.file is not None and file.lfs else file.oid
     headers = {
         "X-Repo-Commit": revision.commit,
         "ETag": f'"{etag}"',

@@ -355,6 +355,27 @@ def test_mirror_when_the_repository_is_private_upstream_then_strangers_do_not_se
     assert get(victim, liar.file, Authorization=f"Bearer {member}").content == liar.content
 
 
+def test_mirror_when_the_upstream_lists_the_digest_of_a_private_file_then_nobody_gets_that_from_it(
+    victim: Hub, liar: Liar
+) -> None:
+    from huggingface_hub import HfApi
+
+    liar.content, liar.lfs = b"private here" * 10, True
+    digest = hashlib.sha256(liar.content).hexdigest()
+    api = HfApi(endpoint=victim.url, token=victim.token("own"))
+    api.create_repo("own/private", repo_type="kernel", private=True)
+    api.upload_file(path_or_fileobj=liar.content, path_in_repo="x", repo_id="own/private", repo_type="kernel")
+    liar.answers["/resolve/"] = lambda handler: send(handler, b"unknown to it" * 10)
+    assert digest in blobs(victim)
+    listed = get(victim, f"/api/kernels/{liar.repo}/tree/main").json()
+    assert listed[0]["lfs"]["oid"] == digest
+    head = httpx.head(f"{victim.url}{liar.file}")
+    assert head.headers["ETag"] == f'"{digest}"' and int(head.headers["Content-Length"]) == 120
+    assert get(victim, liar.file).status_code == 503
+    liar.answers.clear()  # it has the file after all
+    assert get(victim, liar.file).content == liar.content
+
+
 def test_serve_when_the_upstream_is_no_address_then_refused(tmp_path: Path) -> None:
     for bad in ("ftp://x", "hub.example.com", "https://user:pass@x"):
         done = khub("serve", "--data", tmp_path, "--port", "0", "--upstream", bad)

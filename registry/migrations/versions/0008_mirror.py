@@ -17,3 +17,8 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(8), nullable=False),
         sa.Column("checked_at", sa.DateTime, nullable=False),
     )
+    op.create_table(
+        "mirror_claims",
+        sa.Column("oid", sa.String(40), primary_key=True),
+        sa.Column("sha256", sa.String(64), nullable=False),
+    )
