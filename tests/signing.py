@@ -26,3 +26,10 @@ def sign_package(folder: Path, repo_id: str, key: Any = KEY, **options: Any) -> 
 def trust_key(endpoint: str, org: str, key: Any = KEY, comment: str = "tests") -> None:
     """Add the key to the trust file that KHUB_TRUST_FILE names."""
     change_trust(lambda trust: trust.add(KeyEntry(endpoint, org, public_of(key, comment))))
+
+
+def private_pem() -> str:
+    """The key as KHUB_SIGNING_KEY holds it."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

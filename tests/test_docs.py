@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from khub_process import ROOT, Hub, StartHub, khub_command, khub_environment
-from signing import sign_package, trust_key
+from signing import private_pem, sign_package, trust_key
 
 sys.path.insert(0, str(Path(__file__).parent / "hub_loader"))
 from packages import python_package
@@ -104,6 +104,8 @@ def test_code_of_the_resolver_page_times_the_kernel_against_torch(hub: Hub, tmp_
     client = {k: v for k, v in khub_environment().items() if not k.startswith(("HF_", "KERNELS_"))}
     client |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token("org")}
     commands.append(["publish", package, "org/rmsnorm-rotary"])
+    client["KHUB_SIGNING_KEY"] = private_pem()
+    trust_key(hub.url, "org")
     for command in (*(khub_command(*command) for command in commands), [sys.executable, "-c", code]):
         done = subprocess.run(command, env=client, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

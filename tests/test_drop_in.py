@@ -182,4 +182,9 @@ def test_old_layout_loads_with_both(world: World, hub: Hub, tmp_path: Path) -> N
     api.create_branch("org/old", branch="v1", repo_type="kernel")
     (package.folder / "scratch").rename(tmp_path / "scratch")
     api.upload_folder(repo_id="org/old", repo_type="kernel", folder_path=package.folder, revision="v1")
-    assert world.ours("import hub_loader; print(hub_loader.get_kernel('org/old').answer())") == "42\n"
+    assert (
+        world.ours(
+            "import hub_loader; print(hub_loader.get_kernel('org/old', trust_remote_code=True).answer())"
+        )
+        == "42\n"
+    )

@@ -257,7 +257,7 @@ def test_demo_interrupted_at_one_step_after_another_goes_on_and_succeeds(tmp_pat
         "Compile paged",
         "Compile quantized",
         "Serve",
-        "Publish rmsnorm",
+        "Sign rmsnorm",
         "Fetch quantized",
         "hub kernels",
     ):

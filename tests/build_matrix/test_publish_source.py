@@ -31,7 +31,7 @@ PUBLISHED = "torch-stable-abi210-cpu-aarch64-linux"
 LOAD = """
 import json, sys, torch
 from hub_loader import get_choices, get_kernel
-kernel = get_kernel(sys.argv[1], version=1, allow_build=True)
+kernel = get_kernel(sys.argv[1], version=1, allow_build=True, trust_remote_code=True)
 assert torch.equal(kernel.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
 ((commit, choice),) = get_choices()
 print(json.dumps([commit, choice.step, choice.variant]))
@@ -190,7 +190,15 @@ assert torch.equal(kernel.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.
 def test_variant_beside_published_source_loads_and_verifies_without_a_file_of_it(
     published: str, access: dict[str, str]
 ) -> None:
-    run([sys.executable, "-c", USE.format(module="hub_loader", options={}), published], access)
+    run(
+        [
+            sys.executable,
+            "-c",
+            USE.format(module="hub_loader", options={"trust_remote_code": True}),
+            published,
+        ],
+        access,
+    )
     cache = Path(access["HF_HOME"]) / "kernel-hub"
     assert "1 variants looked at" in run(khub_command("verify"), access).stdout
     assert not (cache / "sources").exists()

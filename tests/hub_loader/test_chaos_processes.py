@@ -44,7 +44,8 @@ def test_32_first_loads_at_once_then_each_file_is_asked_for_once(
 ) -> None:
     hub.publish("org/demo", "v1", python_package(tmp_path / "source", value=7, has_index=has_index).folder)
     hub.pace["numbers.py"] = 0.5
-    assert load_at_once(VALUE, PROCESSES) == [("7\n", "")] * PROCESSES
+    value = VALUE if has_index else VALUE.replace("version=1", "version=1, trust_remote_code=True")
+    assert load_at_once(value, PROCESSES) == [("7\n", "")] * PROCESSES
     assert {path: count for path, count in Counter(hub.requests).items() if count > 1} == {}
     cache = tmp_path / "cache/kernel-hub"
     assert [list((cache / name).glob("*")) for name in ("tmp", "locks", "partial/*")] == [[], [], []]

@@ -309,9 +309,9 @@ def test_get_kernel_with_allow_build_compiles_the_published_source_and_says_so(
     ]
     commit = api.create_commit("org/cuda-only", operations, commit_message="both", repo_type="kernel").oid
     with pytest.raises(NoMatchingVariantError, match="allow_build=True would compile it here"):
-        get_kernel("org/cuda-only", revision=commit)
+        get_kernel("org/cuda-only", revision=commit, trust_remote_code=True)
     with caplog.at_level("WARNING", logger="hub_loader"):
-        kernel = get_kernel("org/cuda-only", revision=commit, allow_build=True)
+        kernel = get_kernel("org/cuda-only", revision=commit, allow_build=True, trust_remote_code=True)
     assert torch.equal(kernel.scale(torch.ones(2)), torch.full((2,), 5.0))
     assert "building is allowed" in caplog.text
     assert [(at, choice.step, choice.variant) for at, choice in get_choices()][-1] == (
