@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from khub_process import StartHub, khub
+from khub_process import khub
 from packages import Package, python_package
 from signing import sign_package
 from tuf_hub import TufHub, new_key
@@ -28,7 +27,6 @@ from hub_loader.trust.tuf_client import add_root, root_of
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KHUB_TRUST_FILE", str(tmp_path / "config" / "trust.json"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))
     forget_process(monkeypatch)
@@ -38,31 +36,6 @@ def forget_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a new process knows of hubs."""
     monkeypatch.setattr("hub_loader.entry._modules", {})
     monkeypatch.setattr("hub_loader.source._versions", {})
-
-
-@pytest.fixture(scope="module")
-def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> TufHub:
-    folder = tmp_path_factory.mktemp("tuf")
-    made = TufHub(start_hub(folder / "data"), folder)
-    made.found()
-    return made
-
-
-@pytest.fixture
-def repo() -> str:
-    return f"org{secrets.token_hex(4)}/demo"
-
-
-@pytest.fixture
-def org(repo: str) -> str:
-    return repo.partition("/")[0]
-
-
-@pytest.fixture
-def key(hub: TufHub, org: str, tmp_path: Path) -> Path:
-    path = new_key(tmp_path, "publisher")
-    hub.delegate(org, path)
-    return path
 
 
 @pytest.fixture

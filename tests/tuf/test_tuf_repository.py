@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import threading
 import time
 from pathlib import Path
@@ -20,37 +19,6 @@ from hub_loader.errors import AuthenticationError, SignatureError
 from hub_loader.manifest import sha256_hex
 from hub_loader.trust.keys import read_private
 from hub_loader.trust.tuf_keys import signer_of
-
-
-@pytest.fixture(autouse=True)
-def trust_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KHUB_TRUST_FILE", str(tmp_path / "config" / "trust.json"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-
-
-@pytest.fixture(scope="module")
-def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> TufHub:
-    folder = tmp_path_factory.mktemp("tuf")
-    made = TufHub(start_hub(folder / "data"), folder)
-    made.found()
-    return made
-
-
-@pytest.fixture
-def org() -> str:
-    return f"org{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def repo(org: str) -> str:
-    return f"{org}/demo"
-
-
-@pytest.fixture
-def key(hub: TufHub, org: str, tmp_path: Path) -> Path:
-    path = new_key(tmp_path, "publisher")
-    hub.delegate(org, path)
-    return path
 
 
 def stock_updater(hub: TufHub, folder: Path, root: bytes) -> Updater:
