@@ -158,7 +158,8 @@ class LLM:
         choices = sample(logits if len(rows) == len(chunks) else logits[rows], [line.draws for line in flat])
         chosen = iter(choices)
         finished = self.scheduler.complete(step, [[next(chosen).token for _ in group] for group in lines])
-        self._adopt(flat, finished)
+        if len(rows) > len(chunks):
+            self._adopt(flat, finished)
         return [self._advance(line, choice) for line, choice in zip(flat, choices, strict=True)]
 
     def generate(
@@ -235,7 +236,8 @@ class LLM:
     def _advance(self, line: _Line, choice: Choice) -> Delta:
         """Take one chosen token into a line's text; ends the line if its text or its guide says so."""
         sequence, guide = line.sequence, line.draws.guide
-        line.choices.append(choice)
+        if line.draws.params.logprobs is not None:
+            line.choices.append(choice)
         line.draws.generated.append(choice.token)
         piece = ""
         if choice.token not in sequence.stop_tokens:
@@ -256,7 +258,6 @@ class LLM:
         del self._lines[line.request_id, line.index]
         line.text.finish()
         tokens = tuple(line.draws.generated)
-        reported = tuple(line.choices) if line.draws.params.logprobs is not None else ()
         cached = line.sequence.cached
         return Completion(
             line.request_id,
@@ -265,7 +266,7 @@ class LLM:
             line.text.text,
             reason,
             line.index,
-            reported,
+            tuple(line.choices),
             cached,
         )
 

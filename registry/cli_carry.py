@@ -9,36 +9,32 @@ from pathlib import Path
 
 from hub_loader.errors import UsageError
 
+from .accounts.command_parts import Parsers, verb
 from .place import open_blobs, open_store, place_of
 from .store import utc_now
 
 
-def add_carry(
-    nouns: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
-) -> None:
+def add_carry(nouns: Parsers, common: argparse.ArgumentParser) -> None:
     """Add the commands; `common` has the arguments that say where the registry is."""
-
-    def add(name: str, short: str, text: str) -> argparse.ArgumentParser:
-        return nouns.add_parser(
-            name,
-            parents=[common],
-            help=short,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    out = add("export", "write repositories to one file, to be carried to another hub", _EXPORT)
+    out = verb(
+        nouns,
+        common,
+        "export",
+        _export,
+        "write repositories to one file, to be carried to another hub",
+        description=_EXPORT,
+    )
     out.add_argument("file", type=Path, metavar="FILE", help="a new file")
     out.add_argument("repos", nargs="*", metavar="ORG/NAME", help="the repositories")
     out.add_argument("--all", action="store_true", help="all repositories")
-    out.set_defaults(run=_export)
-    into = add("import", "take over repositories from such a file", _IMPORT)
+    into = verb(
+        nouns, common, "import", _import, "take over repositories from such a file", description=_IMPORT
+    )
     into.add_argument("file", type=Path, metavar="FILE", help="what `khub registry export` wrote")
     into.add_argument("--manifest", metavar="SHA256", help="refuse any archive but that one")
     into.add_argument(
         "--force", action="store_true", help="move branches and tags that would lose commits by it"
     )
-    into.set_defaults(run=_import)
 
 
 _EXPORT = """\

@@ -13,25 +13,14 @@ from pathlib import Path
 
 from hub_loader.errors import IntegrityError, RegistryError
 
+from .accounts.command_parts import Parsers, verb
 from .place import open_blobs, open_store, place_of
 from .store import utc_now
 
 
-def add_operate(
-    nouns: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
-) -> None:
+def add_operate(nouns: Parsers, common: argparse.ArgumentParser) -> None:
     """Add the commands; `common` has the arguments that say where the registry is."""
-
-    def add(name: str, short: str, text: str) -> argparse.ArgumentParser:
-        return nouns.add_parser(
-            name,
-            parents=[common],
-            help=short,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    gc = add("gc", "delete content that nothing refers to", _GC)
+    gc = verb(nouns, common, "gc", _gc, "delete content that nothing refers to", description=_GC)
     gc.add_argument(
         "--grace",
         type=float,
@@ -39,16 +28,23 @@ def add_operate(
         metavar="HOURS",
         help="for how long it must have been so (default: %(default)s; 0 only while nothing is uploaded)",
     )
-    gc.set_defaults(run=_gc)
-    backup = add("backup", "write everything to one file, while the registry is in use", _BACKUP)
+    backup = verb(
+        nouns,
+        common,
+        "backup",
+        _backup,
+        "write everything to one file, while the registry is in use",
+        description=_BACKUP,
+    )
     backup.add_argument("file", type=Path, metavar="FILE", help="a new file")
-    backup.set_defaults(run=_backup)
-    restore = add("restore", "fill an empty registry from a backup", _RESTORE)
+    restore = verb(
+        nouns, common, "restore", _restore, "fill an empty registry from a backup", description=_RESTORE
+    )
     restore.add_argument("file", type=Path, metavar="FILE", help="what `khub registry backup` wrote")
-    restore.set_defaults(run=_restore)
-    fsck = add("fsck", "check every reference, commit, tree and byte", _FSCK)
+    fsck = verb(
+        nouns, common, "fsck", _fsck, "check every reference, commit, tree and byte", description=_FSCK
+    )
     fsck.add_argument("--repair", action="store_true", help="put damaged content aside, remove leftovers")
-    fsck.set_defaults(run=_fsck)
 
 
 _GC = """\

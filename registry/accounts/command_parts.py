@@ -68,13 +68,14 @@ def verb(
     run: Callable[[argparse.Namespace], int],
     summary: str,
     example: str = "",
+    description: str = "",
 ) -> argparse.ArgumentParser:
-    """Add one verb of a noun, with a help that shows an example."""
+    """Add one verb of a noun, with a help that shows an example; `description`: what it says before that."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         name,
         parents=[common],
         help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
+        description=description or f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"example:\n  {example}" if example else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
