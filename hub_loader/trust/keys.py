@@ -11,6 +11,7 @@ import base64
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,12 @@ def verify(key: PublicKey, signature: bytes, message: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def import_library() -> None:
+    """Import what `verify` needs ahead of it; that it is not installed is said where it is needed."""
+    with suppress(ImportError):
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
 
 
 def generate() -> PrivateKey:
