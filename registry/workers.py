@@ -69,13 +69,13 @@ class Supervisor:
         self._listener = listener
         self._workers: list[_Worker] = []
         self._due = [0.0] * count  # when workers that are still to be started are started
-        self._announced = self._stopping = False
+        self._served = self._announced = self._stopping = False
         self._looked = time.monotonic()
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Serve until a signal; `ready` is called once all workers serve.
+        """Serve until a signal; `ready` is called once all workers do.
 
-        Raises what a worker raised, or RegistryError, if one of the first workers cannot serve.
+        Raises what a worker raised, or RegistryError, if it ends before any has served.
         """
         with _signals() as signals, _shared_metrics() as self._metrics:
             try:
@@ -86,11 +86,14 @@ class Supervisor:
                         self._stop(sig)
                     self._listen()
                     self._reap()
-                    if not (self._announced or self._due) and all(worker.ready for worker in self._workers):
+                    if self._all_serve() and not (self._announced or self._stopping):
                         self._announced = True
                         ready()
             finally:
                 self._kill_all()
+
+    def _all_serve(self) -> bool:
+        return bool(self._workers) and all(worker.ready for worker in self._workers)
 
     def _voices(self) -> list[Connection | int]:
         return [*(worker.says for worker in self._workers), *(w.process.sentinel for w in self._workers)]
@@ -132,6 +135,7 @@ class Supervisor:
         paused, self._looked = now - self._looked > 5, now  # this process itself had no turn
         for worker in self._workers:
             worker.listen()
+            self._served = self._served or worker.ready
             if paused:
                 worker.heard = now
             if worker.ready and now - worker.heard > PATIENCE:
@@ -139,7 +143,7 @@ class Supervisor:
                 worker.process.kill()
 
     def _reap(self) -> None:
-        """Have workers that ended replaced. Raises what keeps one of the first from serving."""
+        """Have workers that ended replaced. Raises what keeps the first from serving."""
         ended = [worker for worker in self._workers if not worker.process.is_alive()]
         self._workers = [worker for worker in self._workers if worker not in ended]
         for worker in ended:
@@ -147,12 +151,13 @@ class Supervisor:
             assert pid is not None
             mark_process_dead(pid, self._metrics)  # type: ignore[no-untyped-call]
             worker.listen()  # to its last word
+            self._served = self._served or worker.ready
             worker.says.close()
             if self._stopping:
                 if worker.process.exitcode:
                     _log.error("Worker %d %s while it stopped", pid, how)
                 continue
-            if not self._announced:
+            if not self._served:
                 raise worker.failed or RegistryError(f"A worker {how} before it served: its log says why.")
             _log.error("Worker %d %s: another is started%s", pid, how, _reason(worker.failed))
             self._due.append(time.monotonic() + (0 if worker.ready else _PAUSE))

@@ -66,7 +66,7 @@ def refuses(url: str) -> bool:
 def test_commits_on_one_parent_when_sent_to_two_workers_at_once_then_one_is_acknowledged(
     start_hub: StartHub, place: Place
 ) -> None:
-    token = prepared(place)._headers
+    owner = prepared(place).headers
     hub = start_hub(place.data, "--workers", "2", *arguments(place))
     url = f"{hub.url}/api/kernels/{REPO}"
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_commits_on_one_parent_when_sent_to_two_workers_at_once_then_one_is_ackn
             header = json.loads(first)
             header["value"]["parentCommit"] = head
             body = json.dumps(header).encode() + b"\n" + file
-            return httpx.post(f"{url}/commit/main", headers=token, content=body, timeout=60).status_code
+            return httpx.post(f"{url}/commit/main", headers=owner, content=body, timeout=60).status_code
 
         with ThreadPoolExecutor(8) as pool:
             assert sorted(pool.map(commit, range(8))) == [200] + [412] * 7

@@ -25,7 +25,7 @@ class Writers:
         self.confirmed: dict[str, bytes] = {}
         self.unknown: dict[str, bytes] = {}
         self.wrong: list[str] = []
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self.headers = {"Authorization": f"Bearer {token}"}
 
     @contextmanager
     def writing(self, count: int = 4) -> Iterator[None]:
@@ -46,7 +46,7 @@ class Writers:
             body = commit_body(path, content)
             try:
                 url = f"{self.url}/api/kernels/{REPO}/commit/main"
-                answer = httpx.post(url, content=body, headers=self._headers, timeout=60)
+                answer = httpx.post(url, content=body, headers=self.headers, timeout=60)
             except httpx.HTTPError:
                 self.unknown[path] = content
                 time.sleep(0.05)
