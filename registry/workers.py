@@ -159,8 +159,9 @@ class Supervisor:
                 continue
             if not self._served:
                 raise worker.failed or RegistryError(f"A worker {how} before it served: its log says why.")
-            _log.error("Worker %d %s: another is started%s", pid, how, _reason(worker.failed))
-            self._due.append(time.monotonic() + (0 if worker.ready else _PAUSE))
+            pause, reason = 0.0 if worker.ready else _PAUSE, worker.failed or ""
+            _log.error("Worker %d %s: another is started in %g s. %s", pid, how, pause, reason)
+            self._due.append(time.monotonic() + pause)
 
     def _kill_all(self) -> None:
         for worker in self._workers:
@@ -173,10 +174,6 @@ def _ending(code: int | None) -> str:
     if code is not None and code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with {code}"
-
-
-def _reason(error: KernelHubError | None) -> str:
-    return f" in {_PAUSE:g} s. {error}" if error is not None else ""
 
 
 @contextmanager
