@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
@@ -29,6 +29,7 @@ from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
 from .errors import RepoMovedError, RequestError, conflict, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
+from .locks import COLLISION, is_collision
 from .mirror import MirrorSettings, PullThrough
 from .mirror_header import MirrorHeader
 from .oidc import exchange
@@ -49,7 +50,6 @@ from .tuf import routes as tuf_routes
 from .tuf.repository import TufRepository
 from .upkeep import upkeep
 
-_COLLISIONS = frozenset({"23503", "23505"})  # foreign_key_violation, unique_violation
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
@@ -242,16 +242,10 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _database_failed(request: Request, error: Exception) -> Response:
     if _is_lost_connection(error):
         return _unavailable(request, error)
-    if _is_collision(error):
+    if is_collision(error):
         logging.getLogger(__name__).warning("Two changes at once: %s", " ".join(str(error).split()))
-        message = "Somebody changed or removed the same thing at this moment: look again, then try again."
-        return error_page(request, conflict(message))
+        return error_page(request, conflict(COLLISION))
     raise error
-
-
-def _is_collision(error: Exception) -> bool:
-    """Whether Postgres refused what would be there twice, or belongs to what is gone: another was faster."""
-    return isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", "") in _COLLISIONS
 
 
 def _is_lost_connection(error: BaseException | None) -> bool:

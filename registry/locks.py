@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .models import Base, Org, Ref, Repo
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Postgres' locks of what no row stands for; `db` has one more.
 _NAMING = 0x6B68756E
 _TRUST = 0x6B687574
+_COLLISIONS = frozenset({"23503", "23505"})  # foreign_key_violation, unique_violation
+COLLISION = "Somebody changed or removed the same thing at this moment: look again, then try again."
 
 
 def lock_ref(session: Session, repo: RepoName, ref: str) -> None:
@@ -85,6 +88,11 @@ def put(session: Session, table: type[Base], row: dict[str, Any]) -> None:
     values = {name: value for name, value in row.items() if name not in key}
     statement = _dialect(session)(table).on_conflict_do_update(index_elements=key, set_=values)
     session.connection().execute(statement, row)
+
+
+def is_collision(error: Exception) -> bool:
+    """Whether Postgres refused what would be there twice, or belongs to what is gone: another was faster."""
+    return isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", "") in _COLLISIONS
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import psycopg
@@ -20,9 +22,10 @@ from khub_process import Hub, StartHub, khub
 from observed_hub import commit_body
 from postgres_server import Postgres
 
-from hub_loader.errors import UsageError
+from hub_loader.errors import RegistryError, UsageError
 from registry import auth
 from registry.accounts.audit import shell
+from registry.accounts.command_parts import changing
 from registry.accounts.directory import add_org, add_user, list_orgs, list_users, set_role
 from registry.accounts.identity import Role
 from registry.accounts.settings import change_settings
@@ -30,6 +33,8 @@ from registry.downloads import Downloads
 from registry.store import RepoName, Store
 
 pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
 
 
 class Shared:
@@ -60,25 +65,31 @@ class Shared:
         return self.web.post("/api/repos/move", json=names)
 
     def after(self, first: str, second: Callable[[], httpx.Response]) -> httpx.Response:
-        """The answer to `second`, which has to wait for the statements `first`, committed once it does."""
-        with psycopg.connect(self.url) as blocker, ThreadPoolExecutor(1) as pool:
-            for statement in first.split(";"):
-                blocker.execute(statement.replace("RELU", self.name).encode())
-            answer = pool.submit(second)
-            self._until_one_waits()
-            blocker.commit()
-            return answer.result()
+        """As below; RELU is the repository."""
+        return after(self.url, first.replace("RELU", self.name), second)
 
-    def _until_one_waits(self) -> None:
-        waiting = b"""SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'"""
-        with psycopg.connect(self.url, autocommit=True) as looker:
-            for _ in range(600):
-                row = looker.execute(waiting).fetchone()
-                if row is not None and row[0]:
-                    return
-                time.sleep(0.05)
-        raise AssertionError("nobody waits")
+
+def after(url: str, first: str, second: Callable[[], T]) -> T:
+    """The result of `second`, which has to wait for the statements `first`, committed once it does."""
+    with psycopg.connect(url) as blocker, ThreadPoolExecutor(1) as pool:
+        for statement in first.split(";"):
+            blocker.execute(statement.encode())
+        result = pool.submit(second)
+        until_one_waits(url)
+        blocker.commit()
+        return result.result()
+
+
+def until_one_waits(url: str) -> None:
+    waiting = b"""SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+    with psycopg.connect(url, autocommit=True) as looker:
+        for _ in range(600):
+            row = looker.execute(waiting).fetchone()
+            if row is not None and row[0]:
+                return
+            time.sleep(0.05)
+    raise AssertionError("nobody waits")
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +204,21 @@ def test_names_when_taken_at_once_in_every_case_then_one_is_given(store: Store) 
         assert sum(pool.map(take, range(2 * len(names)))) == 1
     with store.read() as session:
         assert len([*list_orgs(session), *list_users(session)]) == 1
+
+
+def test_command_when_what_it_changes_is_removed_meanwhile_then_it_says_so(
+    store: Store, tmp_path: Path, postgres_url: str
+) -> None:
+    with store.write() as session:
+        add_org(session, shell(), "acme")
+        add_user(session, shell(), "ada")
+
+    def command() -> None:
+        with changing(Namespace(data=tmp_path / "data", database=postgres_url)) as session:
+            set_role(session, shell(), "acme", "ada", Role.WRITER)
+
+    with pytest.raises(RegistryError, match="at this moment"):
+        after(postgres_url, "DELETE FROM users WHERE name = 'ada'", command)
 
 
 def test_what_is_there_or_is_not_when_written_at_once_then_all_of_it_counts(store: Store) -> None:
