@@ -27,8 +27,9 @@ from .access import see
 from .audit_log import AuditLog
 from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
-from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
+from .errors import RepoMovedError, RequestError, conflict, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
+from .locks import COLLISION, is_collision
 from .mirror import MirrorSettings, PullThrough
 from .mirror_header import MirrorHeader
 from .oidc import exchange
@@ -241,6 +242,9 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _database_failed(request: Request, error: Exception) -> Response:
     if _is_lost_connection(error):
         return _unavailable(request, error)
+    if is_collision(error):
+        logging.getLogger(__name__).warning("Two changes at once: %s", " ".join(str(error).split()))
+        return error_page(request, conflict(COLLISION))
     raise error
 
 

@@ -29,7 +29,8 @@ from .locks import insert_missing, insert_new, lock_ref
 from .mirrored import refuse_change
 from .models import Commit, Ref, Repo, RepoMove, TreeEntry
 from .names import check_sha256
-from .store import RepoName, ensure_org, find_repo, tree_row
+from .naming import ensure_org
+from .store import RepoName, find_repo, tree_row
 from .tree import File, blob_hash, entries
 
 _MOST_MANIFEST = 256 << 20

@@ -1,9 +1,9 @@
 """The TUF metadata in the registry's database.
 
-Every change is one transaction that begins by locking root's first row, so that several server processes queue, and
-in which all that follows from a change is signed: a publisher's new role, the snapshot that names it, the timestamp
-that names the snapshot. A crash leaves the state before or the state after. What a target points to is on the hub
-before: its commit was acknowledged, and the transaction looks it up.
+Every change is one transaction that begins by taking a lock, so that several server processes queue, and in which
+all that follows from a change is signed: a publisher's new role, the snapshot that names it, the timestamp that names
+the snapshot. A crash leaves the state before or the state after. What a target points to is on the hub before: its
+commit was acknowledged, and the transaction looks it up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hub_loader.trust.tuf_names import role_of
 
 from ..db import Database
 from ..errors import RequestError, entry_not_found
+from ..locks import lock_trust
 from ..models import TufMetadata
 from . import roles
 from .ceremony import Draft, Offline, verdict
@@ -154,11 +155,7 @@ class TufRepository:
     @contextmanager
     def _locked(self) -> Iterator[Session]:
         with self._database.write() as session:
-            session.execute(
-                select(TufMetadata.version)
-                .where(TufMetadata.role == Root.type, TufMetadata.version == 1)
-                .with_for_update()
-            )
+            lock_trust(session)
             yield session
 
     def _due(self, session: Session) -> bool:

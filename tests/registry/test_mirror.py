@@ -89,6 +89,13 @@ def test_mirror_when_asked_then_it_answers_as_the_upstream_does(upstream: Hub, m
     assert code == 2 and "export it there" in err
 
 
+def test_mirror_when_asked_in_another_case_then_the_upstreams_spelling_alone_is_copied(mirror: Hub) -> None:
+    assert get(mirror, "/api/kernels/ACME/Relu").status_code == 404
+    assert get(mirror, "/api/kernels/acme/relu").status_code == 200
+    moved = get(mirror, "/api/kernels/ACME/Relu")
+    assert (moved.status_code, moved.headers["location"]) == (307, "/api/kernels/acme/relu")
+
+
 def test_mirror_when_only_heads_are_asked_for_then_no_content_is_fetched(mirror: Hub) -> None:
     found = httpx.head(f"{mirror.url}/kernels/acme/relu/resolve/v1/index.json")
     assert found.status_code == 200 and int(found.headers["Content-Length"]) > 0 and found.headers["ETag"]
