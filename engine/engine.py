@@ -21,12 +21,14 @@ from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
 from .guide import Guides
-from .kernels import Kernels, bind, format_bindings, slot_sources
+from .kernel_table import Binding, format_bindings
+from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
 from .sampler import Choice, Draws, sample
 from .scheduler import Move, Scheduler, Step
+from .self_test import proven, shapes_of
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 from .weights import Weights
@@ -66,6 +68,7 @@ class LLM:
         max_sequences: int = 64,
         host_blocks: int = 0,
         share_prefixes: bool = True,
+        fall_back: bool = False,
     ) -> None:
         """Load a model folder in Hugging Face format and bind its kernels.
 
@@ -74,10 +77,12 @@ class LLM:
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
         the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
         cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
-        keys and values of what was computed, for prompts that begin alike.
+        keys and values of what was computed, for prompts that begin alike. fall_back: a kernel
+        that fails its self-test on this device is replaced by plain torch instead of refused.
 
         Raises:
             ModelError: the folder is incomplete or describes another architecture.
+            SelfTestError: a kernel does not compute on this device what it should.
             UsageError: an argument is out of range.
             KernelHubError: a kernel cannot be loaded.
         """
@@ -99,7 +104,10 @@ class LLM:
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
         weights = Weights(folder)
-        self.kernels = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
+        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
+        formats = frozenset((quantize,)) if quantize else frozenset[str]()
+        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
+        self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
         self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
         if num_blocks is None:
@@ -118,6 +126,11 @@ class LLM:
         self._guides = Guides(folder / "tokenizer.json", self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
+
+    @property
+    def kernel_table(self) -> tuple[Binding, ...]:
+        """What serves each slot, and why; `format_bindings` prints it."""
+        return self.kernels.bindings
 
     @property
     def busy(self) -> bool:
