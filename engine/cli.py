@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
 _EXAMPLES = """
 examples:
   khub engine generate --model engine/models/stdlib-llama --prompt 'def main():'
+  khub engine generate --model org/name --prompt Hello
   khub engine generate --model DIR --prompts-file prompts.txt --kernels hub --max-tokens 100 --json
   khub engine generate --model DIR --prompt Hello --kernels attention=org/paged-attention@1,kv_write=./built
 
@@ -39,7 +40,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = generate.add_argument
-    add("--model", required=True, type=Path, metavar="DIR", help="model folder in Hugging Face format")
+    add(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a folder in Hugging Face format, or org/name on the hub",
+    )
+    add("--revision", metavar="REV", help="branch, tag or commit of a model on the hub")
     add("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be given several times")
     add(
         "--prompts-file",
@@ -82,6 +89,7 @@ def run_generate(args: argparse.Namespace) -> int:
     params = SamplingParams(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     llm = LLM(
         args.model,
+        revision=args.revision,
         kernels=parse_sources(args.kernels),
         quantize=args.quantize,
         dtype=args.dtype,

@@ -24,6 +24,7 @@ from .guide import Guides
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
+from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
 from .sampler import Choice, Draws, sample
@@ -59,6 +60,7 @@ class LLM:
         self,
         model: str | Path,
         *,
+        revision: str | None = None,
         kernels: str | Mapping[str, str] | Kernels = "torch",
         quantize: str | None = None,
         dtype: str = "float32",
@@ -70,8 +72,10 @@ class LLM:
         share_prefixes: bool = True,
         fall_back: bool = False,
     ) -> None:
-        """Load a model folder in Hugging Face format and bind its kernels.
+        """Load a model and bind its kernels.
 
+        model: a folder in Hugging Face format, or org/name on the hub that HF_ENDPOINT names, of which `revision` is
+        a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
         quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
@@ -81,7 +85,7 @@ class LLM:
         that fails its self-test on this device is replaced by plain torch instead of refused.
 
         Raises:
-            ModelError: the folder is incomplete or describes another architecture.
+            ModelError: the model is incomplete or of another architecture.
             SelfTestError: a kernel does not compute on this device what it should.
             UsageError: an argument is out of range.
             KernelHubError: a kernel cannot be loaded.
@@ -100,7 +104,7 @@ class LLM:
                 raise UsageError(f"{name} is {value}, expected at least 1")
         if host_blocks < 0:
             raise UsageError(f"host_blocks is {host_blocks}, expected 0 or more")
-        folder = Path(model)
+        self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
         weights = Weights(folder)
