@@ -35,7 +35,7 @@ from .tokenizer import Tokenizer
 from .weights import Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORMATS = ("int8", "int4")
+FORMATS = ("int8", "int4", "fp8")
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class LLM:
         model: a folder in Hugging Face format, or org/name on the hub that HF_ENDPOINT names, of which `revision` is
         a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
-        quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
+        quantize: None, "int8", "int4" or "fp8", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
         the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
         cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
@@ -107,9 +107,15 @@ class LLM:
         self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
-        weights = Weights(folder)
-        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
-        formats = frozenset((quantize,)) if quantize else frozenset[str]()
+        scheme = self.config.scheme
+        if quantize is not None and scheme is not None:
+            raise UsageError(
+                f"quantize={quantize!r}: {folder} is quantized already ({scheme.method}): leave it out"
+            )
+        weights = Weights(folder, scheme)
+        packed = quantize or (scheme.format if scheme else None)
+        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, packed))
+        formats = frozenset((packed,)) if packed else frozenset[str]()
         shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
         self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
