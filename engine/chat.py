@@ -24,6 +24,7 @@ from jinja2.utils import Namespace
 from hub_loader.errors import ModelError, UsageError
 
 from .config import read_json
+from .quant.gguf_file import GGUFFile, open_gguf
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -90,11 +91,13 @@ def render_chat(
 
 
 def load_template(folder: Path) -> ChatTemplate:
-    """The templates of a model folder; read again only after a file of them has changed.
+    """The templates of a model folder or GGUF file; read again only after a file of them has changed.
 
     Raises:
         ModelError: a file is malformed. A model without a template is refused when one is asked for.
     """
+    if folder.suffix == ".gguf":
+        return _of_gguf(open_gguf(folder))
     files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
     files += [folder / "tokenizer_config.json", folder / "special_tokens_map.json"]
     return _load(folder, tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file()))
@@ -114,6 +117,15 @@ def _load(folder: Path, stamps: tuple[tuple[Path, int], ...]) -> ChatTemplate:
                 raise ModelError(f"{file} cannot be read ({error}): fetch it again") from None
             templates["default" if name == "chat_template.jinja" else file.stem] = text
     return ChatTemplate(str(folder), templates, _special_tokens(legacy) | _special_tokens(config))
+
+
+def _of_gguf(file: GGUFFile) -> ChatTemplate:
+    texts, found = file.field("tokenizer.ggml.tokens") or [], file.field("tokenizer.chat_template")
+    ids = {name: file.field(f"tokenizer.ggml.{name}_id") for name in SPECIAL}
+    special = {
+        name: texts[number] for name, number in ids.items() if number is not None and number < len(texts)
+    }
+    return ChatTemplate(str(file.path), {} if found is None else {"default": found}, special)
 
 
 def _configured(found: Any, folder: Path) -> dict[str, str]:

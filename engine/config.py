@@ -15,6 +15,7 @@ from typing import Any, Literal
 from hub_loader.errors import ModelError
 
 from .families import FAMILIES, Family
+from .quant.gguf_file import open_gguf
 from .quant.scheme import Scheme, parse_scheme
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
@@ -82,11 +83,13 @@ class ModelConfig:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read `config.json`, and the stop tokens of `generation_config.json` where there is one.
+    """Read `config.json` or a GGUF file's settings, and the stop tokens of `generation_config.json` where there is one.
 
     Raises:
         ModelError: a file is missing or malformed, or describes a model the engine does not run.
     """
+    if folder.suffix == ".gguf":
+        return parse_config(open_gguf(folder).config(), {}, str(folder))
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json: name a model folder in Hugging Face format")

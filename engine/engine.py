@@ -32,7 +32,7 @@ from .scheduler import Move, Scheduler, Step
 from .self_test import proven, shapes_of
 from .sequence import Sequence
 from .tokenizer import Tokenizer
-from .weights import Weights
+from .weights import open_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMATS = ("int8", "int4", "fp8")
@@ -74,8 +74,8 @@ class LLM:
     ) -> None:
         """Load a model and bind its kernels.
 
-        model: a folder in Hugging Face format, or org/name on the hub that HF_ENDPOINT names, of which `revision` is
-        a branch, tag or commit.
+        model: a folder in Hugging Face format, a GGUF file, or org/name (org/name/file.gguf) on the hub that
+        HF_ENDPOINT names, of which `revision` is a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
         quantize: None, "int8", "int4" or "fp8", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
@@ -107,15 +107,15 @@ class LLM:
         self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
-        scheme = self.config.scheme
-        if quantize is not None and scheme is not None:
-            raise UsageError(
-                f"quantize={quantize!r}: {folder} is quantized already ({scheme.method}): leave it out"
-            )
-        weights = Weights(folder, scheme)
-        packed = quantize or (scheme.format if scheme else None)
-        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, packed))
-        formats = frozenset((packed,)) if packed else frozenset[str]()
+        weights = open_weights(folder, self.config.scheme)
+        formats = weights.formats
+        if quantize is not None:
+            if formats:
+                raise UsageError(
+                    f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
+                )
+            formats = frozenset((quantize,))
+        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
         shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
         self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
@@ -133,7 +133,7 @@ class LLM:
             host_blocks=host_blocks,
             share_prefixes=share_prefixes,
         )
-        self._guides = Guides(folder / "tokenizer.json", self.config.stop_tokens)
+        self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
 

@@ -7,7 +7,7 @@ kernel_table.py says what was loaded and why, self_test.py whether it computes w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -90,8 +90,10 @@ def parse_sources(text: str) -> str | dict[str, str]:
     return {slot.strip(): source.strip() for slot, source in pairs}
 
 
-def slot_sources(kernels: str | Mapping[str, str], quantize: str | None) -> dict[str, str]:
+def slot_sources(kernels: str | Mapping[str, str], quantized: Collection[str] | None) -> dict[str, str]:
     """The source of every slot, in the order of SLOTS; slots that are not named run plain torch.
+
+    quantized: the formats of packed weights, if there are any.
 
     Raises:
         UsageError: an unknown word or slot, or a matmul kernel with nothing to multiply.
@@ -100,15 +102,17 @@ def slot_sources(kernels: str | Mapping[str, str], quantize: str | None) -> dict
         if kernels not in (TORCH, "hub"):
             raise UsageError(f"kernels={kernels!r}: expected 'torch', 'hub' or a mapping from slot to source")
         chosen = dict(HUB) if kernels == "hub" else {}
-        if kernels == "hub" and quantize:
+        if kernels == "hub" and quantized:
             chosen["matmul"] = HUB_QUANTIZED_MATMUL
     else:
         chosen = dict(kernels)
     unknown = ", ".join(repr(slot) for slot in chosen if slot not in SLOTS)
     if unknown:
         raise UsageError(f"unknown kernel slot {unknown}: the slots are {', '.join(SLOTS)}")
-    if chosen.get("matmul", TORCH) != TORCH and not quantize:
-        raise UsageError(f"slot matmul={chosen['matmul']!r} multiplies quantized weights: set quantize too")
+    if chosen.get("matmul", TORCH) != TORCH and not quantized:
+        raise UsageError(
+            f"slot matmul={chosen['matmul']!r} multiplies quantized weights: set quantize too, or run a quantized model"
+        )
     return {slot: chosen.get(slot, TORCH) for slot in SLOTS}
 
 

@@ -12,6 +12,7 @@ from hub_loader.errors import ModelError
 
 from .config import read_json
 from .quant.checkpoint import Loaded, read_linear
+from .quant.gguf_file import open_gguf
 from .quant.scheme import Scheme
 
 SINGLE = "model.safetensors"
@@ -21,11 +22,20 @@ INDEX = "model.safetensors.index.json"
 class Checkpoint(Protocol):
     """What a decoder reads its weights from."""
 
+    @property
+    def formats(self) -> frozenset[str]:
+        """The formats of its packed weights."""
+
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A dense tensor in the dtype it is stored in. Raises ModelError: missing, or of another shape."""
 
     def linear(self, module: str, shape: tuple[int, int]) -> Loaded:
         """The weight of a linear layer, dense or packed. Raises ModelError: missing, or not as config.json says."""
+
+
+def open_weights(path: Path, scheme: Scheme | None = None) -> Checkpoint:
+    """The checkpoint of a folder, or of a GGUF file. Raises ModelError as they do."""
+    return open_gguf(path) if path.suffix == ".gguf" else Weights(path, scheme)
 
 
 class Weights:
@@ -47,6 +57,11 @@ class Weights:
             names = [SINGLE]
         files = [_open(folder / name) for name in names]
         self._file_of = {tensor: file for file in files for tensor in file.keys()}  # noqa: SIM118
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """The formats of its packed weights."""
+        return frozenset((self._scheme.format,)) if self._scheme else frozenset()
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
