@@ -37,12 +37,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         },
         set(),
     ),
-    "engine": ({"hub_loader", "torch", "numpy", "safetensors", "tokenizers", "llguidance"}, set()),
+    "engine": (
+        {"hub_loader", "torch", "jinja2", "numpy", "safetensors", "tokenizers", "tqdm", "llguidance"},
+        {"huggingface_hub"},
+    ),
 }
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {
     "build_matrix/ray_executor.py": {"ray"},
     "build_matrix/targets.py": {"tuf"},
+    "engine/quant/gguf_file.py": {"gguf"},
     "hub_loader/commands/completion.py": {"shtab"},
     "hub_loader/toml.py": {"tomli"},
     "hub_loader/trust/bundles.py": {"sigstore"},
