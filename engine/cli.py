@@ -55,6 +55,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens up to P (1.0)")
     add("--seed", type=int, metavar="N", help="make drawing repeatable")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
+    add(
+        "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
+    )
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
 
@@ -80,6 +83,7 @@ def run_generate(args: argparse.Namespace) -> int:
         quantize=args.quantize,
         dtype=args.dtype,
         token_budget=args.token_budget,
+        speculate=args.speculate,
     )
     ids = [llm.add(prompt, params) for prompt in prompts]
     print(format_bindings(llm.kernels.bindings), file=sys.stderr)

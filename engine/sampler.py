@@ -47,6 +47,14 @@ class Draws:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """A token that was drawn beforehand, from the chances float64 [vocabulary]."""
+
+    token: int
+    chances: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Choice:
     """A token, the log of its probability, and the likeliest tokens with theirs (if they were asked for).
 
@@ -58,17 +66,28 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
-    """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i]."""
+def sample(
+    logits: torch.Tensor, draws: Sequence[Draws], guesses: Sequence[Guess | None] = ()
+) -> list[Choice]:
+    """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i].
+
+    Where guesses[i] is one, and the row is not greedy, its token is taken as often as the row's own chances allow.
+    """
     wide = logits.to(torch.float32)
     shaped = _shape(wide, draws)
     tokens = shaped.argmax(dim=-1)
-    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0]
+    guessed = {row for row, guess in enumerate(guesses) if guess}
+    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0 and row not in guessed]
     if drawn:
         index = torch.tensor(drawn, device=logits.device)
         numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)
         params = [draws[row].params for row in drawn]
         tokens[index] = _draw(shaped[index], params, numbers.to(logits.device))
+    for row, guess in enumerate(guesses):
+        if guess and draws[row].params.temperature > 0:
+            own = probabilities(shaped[row], draws[row].params).to(torch.float64)
+            random = draws[row].random.random
+            tokens[row] = accept(own, guess.chances, guess.token, (random(), random()))
     chosen: list[int] = tokens.tolist()
     asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
     reports = _logprobs(wide, chosen, asked, draws) if asked else {}
@@ -79,6 +98,25 @@ def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
     chances, order = _chances(logits.to(torch.float32)[None], [params])
     return torch.zeros_like(logits, dtype=torch.float32).scatter(0, order[0], chances[0].to(torch.float32))
+
+
+def accept(own: torch.Tensor, guessed: torch.Tensor, token: int, numbers: tuple[float, float]) -> int:
+    """A token that is distributed as `own`, given one that was drawn from `guessed`: both float64 [vocabulary].
+
+    The drawn one is kept with the chance own / guessed, and else one is drawn from what `own` has more of
+    (rejection sampling, https://arxiv.org/abs/2211.17192). numbers: independent and uniform in [0, 1).
+    """
+    if numbers[0] * guessed[token] < own[token]:
+        return token
+    more = (own - guessed).clamp_min(0)
+    if not more.sum() > 0:  # equal but for rounding
+        more = own
+    return draw(more, numbers[1])
+
+
+def draw(chances: torch.Tensor, number: float) -> int:
+    """The token of chances [vocabulary] that a number in [0, 1) falls on."""
+    return int(_pick(chances[None], torch.tensor([number], dtype=torch.float64)))
 
 
 def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
@@ -109,11 +147,16 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
 def _draw(logits: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor) -> torch.Tensor:
     """Tokens int64 [S] for logits [S, vocabulary]: numbers float64 [S] in [0, 1) fall into the chances' sums."""
     chances, order = _chances(logits, params)
-    sums = chances.to(torch.float64).cumsum(dim=-1)
+    return order.gather(1, _pick(chances.to(torch.float64), numbers)[:, None]).squeeze(1)
+
+
+def _pick(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Places int64 [S] where numbers [S] fall among the sums of chances [S, C], which need not add up to 1."""
+    sums = chances.cumsum(dim=-1)
     places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)
     # Rounding may lead past the end, or to a place of no chance behind the last that has one.
     last = (chances > 0).to(torch.int64).cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-    return order.gather(1, torch.minimum(places, last)).squeeze(1)
+    return torch.minimum(places, last).squeeze(1)
 
 
 def _chances(logits: torch.Tensor, params: Sequence[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:

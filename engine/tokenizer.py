@@ -28,6 +28,11 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise ModelError(f"{path} cannot be read ({error}): fetch it again") from None
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's spelling and id, special tokens too."""
+        spelled: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return spelled
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens the model puts around a prompt."""
         ids: list[int] = self._tokenizer.encode(text).ids
