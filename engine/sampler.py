@@ -7,7 +7,7 @@ else is in the batch nor on how the batch was cut into steps.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -71,7 +71,7 @@ def sample(
 ) -> list[Choice]:
     """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i].
 
-    Where guesses[i] is one, and the row is not greedy, its token is taken as often as the row's own chances allow.
+    Where guesses[i] is one (for no greedy row), its token is taken as often as the row's own chances allow.
     """
     wide = logits.to(torch.float32)
     shaped = _shape(wide, draws)
@@ -83,11 +83,8 @@ def sample(
         numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)
         params = [draws[row].params for row in drawn]
         tokens[index] = _draw(shaped[index], params, numbers.to(logits.device))
-    for row, guess in enumerate(guesses):
-        if guess and draws[row].params.temperature > 0:
-            own = probabilities(shaped[row], draws[row].params).to(torch.float64)
-            random = draws[row].random.random
-            tokens[row] = accept(own, guess.chances, guess.token, (random(), random()))
+    if guessed:
+        _take_guesses(tokens, shaped, draws, {row: guess for row, guess in enumerate(guesses) if guess})
     chosen: list[int] = tokens.tolist()
     asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
     reports = _logprobs(wide, chosen, asked, draws) if asked else {}
@@ -96,27 +93,44 @@ def sample(
 
 def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
-    chances, order = _chances(logits.to(torch.float32)[None], [params])
-    return torch.zeros_like(logits, dtype=torch.float32).scatter(0, order[0], chances[0].to(torch.float32))
+    return distributions(logits[None], [params])[0].to(torch.float32)
 
 
-def accept(own: torch.Tensor, guessed: torch.Tensor, token: int, numbers: tuple[float, float]) -> int:
-    """A token that is distributed as `own`, given one that was drawn from `guessed`: both float64 [vocabulary].
+def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
+    """What requests with temperature above 0 draw from: float64 [S, vocabulary]."""
+    chances, order = _chances(logits.to(torch.float32), params)
+    return torch.zeros_like(logits, dtype=torch.float64).scatter(1, order, chances.to(torch.float64))
 
-    The drawn one is kept with the chance own / guessed, and else one is drawn from what `own` has more of
-    (rejection sampling, https://arxiv.org/abs/2211.17192). numbers: independent and uniform in [0, 1).
+
+def accept(
+    own: torch.Tensor, guessed: torch.Tensor, tokens: torch.Tensor, numbers: torch.Tensor
+) -> torch.Tensor:
+    """Tokens int64 [S] that are distributed as `own`, given `tokens` that were drawn from `guessed`.
+
+    own, guessed: float64 [S, vocabulary]; numbers: float64 [S, 2], independent and uniform in [0, 1). What was drawn is
+    kept with the chance own / guessed, and else a token is drawn from what `own` has more of (rejection sampling,
+    https://arxiv.org/abs/2211.17192).
     """
-    if numbers[0] * guessed[token] < own[token]:
-        return token
+    places = tokens[:, None]
+    kept = numbers[:, :1] * guessed.gather(1, places) < own.gather(1, places)
     more = (own - guessed).clamp_min(0)
-    if not more.sum() > 0:  # equal but for rounding
-        more = own
-    return draw(more, numbers[1])
+    more = torch.where(more.sum(dim=-1, keepdim=True) > 0, more, own)  # equal but for rounding
+    return torch.where(kept.squeeze(1), tokens, pick(more, numbers[:, 1]))
 
 
-def draw(chances: torch.Tensor, number: float) -> int:
-    """The token of chances [vocabulary] that a number in [0, 1) falls on."""
-    return int(_pick(chances[None], torch.tensor([number], dtype=torch.float64)))
+def _take_guesses(
+    tokens: torch.Tensor, shaped: torch.Tensor, draws: Sequence[Draws], guesses: Mapping[int, Guess]
+) -> None:
+    """Put what becomes of the guesses, by row, into tokens [S]."""
+    rows = list(guesses)
+    own = distributions(shaped[rows], [draws[row].params for row in rows])
+    numbers = [[draws[row].random.random(), draws[row].random.random()] for row in rows]
+    tokens[rows] = accept(
+        own,
+        torch.stack([guess.chances for guess in guesses.values()]),
+        torch.tensor([guess.token for guess in guesses.values()], device=own.device),
+        torch.tensor(numbers, dtype=torch.float64, device=own.device),
+    )
 
 
 def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
@@ -147,10 +161,10 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
 def _draw(logits: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor) -> torch.Tensor:
     """Tokens int64 [S] for logits [S, vocabulary]: numbers float64 [S] in [0, 1) fall into the chances' sums."""
     chances, order = _chances(logits, params)
-    return order.gather(1, _pick(chances.to(torch.float64), numbers)[:, None]).squeeze(1)
+    return order.gather(1, pick(chances.to(torch.float64), numbers)[:, None]).squeeze(1)
 
 
-def _pick(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def pick(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Places int64 [S] where numbers [S] fall among the sums of chances [S, C], which need not add up to 1."""
     sums = chances.cumsum(dim=-1)
     places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)

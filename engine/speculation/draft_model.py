@@ -16,7 +16,7 @@ from ..batch import build_batch
 from ..block_pool import BlockPool, Digest
 from ..draft import NOTHING, Draft, chain
 from ..model import Decoder
-from ..sampler import draw, probabilities
+from ..sampler import distributions, pick
 from ..scheduler import Scheduler
 from ..sequence import Sequence as Line
 from .proposer import Context
@@ -96,15 +96,18 @@ class ModelChain:
         chances: list[list[torch.Tensor]] = [[] for _ in contexts]
 
         def choose(numbers: list[int], logits: torch.Tensor) -> list[int]:
-            chosen: list[int] = logits.argmax(dim=-1).tolist()
-            for row, number in enumerate(numbers):
-                params = contexts[number].params
-                if params.temperature > 0 and params.seed is None:
-                    own = probabilities(logits[row], params).to(torch.float64)
-                    chances[number].append(own)
-                    chosen[row] = draw(own, self._random.random())
-                tokens[number].append(chosen[row])
-            return chosen
+            chosen = logits.argmax(dim=-1)
+            asked = [contexts[number].params for number in numbers]
+            drawn = [row for row, each in enumerate(asked) if each.temperature > 0 and each.seed is None]
+            if drawn:
+                own = distributions(logits[drawn], [asked[row] for row in drawn])
+                places = torch.tensor([self._random.random() for _ in drawn], dtype=torch.float64)
+                chosen[drawn] = pick(own, places.to(own.device))
+                for row, each in zip(drawn, own, strict=True):
+                    chances[numbers[row]].append(each)
+            for number, token in zip(numbers, chosen.tolist(), strict=True):
+                tokens[number].append(token)
+            return [tokens[number][-1] for number in numbers]
 
         self._model.run(contexts, self._count, choose)
         return [
