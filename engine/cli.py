@@ -92,6 +92,12 @@ def run_generate(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     generated = sum(len(completion.tokens) for completion in completions)
     print(f"{generated} tokens in {seconds:.2f} s, {generated / seconds:.1f} tok/s", file=sys.stderr)
+    if args.speculate:
+        counters = llm.scheduler.counters
+        gains = (
+            f"{counters.tokens_per_step:.2f} tokens a step, {counters.acceptance_length:.2f} of each guess"
+        )
+        print(f"speculation: {gains} came to be", file=sys.stderr)
     if args.json:
         results = [
             {"prompt": prompt, "text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason}
