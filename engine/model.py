@@ -139,6 +139,9 @@ class Decoder:
         kernels.rotary_embedding(batch.positions, query, key, config.head_dim, layer.cos_sin, True)
         key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
         kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+        options = (
+            layer.options if batch.tree_mask is None else {**layer.options, "tree_mask": batch.tree_mask}
+        )
         attended = kernels.attend(
             query.view(tokens, config.num_heads, config.head_dim),
             *held,
@@ -146,7 +149,7 @@ class Decoder:
             seq_lens=batch.seq_lens,
             query_start_loc=batch.query_start_loc,
             scale=config.query_scale,
-            **layer.options,
+            **options,
         )
         return layer.out(attended.view(tokens, -1))
 
