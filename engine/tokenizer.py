@@ -28,9 +28,12 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise ModelError(f"{path} cannot be read ({error}): fetch it again") from None
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens the model puts around a prompt."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; by default with the special tokens the model puts around a prompt.
+
+        A rendered chat has them already: encode it without adding any.
+        """
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
