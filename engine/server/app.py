@@ -15,11 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..engine import LLM
+from .chat import chat
 from .completions import completions
 from .drain import Drain, Draining
 from .errors import RequestError, answer_to, style_of
 from .guard import Keys
 from .http import gone
+from .messages import count_tokens, messages
 from .metrics import metrics
 from .models import about, health, model, models
 from .options import Options
@@ -43,6 +45,9 @@ def create_app(llm: LLM, folder: Path, options: Options) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/completions", answering(completions), methods=["POST"]),
+            Route("/v1/chat/completions", answering(chat), methods=["POST"]),
+            Route("/v1/messages", answering(messages), methods=["POST"]),
+            Route("/v1/messages/count_tokens", answering(count_tokens), methods=["POST"]),
             Route("/v1/models", answering(models)),
             Route("/v1/models/{name:path}", answering(model)),
             Route("/about", answering(about)),

@@ -107,15 +107,17 @@ class Worker:
 
     def _take_orders(self) -> bool:
         """Carry out what was ordered, and wait for orders if there is nothing else to do; False: stop."""
+        idle = not self._llm.busy
         until = time.monotonic() + ORDER_SECONDS
-        while time.monotonic() < until:
+        while idle or time.monotonic() < until:
             try:
-                order = self._orders.get(block=not self._llm.busy)
+                order = self._orders.get(block=idle)
             except queue.Empty:
                 break
             if order is None:
                 return False
             order()
+            idle = False  # what it changed is to be measured before the next is waited for
         return True
 
     def _add(self, job: Job) -> None:

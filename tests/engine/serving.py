@@ -59,7 +59,7 @@ class Server:
         while not condition():
             assert time.monotonic() < until, f"not within a minute: {what}"
             assert self.process.poll() is None, self.errors.read_text()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def idle(self) -> bool:
         """Whether nothing runs, nothing waits and no block of the cache is held."""
