@@ -120,6 +120,11 @@ class LLM:
         self._next_id = 0
 
     @property
+    def model(self) -> Decoder:
+        """The model itself, for what is computed beside the queue."""
+        return self._model
+
+    @property
     def busy(self) -> bool:
         """Whether a request is unfinished."""
         return bool(self._lines)

@@ -50,6 +50,7 @@ EXTRAS = {
     "hub_loader/trust/tuf_keys.py": {"cryptography", "securesystemslib"},
     "hub_loader/trust/tuf_updater.py": {"tuf"},
     "hub_loader/trust/tuf_client.py": {"tuf"},
+    "engine/server/tracing.py": {"opentelemetry"},
     "registry/telemetry/tracing.py": {"opentelemetry"},
 }
 # The engine's server, extra [serve]; nothing else of the engine knows it.

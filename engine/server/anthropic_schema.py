@@ -77,6 +77,12 @@ class ToolChoice(Strict):
     disable_parallel_tool_use: bool | None = None
 
 
+class NoThinking(Strict):
+    """Thinking is not asked for."""
+
+    type: Literal["disabled"]
+
+
 class Counted(Strict):
     """POST /v1/messages/count_tokens."""
 
@@ -85,6 +91,8 @@ class Counted(Strict):
     system: str | list[TextBlock] | None = None
     tools: list[MessagesTool] | None = Field(default=None, max_length=128)
     tool_choice: ToolChoice | None = None
+    thinking: NoThinking | None = None
+    cache_control: dict[str, Any] | None = None  # what begins alike is shared in any case
 
     @model_validator(mode="after")
     def _possible(self) -> Counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from ..engine import LLM
 from .chat import chat
 from .completions import completions
 from .drain import Drain, Draining
+from .embeddings import embeddings
 from .errors import RequestError, answer_to, style_of
 from .guard import Keys
 from .http import gone
@@ -25,27 +27,40 @@ from .messages import count_tokens, messages
 from .metrics import metrics
 from .models import about, health, model, models
 from .options import Options
+from .pages import routes as page_routes
 from .served import Served
+from .tracing import Traces, open_tracing
 
 log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(llm: LLM, folder: Path, options: Options) -> Starlette:
-    """The server of one model; its engine's thread runs while the application does."""
+    """The server of one model; its engine's thread runs while the application does.
+
+    Raises:
+        UsageError, MissingExtraError: traces are asked for and cannot be sent.
+    """
     served = Served(llm, folder, options)
     drain = Drain(options.grace)
+    tracing = open_tracing()
+    middleware = [Middleware(Draining, drain=drain), Middleware(Keys, keys=options.keys)]
+    if tracing is not None:
+        middleware.insert(0, Middleware(Traces, provider=tracing, model=options.name))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         served.worker.start()
         yield
         await served.worker.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.shutdown)  # sends what waits
 
     app = Starlette(
         routes=[
             Route("/v1/completions", answering(completions), methods=["POST"]),
             Route("/v1/chat/completions", answering(chat), methods=["POST"]),
+            Route("/v1/embeddings", answering(embeddings), methods=["POST"]),
             Route("/v1/messages", answering(messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", answering(count_tokens), methods=["POST"]),
             Route("/v1/models", answering(models)),
@@ -53,8 +68,9 @@ def create_app(llm: LLM, folder: Path, options: Options) -> Starlette:
             Route("/about", answering(about)),
             Route("/health", health),
             Route("/metrics", answering(metrics)),
+            *page_routes(),
         ],
-        middleware=[Middleware(Draining, drain=drain), Middleware(Keys, keys=options.keys)],
+        middleware=middleware,
         exception_handlers={HTTPException: _unknown, Exception: _failed},
         lifespan=lifespan,
     )

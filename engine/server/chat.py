@@ -18,7 +18,8 @@ from .job import Job
 from .logprobs import of_chat
 from .schema import ChatBody, Message, NamedTool, Part
 from .served import Served, new_id
-from .tools import Call
+from .tools import Call, compact
+from .tracing import note
 
 
 async def chat(request: Request) -> Response:
@@ -35,13 +36,15 @@ async def chat(request: Request) -> Response:
     )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     guide = body.response_format.guide if body.response_format else None
+    schema = prompt.schema if guide is None else compact(guide)
     room = served.room([prompt.tokens], body.max_completion_tokens or body.max_tokens)
-    params = body.params(room, logprobs, prompt.schema if prompt.schema is not None else guide)
+    params = body.params(room, logprobs, schema)
     job = await served.submit([prompt.tokens], params)
+    note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
     if body.stream:
         return EventStream(job, answer.events(), "openai")
-    return await unless_gone(request.receive, job, answer.whole())
+    return await unless_gone(request.receive, job.abort, answer.whole())
 
 
 def text_of(content: str | list[Part] | None) -> str | None:

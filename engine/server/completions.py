@@ -16,6 +16,7 @@ from .job import Event, Job
 from .logprobs import of_completion
 from .schema import CompletionBody
 from .served import Served, new_id
+from .tracing import note
 
 DEFAULT_TOKENS = 16  # as OpenAI's
 DONE = b"data: [DONE]\n\n"
@@ -30,27 +31,22 @@ async def completions(request: Request) -> Response:
     texts, prompts = await _prompts(served, body)
     params = body.params(served.room(prompts, body.max_tokens, DEFAULT_TOKENS), body.logprobs)
     job = await served.submit(prompts, params)
+    note(request.scope, job)
     answer = _Answer(served, body, job, texts)
     if body.stream:
         return EventStream(job, answer.events(), "openai")
-    return await unless_gone(request.receive, job, answer.whole())
+    return await unless_gone(request.receive, job.abort, answer.whole())
 
 
 async def _prompts(served: Served, body: CompletionBody) -> tuple[list[str], list[list[int]]]:
     """The prompts' texts, for `echo`, and token ids."""
-    given: Sequence[Any] = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if given and isinstance(given[0], int):
-        given = [given]
-    if len(given) > served.options.queue:
-        raise RequestError(
-            400, f"{len(given)} prompts at once are more than this server takes.", param="prompt"
-        )
-    prompts = [await served.encode(each) if isinstance(each, str) else list(each) for each in given]
-    if any(token >= served.vocabulary for prompt in prompts for token in prompt):
-        raise RequestError(400, f"The prompt has token ids above {served.vocabulary - 1}.", param="prompt")
+    prompts = await served.prompts(body.prompt, "prompt")
     if not body.echo:
-        return [""] * len(given), prompts
-    return [p if isinstance(p, str) else served.tokenizer.decode(p) for p in given], prompts
+        return [""] * len(prompts), prompts
+    if isinstance(body.prompt, str):
+        return [body.prompt], prompts
+    texts = [each for each in body.prompt if isinstance(each, str)]
+    return texts or [served.tokenizer.decode(prompt) for prompt in prompts], prompts
 
 
 class _Answer:

@@ -60,6 +60,8 @@ async def make_prompt(
     given = list(tools) if choice != "none" else []
     text, style = await asyncio.to_thread(_render, served.folder, messages, given)
     tokens = await served.encode(text, rendered=True)
+    if not tokens:
+        raise RequestError(400, "The conversation is an empty prompt: say something.", param="messages")
     names = frozenset(tool["function"]["name"] for tool in given)
     if not given or choice == "auto":
         return Prompt(tokens, style, names, None)

@@ -89,9 +89,10 @@ def answer_to(error: Exception) -> RequestError | None:
 
 
 def _invalid(error: ValidationError) -> RequestError:
-    """The first thing that is wrong with a body."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    """What is wrong with a body: of all things the one furthest inside, for of a value that may be of several
+    types every type complains."""
+    problem = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
+    place = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
     if problem["type"] == "json_invalid":
         return RequestError(400, f"The body is not JSON: {problem['ctx']['error']}.")
     if problem["type"] == "extra_forbidden":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -63,20 +63,20 @@ async def _collect(request: Request, limit: int, too_large: RequestError) -> byt
     return bytes(body)
 
 
-async def unless_gone(receive: Receive, job: Job, answer: Coroutine[Any, Any, Result]) -> Result:
-    """Await `answer`, and abort the job if its client goes away before, or this task is cancelled."""
-    watcher = asyncio.create_task(_abort_when_gone(receive, job))
+async def unless_gone(receive: Receive, abort: Callable[[], Any], answer: Awaitable[Result]) -> Result:
+    """Await `answer`; call `abort` if the client goes away before, and when it is over in whatever way."""
+    watcher = asyncio.create_task(_abort_when_gone(receive, abort))
     try:
         return await answer
     finally:
         watcher.cancel()
-        job.abort()
+        abort()
 
 
-async def _abort_when_gone(receive: Receive, job: Job) -> None:
+async def _abort_when_gone(receive: Receive, abort: Callable[[], Any]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    job.abort()
+    abort()
 
 
 class EventStream(Response):
@@ -92,7 +92,7 @@ class EventStream(Response):
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_gone(receive, self._job, self._send(send))
+        await unless_gone(receive, self._job.abort, self._send(send))
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

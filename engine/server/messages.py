@@ -19,6 +19,7 @@ from .job import Job
 from .schema import COLDEST
 from .served import Served, new_id
 from .tools import Call
+from .tracing import note
 
 
 async def messages(request: Request) -> Response:
@@ -37,10 +38,11 @@ async def messages(request: Request) -> Response:
         json_schema=prompt.schema,
     )
     job = await served.submit([prompt.tokens], params)
+    note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
     if body.stream:
         return EventStream(job, answer.events(), "anthropic")
-    return await unless_gone(request.receive, job, answer.whole())
+    return await unless_gone(request.receive, job.abort, answer.whole())
 
 
 async def count_tokens(request: Request) -> Response:

@@ -6,8 +6,12 @@ import argparse
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hub_loader.errors import UsageError
+
+if TYPE_CHECKING:
+    from ..embed import Pooling
 
 MIB = 1 << 20
 
@@ -26,6 +30,7 @@ class Options:
     max_body: int = 8 * MIB
     grace: float = 30.0
     metrics_token: str | None = field(default=None, repr=False)
+    pooling: Pooling = "mean"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         metavar="SECONDS",
         help="after SIGTERM, how long requests under way are waited for (default: 30)",
+    )
+    add(
+        "--pooling",
+        choices=("mean", "last"),
+        default="mean",
+        help="embeddings: the mean over a text's tokens, or its last token's (default: mean)",
     )
     add(
         "--metrics-token",
@@ -90,6 +101,7 @@ def options_of(args: argparse.Namespace) -> Options:
         max_body=args.max_body * MIB,
         grace=args.grace,
         metrics_token=args.metrics_token or None,
+        pooling=args.pooling,
     )
 
 

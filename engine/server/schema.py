@@ -248,8 +248,11 @@ class ChatBody(Sampling):
             t.function.name for t in self.tools or ()
         }:
             raise ValueError(f"tool_choice names {chosen.function.name!r}, which is none of the tools")
-        if self.response_format is not None and self.response_format.guide and self.structured_outputs:
-            raise ValueError("response_format and structured_outputs exclude each other")
+        guided = self.response_format is not None and self.response_format.guide is not None
+        if guided + (self.structured_outputs is not None) + (chosen not in (None, "none", "auto")) > 1:
+            raise ValueError(
+                "of response_format, structured_outputs and a tool that has to be called, give one"
+            )
         return self
 
 

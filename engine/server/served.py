@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hub_loader.errors import KernelHubError
 
@@ -38,6 +39,8 @@ class Served:
         self.bindings = llm.kernels.bindings
         self.stop_tokens = llm.config.stop_tokens
         self.vocabulary = llm.config.vocab_size
+        self.hidden_size = llm.config.hidden_size
+        self.context = llm.config.context
         # The last token is never an input, so it needs no place in the cache.
         self.limit = min(llm.config.context, llm.scheduler.capacity + 1)
         self.worker = worker = Worker(llm, self._observe)
@@ -62,14 +65,51 @@ class Served:
             return self.tokenizer.encode(text, add_special_tokens=not rendered)
         return await asyncio.to_thread(self.tokenizer.encode, text, not rendered)
 
+    async def prompts(self, given: str | Sequence[Any], param: str) -> list[list[int]]:
+        """One or many prompts, each as text or as token ids, as token ids.
+
+        Raises:
+            RequestError: there are too many, one is empty or has ids that the model does not know.
+        """
+        many: Sequence[Any] = (
+            [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        )
+        if len(many) > self.options.queue:
+            raise RequestError(
+                400, f"{len(many)} at once are more than --queue {self.options.queue}.", param=param
+            )
+        found = [await self.encode(each) if isinstance(each, str) else list(each) for each in many]
+        if not found or not all(found):
+            raise RequestError(400, "The prompt is empty: give at least one token.", param=param)
+        if any(token >= self.vocabulary for tokens in found for token in tokens):
+            raise RequestError(400, f"There are token ids above {self.vocabulary - 1}.", param=param)
+        return found
+
+    def embed(self, prompts: Sequence[Sequence[int]]) -> asyncio.Future[list[list[float]]]:
+        """Vectors of prompts; cancel it to give them up.
+
+        Raises:
+            RequestError: one is too long, or (429) too many wait already.
+        """
+        longest = max(map(len, prompts))
+        if longest > self.context:
+            raise too_long(f"The input has {longest} tokens; this model's limit is {self.context}.")
+        waiting = self.worker.embedding
+        if waiting >= self.options.queue:
+            raise self._overloaded(waiting)
+        return self.worker.embed(prompts, self.options.pooling)
+
+    def _overloaded(self, waiting: int) -> RequestError:
+        seconds = self.retry_after(waiting)
+        text = f"{waiting} requests wait already: send this one again in {seconds} s."
+        return RequestError(429, text, headers={"Retry-After": str(seconds)})
+
     def room(self, prompts: Sequence[Sequence[int]], wanted: int | None, default: int | None = None) -> int:
         """How many tokens may follow each of the prompts: `wanted`, else `default`, else what fits.
 
         Raises:
-            RequestError: a prompt is empty or, alone or with what is wanted, too long; or there are too many.
+            RequestError: a prompt is too long, alone or with what is wanted.
         """
-        if not prompts or not all(prompts):
-            raise RequestError(400, "The prompt is empty: give at least one token.", param="prompt")
         longest = max(map(len, prompts))
         fits = self.limit - longest
         if fits < 1:
@@ -101,12 +141,7 @@ class Served:
                 400, f"{new} continuations at once are more than --queue {self.options.queue}."
             )
         if worker.waiting + new > self.options.queue:
-            seconds = self.retry_after(worker.waiting)
-            raise RequestError(
-                429,
-                f"{worker.waiting} requests wait already: send this one again in {seconds} s.",
-                headers={"Retry-After": str(seconds)},
-            )
+            raise self._overloaded(worker.waiting)
         job = worker.submit(prompts, params)
         try:
             await job.accepted()

@@ -12,12 +12,16 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import torch
 
 from hub_loader.errors import KernelHubError
 
+from ..embed import Pooling, embed
 from ..engine import LLM
 from ..output import Delta
 from ..params import SamplingParams
@@ -44,6 +48,16 @@ class Stats:
     preemptions: int = 0
 
 
+@dataclass
+class _Held:
+    """A job in the engine: its requests that are not over, and how many of its prompts are still to be added."""
+
+    ids: set[int]
+    to_add: int
+
+
+Embedding = Generator[None, None, torch.Tensor]
+Vectors = asyncio.Future[list[list[float]]]
 Observer = Callable[[Job, Sequence[Event], float], None]
 """Told of what a step gave a job, and when, in the event loop's thread."""
 
@@ -59,10 +73,12 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop
         # The event loop's:
         self.jobs: set[Job] = set()
+        self.embedding = 0  # requests for vectors that are not over
         # The engine thread's: which job and which of its prompts a request of the engine is, and back.
         self._requests: dict[int, tuple[Job, int]] = {}
-        self._ids: dict[Job, list[int]] = {}
+        self._held: dict[Job, _Held] = {}
         self._left: dict[int, int] = {}  # continuations of a request that have not ended
+        self._embeds: deque[tuple[Embedding, Vectors]] = deque()
         self._failures = 0
         # Written by the engine thread, read by all:
         self.stats = Stats()
@@ -94,8 +110,17 @@ class Worker:
         if self.broken:
             self._told(job, EngineFailure("the engine has failed: see the server's log"))
         else:
-            self._orders.put(lambda: self._add(job))
+            for number in range(len(prompts)):  # an order each: a thousand prompts are not added in one go
+                self._orders.put(partial(self._add, job, number))
         return job
+
+    def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Vectors:
+        """Vectors of prompts, computed between the steps; whoever does not want them any more cancels."""
+        vectors: Vectors = self._loop.create_future()
+        self.embedding += 1
+        vectors.add_done_callback(self._embedded)
+        self._orders.put(lambda: self._embeds.append((embed(self._llm, prompts, pooling), vectors)))
+        return vectors
 
     # -- the engine's thread
 
@@ -103,11 +128,13 @@ class Worker:
         while self._take_orders():
             if self._llm.busy:
                 self._step()
+            if self._embeds:
+                self._embed_step(*self._embeds[0])
             self.stats = self._measure()
 
     def _take_orders(self) -> bool:
         """Carry out what was ordered, and wait for orders if there is nothing else to do; False: stop."""
-        idle = not self._llm.busy
+        idle = not self._llm.busy and not self._embeds
         until = time.monotonic() + ORDER_SECONDS
         while idle or time.monotonic() < until:
             try:
@@ -120,22 +147,28 @@ class Worker:
             idle = False  # what it changed is to be measured before the next is waited for
         return True
 
-    def _add(self, job: Job) -> None:
-        ids: list[int] = []
-        self._ids[job] = ids
+    def _add(self, job: Job, number: int) -> None:
+        if number == 0:
+            self._held[job] = _Held(set(), len(job.prompts))
+        held = self._held.get(job)
+        if held is None:  # one of its prompts was refused
+            return
         try:
-            for number, prompt in enumerate(job.prompts):
-                ids.append(self._llm.add(prompt, job.params))
-                self._requests[ids[-1]] = job, number
-                self._left[ids[-1]] = job.params.n
+            request_id = self._llm.add(job.prompts[number], job.params)
         except Exception as error:  # whatever one request does to the engine, it answers for it alone
             self._forget(job)
             self._tell(job, _blamed(error))
-        else:
+            return
+        held.ids.add(request_id)
+        held.to_add -= 1
+        self._requests[request_id] = job, number
+        self._left[request_id] = job.params.n
+        if not held.to_add:
             self._tell(job)
 
     def _abort(self, job: Job) -> None:
-        for request_id in list(self._ids.get(job, ())):
+        """Comes after the orders that add its prompts, all of them."""
+        for request_id in list(self._held[job].ids if job in self._held else ()):
             ended = self._llm.abort(request_id)
             self._hand_out([Delta(request_id, each.index, (), "", each) for each in ended])
 
@@ -151,6 +184,20 @@ class Worker:
             self._failures = 0
             self._started(began, deltas)
             self._hand_out(deltas)
+
+    def _embed_step(self, embedding: Embedding, vectors: Vectors) -> None:
+        failure: Exception | None = None
+        found: list[list[float]] | None = None
+        try:
+            if not vectors.cancelled():
+                next(embedding)
+                return
+        except StopIteration as done:
+            found = done.value.tolist()
+        except Exception as error:  # its sender gets an answer, and everybody else is served
+            failure = _blamed(error)
+        self._embeds.popleft()
+        self._loop.call_soon_threadsafe(_settle, vectors, found, failure)
 
     def _started(self, began: float, deltas: Sequence[Delta]) -> None:
         ids = {sequence.id for sequence in self._llm.scheduler.running}
@@ -174,12 +221,14 @@ class Worker:
         self._left[request_id] -= 1
         if not self._left[request_id]:
             del self._left[request_id], self._requests[request_id]
-            self._ids[job].remove(request_id)
-            if not self._ids[job]:
-                del self._ids[job]
+            held = self._held[job]
+            held.ids.remove(request_id)
+            if not held.ids and not held.to_add:
+                del self._held[job]
 
     def _forget(self, job: Job) -> None:
-        for request_id in self._ids.pop(job, []):
+        held = self._held.pop(job, None)
+        for request_id in held.ids if held else ():
             self._requests.pop(request_id, None)
             self._left.pop(request_id, None)
             self._llm.abort(request_id)
@@ -192,7 +241,7 @@ class Worker:
         if self._failures >= MOST_FAILURES:
             log.critical("%d steps in a row failed: the engine is broken, restart the server", self._failures)
             self.broken = True
-            hit = set(self._ids)
+            hit = set(self._held)
         for job in hit:
             self._forget(job)
             self._tell(job, EngineFailure("the engine failed on this request: see the server's log"))
@@ -209,6 +258,9 @@ class Worker:
         )
 
     # -- the event loop's thread
+
+    def _embedded(self, vectors: Vectors) -> None:
+        self.embedding -= 1
 
     def _tell(self, job: Job, failure: Exception | None = None) -> None:
         """From the engine's thread: the job is accepted, or has failed."""
@@ -231,6 +283,15 @@ class Worker:
     def _end(self, job: Job) -> None:
         job.times.ended = time.monotonic()
         self.jobs.discard(job)
+
+
+def _settle(vectors: Vectors, found: list[list[float]] | None, failure: Exception | None) -> None:
+    if vectors.done():  # cancelled meanwhile
+        return
+    if failure is not None:
+        vectors.set_exception(failure)
+    else:
+        vectors.set_result(found or [])
 
 
 def _blamed(error: Exception) -> Exception:
