@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from hub_loader.errors import MissingExtraError, UsageError
 
+from .server.command import add_serve
+
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .engine import LLM
     from .output import Completion
@@ -72,6 +74,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
+    add_serve(commands)
 
 
 def run_generate(args: argparse.Namespace) -> int:

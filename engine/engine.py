@@ -171,6 +171,11 @@ class LLM:
         return self.kernels.bindings
 
     @property
+    def model(self) -> Decoder:
+        """The model itself, for what is computed beside the queue."""
+        return self._model
+
+    @property
     def busy(self) -> bool:
         """Whether a request is unfinished."""
         return bool(self._lines)
@@ -187,9 +192,11 @@ class LLM:
 
     def abort(self, request_id: int) -> list[Completion]:
         """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
-        lines = [line for line in self._lines.values() if line.request_id == request_id]
+        keys = ((request_id, index) for index in range(self.scheduler.max_sequences))
+        lines = [self._lines[key] for key in keys if key in self._lines]
         for sequence in {line.sequence for line in lines}:
-            self.scheduler.end(sequence, "abort")
+            if sequence.finish_reason is None:  # it has one if a step failed after the scheduler's part
+                self.scheduler.end(sequence, "abort")
         return [self._finish(line, "abort") for line in lines]
 
     def step(self) -> list[Delta]:

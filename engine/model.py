@@ -107,6 +107,14 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
+        logits = functional.linear(self.hidden(batch, cache)[batch.sample_rows], self._output)
+        if self.config.output_softcap:
+            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
+        return logits
+
+    @torch.inference_mode()
+    def hidden(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        """Compute a step up to the output layer: writes keys and values, returns [T, hidden]."""
         kernels, epsilon = self._kernels, self.config.norm_epsilon
         residual = functional.embedding(batch.tokens, self._embedding)
         if self.config.family.scaled_embedding:  # rounded to the weights' dtype, as the models were trained
@@ -122,10 +130,7 @@ class Decoder:
             x = layer.mlp(x)
             self._norm_in_place(x, layer.after_mlp)
             kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
-        logits = functional.linear(x[batch.sample_rows], self._output)
-        if self.config.output_softcap:
-            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
-        return logits
+        return x
 
     def _attention(
         self, layer: Layer, x: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
