@@ -25,6 +25,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "norm": ("rms_norm", "fused_add_rms_norm"),
     "rotary": ("rotary_embedding",),
     "activation": ("silu_and_mul",),
+    "linear": ("linear",),
     "matmul": ("quantize", "matmul"),
     "planner": ("plan_step",),
 }
@@ -34,6 +35,7 @@ HUB = {
     "norm": "kernel-hub/rmsnorm-rotary",
     "rotary": "kernel-hub/rmsnorm-rotary",
     "activation": "kernel-hub/rmsnorm-rotary",
+    "linear": "kernel-hub/dense-linear",
 }
 HUB_QUANTIZED_MATMUL = "kernel-hub/quantized-matmul"
 
@@ -60,6 +62,7 @@ class Kernels:
     fused_add_rms_norm: Callable[..., Any]
     rotary_embedding: Callable[..., Any]
     silu_and_mul: Callable[..., Any]
+    linear: Callable[..., Any]
     quantize: Callable[..., Any]
     matmul: Callable[..., Any]
     plan_step: Callable[..., Any]

@@ -27,13 +27,13 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Linear:
-    """x [T, in] -> [T, out]: dense, or through the matmul slot when the weight is quantized."""
+    """x [T, in] -> [T, out]: through the linear slot, or the matmul slot when the weight is quantized."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, quantize: str | None
     ) -> None:
         self._bias = bias
-        self._matmul = functional.linear
+        self._matmul = kernels.linear
         self._weight = weight
         if quantize:
             groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
@@ -152,7 +152,7 @@ class Decoder:
             x = layer.mlp(x)
             self._norm_in_place(x, layer.after_mlp)
             kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
-        logits = functional.linear(x[batch.sample_rows], self._output)
+        logits = kernels.linear(x[batch.sample_rows], self._output)
         if self.config.output_softcap:
             logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
         return logits

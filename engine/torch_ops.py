@@ -136,6 +136,11 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     torch.mul(functional.silu(gate), up, out=out)
 
 
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., K] times the transpose of weight [N, K], plus bias [N]: [..., N]."""
+    return functional.linear(x, weight, bias)
+
+
 @dataclass(frozen=True)
 class Packed:
     """A quantized weight of a linear layer: symmetric integers times one scale for each group of columns.
