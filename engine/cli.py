@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from hub_loader.errors import MissingExtraError, UsageError
 
+from .bench.command import add_bench
+
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .engine import LLM
     from .output import Completion
@@ -24,7 +26,7 @@ examples:
 
 --kernels: torch, hub (packages of the organisation kernel-hub), or slot=source,… where a source is torch,
 org/name, org/name@version or a folder with a built package. Slots: attention, kv_write, norm, rotary,
-activation, matmul; those not named run plain torch.
+activation, linear, matmul, planner; those not named run plain torch.
 """
 
 
@@ -57,6 +59,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
+    add_bench(commands)
 
 
 def run_generate(args: argparse.Namespace) -> int:
