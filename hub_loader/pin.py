@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .cache_folder import read
 from .config import Config, load_config
@@ -18,6 +18,7 @@ from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineEr
 from .hub import COMMIT, Hub, IndexAnswer, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
+from .record import Record
 from .request import Request, pick_ref, versions
 from .store import LISTING_NAME, KnownRef, Store
 from .trust.dsse import ENVELOPE_NAME
@@ -29,8 +30,7 @@ _MAX_MOVES = 3
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(Record):
     """A commit and its variants; `repo_id` is the repository that has it, after every redirect.
 
     `ref` is the branch or tag that it was found at, None for a commit asked for by its hash; `newest` says that the

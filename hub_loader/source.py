@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -24,6 +24,7 @@ from .local import find_local
 from .manifest import METADATA_NAME, BackendInfo, IndexedVariant
 from .pin import Version, open_version
 from .policy import Policy, Trust, make_policy
+from .record import Record
 from .request import Request
 from .resolver import Decision, best, resolve
 from .trust.bundle_gate import admit_late, admit_variant
@@ -34,8 +35,7 @@ from .verify import VerifiedPackage, verify_package
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Record):
     """A variant in the cache or in a folder, proven and not loaded; `repo_info` is None for a folder."""
 
     package: VerifiedPackage
@@ -50,8 +50,7 @@ class Source(Protocol):
         """The variant that fits best, proven. Raises KernelHubError."""
 
 
-@dataclass(frozen=True)
-class HubSource:
+class HubSource(Record):
     """The hub of `config`, or the folders that LOCAL_KERNELS names instead."""
 
     config: Config

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote
@@ -29,6 +28,7 @@ from ..config import Config
 from ..errors import DownloadError, MissingExtraError, OfflineError, SignatureError, UsageError
 from ..locks import exclusive
 from ..manifest import sha256_hex
+from ..record import Record
 from .evidence import TufTarget
 from .trusted import trust_path, write_file
 from .tuf_names import target_of
@@ -39,8 +39,7 @@ _T = TypeVar("_T")
 _said: set[tuple[str, str]] = set()
 
 
-@dataclass(frozen=True)
-class GivenRoot:
+class GivenRoot(Record):
     """A hub, and the root that the user gave for it."""
 
     hub: str
