@@ -22,7 +22,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import access_requests, account_routes, discussions, history, lfs, listing, ownership, read, write
+from . import (
+    access_requests,
+    account_routes,
+    discussions,
+    history,
+    lfs,
+    listing,
+    ownership,
+    read,
+    token_routes,
+    write,
+)
 from .access import see
 from .audit_log import AuditLog
 from .downloads import FLUSH_SECONDS
@@ -147,6 +158,9 @@ def _routes() -> list[Route]:
         Route("/api/organizations/{org}/overview", account_routes.organization),
         Route("/api/organizations/{org}/members", account_routes.members),
         Route("/api/audit", account_routes.audit_log),
+        Route("/api/settings/tokens", token_routes.list_own_tokens),
+        Route("/api/settings/tokens", token_routes.make_own_token, methods=["POST"]),
+        Route("/api/settings/tokens/{id}", token_routes.revoke_own_token, methods=["DELETE"]),
         Route("/api/oidc/audience", exchange.audience),
         Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),

@@ -65,7 +65,8 @@ examples:
   khub registry gc --data hub --audit-older-than 400d"""
 _BACKUP = """\
 Write a backup to FILE, which appears when it is complete. Servers may go on reading and writing. The backup
-has hashes of tokens: keep it as safe as the registry. The signing keys in the data folder's trust/ are not in it.
+has hashes of tokens: keep it as safe as the registry. The keys that sign for the server are not in it, so that who
+reads a backup cannot sign: `khub registry trust save-keys` writes them to a file of their own.
 
 example:
   khub registry backup --data hub backup.tar"""
@@ -128,11 +129,25 @@ def _restore(args: argparse.Namespace) -> int:
     args.data.mkdir(parents=True, exist_ok=True)
     with _alone(args.data):
         saved = restore(place_of(args), args.file)
+    lacking = _lacking_keys(args)
     if args.json:
-        print(json.dumps(asdict(saved)))
+        print(json.dumps(asdict(saved) | {"keys": lacking}))
     else:
         print(f"Restored {saved.rows} rows and {saved.blobs} blobs ({_size(saved.bytes)}) into {args.data}.")
+        if lacking:
+            print(lacking)
     return 0
+
+
+def _lacking_keys(args: argparse.Namespace) -> str | None:
+    from .tuf.key_commands import lacking_keys
+    from .tuf.repository import TufRepository
+
+    store = open_store(args)
+    try:
+        return lacking_keys(TufRepository(store, args.data))
+    finally:
+        store.close()
 
 
 def _fsck(args: argparse.Namespace) -> int:
