@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,26 @@ class Target:
     places: int
 
 
-def make_proposer(text: str, target: Target) -> Proposer:
-    """The proposer that `text` spells, its model loaded.
+def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer | None:
+    """The proposer that is spelled, its model loaded, or the given one.
 
     Raises:
-        UsageError: `text` cannot be parsed, or the draft model's tokens mean something else.
+        UsageError: the words mean nothing, the draft model's tokens mean something else, or attention cannot compute
+            what is asked for.
         ModelError: the draft model cannot be loaded.
     """
-    spelling = parse(text)
+    proposer = _make(parse(speculate), target) if isinstance(speculate, str) else speculate
+    if proposer is None or not proposer.draws_trees:
+        return proposer
+    if "tree_mask" not in inspect.signature(target.kernels.attend).parameters:
+        raise UsageError(
+            "draft trees need a tree_mask, which the kernel of slot attention does not take: "
+            "use attention=torch, or speculate with chains"
+        )
+    return proposer
+
+
+def _make(spelling: Spelling, target: Target) -> Proposer:
     if spelling.kind == "ngram":
         return NGram(spelling.count)
     model = _load(Path(spelling.model), target)
