@@ -21,22 +21,25 @@ from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
 from .guide import Guides
-from .kernels import Kernels, bind, format_bindings, slot_sources
+from .kernel_table import Binding, format_bindings
+from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
+from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
 from .sampler import Choice, Draws
 from .scheduler import Chunk, Move, Scheduler, Step
+from .self_test import proven, shapes_of
 from .sequence import Sequence
 from .speculation.layout import compact, with_drafts
 from .speculation.proposer import Context, Proposer
 from .speculation.spelling import Target, make_proposer
 from .speculation.verify import Walk, verify
 from .tokenizer import Tokenizer
-from .weights import Weights
+from .weights import open_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORMATS = ("int8", "int4")
+FORMATS = ("int8", "int4", "fp8")
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class LLM:
         self,
         model: str | Path,
         *,
+        revision: str | None = None,
         kernels: str | Mapping[str, str] | Kernels = "torch",
         quantize: str | None = None,
         dtype: str = "float32",
@@ -89,21 +93,26 @@ class LLM:
         max_sequences: int = 64,
         host_blocks: int = 0,
         share_prefixes: bool = True,
+        fall_back: bool = False,
         speculate: str | Proposer | None = None,
     ) -> None:
-        """Load a model folder in Hugging Face format and bind its kernels.
+        """Load a model and bind its kernels.
 
+        model: a folder in Hugging Face format, a GGUF file, or org/name (org/name/file.gguf) on the hub that
+        HF_ENDPOINT names, of which `revision` is a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
-        quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
+        quantize: None, "int8", "int4" or "fp8", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
         the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
         cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
-        keys and values of what was computed, for prompts that begin alike. speculate: "ngram:4",
+        keys and values of what was computed, for prompts that begin alike. fall_back: a kernel
+        that fails its self-test on this device is replaced by plain torch instead of refused. speculate: "ngram:4",
         "draft:MODEL:4", "tree:MODEL:16" or a proposer (see speculation/): what guesses tokens, to get several
         in one step; what is generated stays the same.
 
         Raises:
-            ModelError: the folder is incomplete or describes another architecture.
+            ModelError: the model is incomplete or of another architecture.
+            SelfTestError: a kernel does not compute on this device what it should.
             UsageError: an argument is out of range.
             KernelHubError: a kernel cannot be loaded.
         """
@@ -121,11 +130,20 @@ class LLM:
                 raise UsageError(f"{name} is {value}, expected at least 1")
         if host_blocks < 0:
             raise UsageError(f"host_blocks is {host_blocks}, expected 0 or more")
-        folder = Path(model)
+        self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
-        weights = Weights(folder)
-        self.kernels = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
+        weights = open_weights(folder, self.config.scheme)
+        formats = weights.formats
+        if quantize is not None:
+            if formats:
+                raise UsageError(
+                    f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
+                )
+            formats = frozenset((quantize,))
+        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
+        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
+        self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
         self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
         if num_blocks is None:
@@ -144,9 +162,19 @@ class LLM:
         places = (self.scheduler.capacity, max_sequences)
         target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places)
         self._proposer = make_proposer(speculate, target)
-        self._guides = Guides(folder / "tokenizer.json", self.config.stop_tokens)
+        self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
+
+    @property
+    def kernel_table(self) -> tuple[Binding, ...]:
+        """What serves each slot, and why; `format_bindings` prints it."""
+        return self.kernels.bindings
+
+    @property
+    def model(self) -> Decoder:
+        """The model itself, for what is computed beside the queue."""
+        return self._model
 
     @property
     def busy(self) -> bool:
@@ -165,9 +193,11 @@ class LLM:
 
     def abort(self, request_id: int) -> list[Completion]:
         """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
-        lines = [line for line in self._lines.values() if line.request_id == request_id]
+        keys = ((request_id, index) for index in range(self.scheduler.max_sequences))
+        lines = [self._lines[key] for key in keys if key in self._lines]
         for sequence in {line.sequence for line in lines}:
-            self.scheduler.end(sequence, "abort")
+            if sequence.finish_reason is None:  # it has one if a step failed after the scheduler's part
+                self.scheduler.end(sequence, "abort")
         return [self._finish(line, "abort") for line in lines]
 
     def step(self) -> list[Delta]:

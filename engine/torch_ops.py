@@ -7,13 +7,27 @@ order of operations, so that greedy tokens agree. Shapes: T tokens of S sequence
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch.nn import functional
 
 from .batch import Batch
+from .quant.packed import PackedWeight, dequantize, matmul, quantize
+
+__all__ = [
+    "PackedWeight",
+    "attend",
+    "dequantize",
+    "fused_add_rms_norm",
+    "matmul",
+    "plan_step",
+    "quantize",
+    "reshape_and_cache_flash",
+    "rms_norm",
+    "rotary_embedding",
+    "silu_and_mul",
+]
 
 
 def attend(
@@ -150,56 +164,6 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     """out = silu(gate) * up, where input [..., 2d] is (gate, up) and out [..., d]."""
     gate, up = input.chunk(2, dim=-1)
     torch.mul(functional.silu(gate), up, out=out)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A quantized weight of a linear layer: symmetric integers times one scale for each group of columns.
-
-    values: int8 [N, K], or for int4 uint8 [N, K / 2] with the even column in the low half; scales: float32
-    [N, groups].
-    """
-
-    shape: tuple[int, int]
-    format: str
-    values: torch.Tensor
-    scales: torch.Tensor
-
-
-def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> Packed:
-    """Round weight [N, K] to "int8" (one scale a row) or "int4" (one scale for each `group_size` columns).
-
-    Raises:
-        ValueError: unknown format, or K is no multiple of the group.
-    """
-    rows, columns = weight.shape
-    if format not in ("int8", "int4"):
-        raise ValueError(f"unknown format {format!r}: expected int8 or int4")
-    group, largest = (columns, 127) if format == "int8" else (group_size, 7)
-    if columns % group or (format == "int4" and columns % 2):
-        raise ValueError(f"{columns} columns are no multiple of the group of {group}")
-    grouped = weight.to(torch.float32).view(rows, -1, group)
-    scales = grouped.abs().amax(-1, keepdim=True) / largest
-    values = (grouped / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
-    values = values.view(rows, columns)
-    if format == "int4":
-        nibbles = (values + 8).view(torch.uint8)
-        values = nibbles[:, ::2] | nibbles[:, 1::2] << 4
-    return Packed((rows, columns), format, values, scales.squeeze(-1))
-
-
-def dequantize(packed: Packed) -> torch.Tensor:
-    """The weight that `packed` stands for, float32 [N, K]."""
-    values = packed.values
-    if packed.format == "int4":
-        values = torch.stack((values & 15, values >> 4), dim=-1).to(torch.int8) - 8
-    rows, groups = packed.scales.shape
-    return (values.view(rows, groups, -1) * packed.scales[..., None]).view(packed.shape)
-
-
-def matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x [..., K] times the transpose of the packed weight [N, K], plus bias [N]: [..., N] in x's dtype."""
-    return functional.linear(x, dequantize(packed).to(x.dtype), bias)
 
 
 def plan_step(
