@@ -70,11 +70,11 @@ GREEDY = SamplingParams(max_tokens=16, ignore_stop=True)
     "limits",
     [
         {},
-        {"max_sequences": 1},
+        pytest.param({"max_sequences": 1}, marks=pytest.mark.slow),
         {"token_budget": 9},
-        {"num_blocks": 22, "block_size": 8},
+        pytest.param({"num_blocks": 22, "block_size": 8}, marks=pytest.mark.slow),
         {"num_blocks": 22, "block_size": 8, "host_blocks": 20},
-        {"share_prefixes": False, "block_size": 3},
+        pytest.param({"share_prefixes": False, "block_size": 3}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
