@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,13 +34,13 @@ log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(llm: LLM, folder: Path, options: Options) -> Starlette:
+def create_app(llm: LLM, options: Options) -> Starlette:
     """The server of one model; its engine's thread runs while the application does.
 
     Raises:
         UsageError, MissingExtraError: traces are asked for and cannot be sent.
     """
-    served = Served(llm, folder, options)
+    served = Served(llm, options)
     drain = Drain(options.grace)
     tracing = open_tracing()
     middleware = [Middleware(Draining, drain=drain), Middleware(Keys, keys=options.keys)]

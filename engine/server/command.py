@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_loader.errors import MissingExtraError
@@ -38,10 +37,15 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model folder in Hugging Face format")
+    add("model", metavar="MODEL", help="a folder in Hugging Face format, a GGUF file, or org/name on the hub")
+    add("--revision", metavar="REV", help="branch, tag or commit of a model on the hub")
     add_arguments(parser)
     add("--kernels", default="torch", metavar="SPEC", help="what serves each slot (torch)")
-    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8 or int4")
+    add("--fall-back", action="store_true", help="plain torch in place of a kernel that fails its self-test")
+    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4 or fp8")
+    add(
+        "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
+    )
     add("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
     add("--max-sequences", type=int, default=64, metavar="N", help="most continuations in one step (64)")
@@ -74,13 +78,16 @@ def run_serve(args: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
         llm = LLM(
             args.model,
+            revision=args.revision,
             kernels=parse_sources(args.kernels),
             quantize=args.quantize,
             dtype=args.dtype,
             token_budget=args.token_budget,
             max_sequences=args.max_sequences,
             num_blocks=args.num_blocks,
+            fall_back=args.fall_back,
+            speculate=args.speculate,
         )
-        print(format_bindings(llm.kernels.bindings), file=sys.stderr)
-        return serve(llm, args.model, options, args.host, args.port, ready=ready)
+        print(format_bindings(llm.kernel_table), file=sys.stderr)
+        return serve(llm, options, args.host, args.port, ready=ready)
     return 0

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -25,9 +24,7 @@ log = logging.getLogger(__name__)
 ABORT_SECONDS = 2  # for streams to say that they end, once the grace is over
 
 
-def serve(
-    llm: LLM, folder: Path, options: Options, host: str, port: int, *, ready: Callable[[str], None]
-) -> int:
+def serve(llm: LLM, options: Options, host: str, port: int, *, ready: Callable[[str], None]) -> int:
     """Serve until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
 
     Returns the exit code: 1 if the engine broke. A second signal ends the process at once.
@@ -38,7 +35,7 @@ def serve(
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    app = create_app(llm, folder, options)
+    app = create_app(llm, options)
     with _listen(host, port) as listener:
         config = uvicorn.Config(
             app,

@@ -31,12 +31,12 @@ LONGEST_RETRY = 60  # seconds
 class Served:
     """One model behind every route."""
 
-    def __init__(self, llm: LLM, folder: Path, options: Options) -> None:
-        self.folder = folder
+    def __init__(self, llm: LLM, options: Options) -> None:
+        self.folder = llm.folder
         self.options = options
         self.created = int(time.time())
         self.tokenizer = llm.tokenizer
-        self.bindings = llm.kernels.bindings
+        self.bindings = llm.kernel_table
         self.stop_tokens = llm.config.stop_tokens
         self.vocabulary = llm.config.vocab_size
         self.hidden_size = llm.config.hidden_size
@@ -46,7 +46,7 @@ class Served:
         self.worker = worker = Worker(llm, self._observe)
         self.metrics = Metrics(options.name)
         self.metrics.watch(lambda: worker.stats, lambda: worker.waiting, llm.scheduler.block_size)
-        self.chats = _has_template(folder)
+        self.chats = _has_template(llm.folder)
         self._ends: deque[float] = deque(maxlen=RECENT)
 
     def check_name(self, name: str) -> None:

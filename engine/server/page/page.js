@@ -26,7 +26,7 @@ async function load() {
   $("about").textContent = `${kind}; ${about.limit} tokens at most.`;
   $("kernels").replaceChildren(...about.kernels.map((kernel) => {
     const row = document.createElement("tr");
-    for (const key of ["slot", "source", "version", "variant"]) row.insertCell().textContent = kernel[key];
+    for (const key of ["slot", "source", "version", "variant", "signature", "reason"]) row.insertCell().textContent = kernel[key];
     return row;
   }));
 }
