@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from hub_loader.errors import MissingExtraError, UsageError
 
+from .server.command import add_serve
+
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .engine import LLM
     from .output import Completion
@@ -67,8 +69,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens up to P (1.0)")
     add("--seed", type=int, metavar="N", help="make drawing repeatable")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
+    add(
+        "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
+    )
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
+    add_serve(commands)
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -95,6 +101,7 @@ def run_generate(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         token_budget=args.token_budget,
         fall_back=args.fall_back,
+        speculate=args.speculate,
     )
     ids = [llm.add(prompt, params) for prompt in prompts]
     print(format_bindings(llm.kernel_table), file=sys.stderr)
@@ -103,6 +110,12 @@ def run_generate(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     generated = sum(len(completion.tokens) for completion in completions)
     print(f"{generated} tokens in {seconds:.2f} s, {generated / seconds:.1f} tok/s", file=sys.stderr)
+    if args.speculate:
+        counters = llm.scheduler.counters
+        gains = (
+            f"{counters.tokens_per_step:.2f} tokens a step, {counters.acceptance_length:.2f} of each guess"
+        )
+        print(f"speculation: {gains} came to be", file=sys.stderr)
     if args.json:
         results = [
             {"prompt": prompt, "text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason}

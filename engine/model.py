@@ -109,6 +109,14 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
+        logits = functional.linear(self.hidden(batch, cache)[batch.sample_rows], self._output)
+        if self.config.output_softcap:
+            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
+        return logits
+
+    @torch.inference_mode()
+    def hidden(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        """Compute a step up to the output layer: writes keys and values, returns [T, hidden]."""
         kernels, epsilon = self._kernels, self.config.norm_epsilon
         residual = functional.embedding(batch.tokens, self._embedding)
         if self.config.family.scaled_embedding:  # rounded to the weights' dtype, as the models were trained
@@ -124,10 +132,7 @@ class Decoder:
             x = layer.mlp(x)
             self._norm_in_place(x, layer.after_mlp)
             kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
-        logits = functional.linear(x[batch.sample_rows], self._output)
-        if self.config.output_softcap:
-            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
-        return logits
+        return x
 
     def _attention(
         self, layer: Layer, x: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
@@ -141,6 +146,9 @@ class Decoder:
         kernels.rotary_embedding(batch.positions, query, key, config.head_dim, layer.cos_sin, True)
         key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
         kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+        options = (
+            layer.options if batch.tree_mask is None else {**layer.options, "tree_mask": batch.tree_mask}
+        )
         attended = kernels.attend(
             query.view(tokens, config.num_heads, config.head_dim),
             *held,
@@ -148,7 +156,7 @@ class Decoder:
             seq_lens=batch.seq_lens,
             query_start_loc=batch.query_start_loc,
             scale=config.query_scale,
-            **layer.options,
+            **options,
         )
         return layer.out(attended.view(tokens, -1))
 

@@ -39,6 +39,11 @@ class Tokenizer:
         text: str = self._tokenizer.to_str()
         return text
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's spelling and id, special tokens too."""
+        spelled: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return spelled
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; by default with the special tokens the model puts around a prompt.
 

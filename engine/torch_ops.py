@@ -41,13 +41,16 @@ def attend(
     scale: float,
     window: int | None = None,
     softcap: float = 0.0,
+    tree_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of each sequence's newest tokens over its paged keys and values.
 
     query [T, q_heads, head_size]; caches [num_blocks, block_size, kv_heads, head_size]; block_tables int32
     [S, max_blocks]; seq_lens int32 [S] counts the tokens in the cache, those of `query` included;
     query_start_loc int32 [S + 1]. window: a token sees that many, its own included. softcap: scores become
-    softcap * tanh(scores / softcap). Returns [T, q_heads, head_size].
+    softcap * tanh(scores / softcap). tree_mask: int32 [T, W]; of a sequence's last 32 * W tokens, a row sees only
+    those whose bits are set (bit b of word w: number w * 32 + b), and what a window counts are those that a row
+    sees. Returns [T, q_heads, head_size].
     """
     out = torch.empty_like(query)
     block_size = key_cache.shape[1]
@@ -63,6 +66,10 @@ def attend(
             positions = torch.arange(length, device=query.device)
             own = positions[length - (end - start) :, None]
             visible = positions <= own
+            if tree_mask is not None:
+                visible = _within_tree(visible, tree_mask[start:end])
+                own = visible.sum(dim=1, keepdim=True) - 1
+                positions[length - (end - start) :] = own.squeeze(1)
             if window is not None:
                 visible &= positions > own - window
         new = query[start:end].transpose(0, 1)
@@ -74,6 +81,15 @@ def attend(
             )
         out[start:end] = attended.transpose(0, 1)
     return out
+
+
+def _within_tree(visible: torch.Tensor, tree_mask: torch.Tensor) -> torch.Tensor:
+    """What is visible [new tokens, length] of a sequence when its last tokens are those of a tree."""
+    bits = (tree_mask[:, :, None] >> torch.arange(32, device=tree_mask.device)) & 1
+    seen = bits.flatten(1).to(torch.bool)
+    tail = min(seen.shape[1], visible.shape[1])
+    before = visible.shape[1] - tail
+    return torch.cat((visible[:, :before], visible[:, before:] & seen[:, seen.shape[1] - tail :]), dim=1)
 
 
 def _capped_attention(
