@@ -13,8 +13,9 @@ from hub_loader.errors import UsageError
 from ..config import ModelConfig, load_config
 from ..kernels import Kernels
 from ..model import Decoder
+from ..model_source import find_model
 from ..tokenizer import Tokenizer
-from ..weights import Weights
+from ..weights import open_weights
 from .draft_model import DraftModel, ModelChain, ModelTree
 from .ngram import NGram
 from .proposer import Proposer
@@ -77,7 +78,7 @@ def make_proposer(text: str, target: Target) -> Proposer:
     spelling = parse(text)
     if spelling.kind == "ngram":
         return NGram(spelling.count)
-    model = _load(Path(spelling.model), target)
+    model = _load(find_model(spelling.model), target)
     if spelling.kind == "draft":
         return ModelChain(model, spelling.count)
     return ModelTree(model, spelling.count, spelling.depth)
@@ -89,6 +90,6 @@ def _load(folder: Path, target: Target) -> DraftModel:
         raise UsageError(
             f"the tokens of draft model {folder} are not the model's: choose one with its tokenizer"
         )
-    decoder = Decoder(config, Weights(folder), target.kernels, target.dtype)
+    decoder = Decoder(config, open_weights(folder, config.scheme), target.kernels, target.dtype)
     plan_step, vocabulary = target.kernels.plan_step, target.config.vocab_size
     return DraftModel(decoder, plan_step, vocabulary, target.tokens, target.places)
