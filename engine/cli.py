@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_loader.errors import MissingExtraError, UsageError
 
+from .bench.command import add_bench
 from .server.command import add_serve
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
@@ -27,7 +28,7 @@ examples:
 
 --kernels: torch, hub (packages of the organisation kernel-hub), or slot=source,… where a source is torch,
 org/name, org/name@version or a folder with a built package. Slots: attention, kv_write, norm, rotary,
-activation, matmul; those not named run plain torch.
+activation, linear, matmul, planner; those not named run plain torch.
 """
 
 
@@ -75,6 +76,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
     add_serve(commands)
+    add_bench(commands)
 
 
 def run_generate(args: argparse.Namespace) -> int:

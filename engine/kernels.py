@@ -37,6 +37,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "norm": ("rms_norm", "fused_add_rms_norm"),
     "rotary": ("rotary_embedding",),
     "activation": ("silu_and_mul",),
+    "linear": ("linear",),
     "matmul": ("PackedWeight", "quantize", "matmul"),
     "planner": ("plan_step",),
 }
@@ -46,6 +47,7 @@ HUB = {
     "norm": "kernel-hub/rmsnorm-rotary",
     "rotary": "kernel-hub/rmsnorm-rotary",
     "activation": "kernel-hub/rmsnorm-rotary",
+    "linear": "kernel-hub/dense-linear",
 }
 HUB_QUANTIZED_MATMUL = "kernel-hub/quantized-matmul"
 
@@ -66,6 +68,7 @@ class Kernels:
     fused_add_rms_norm: Callable[..., Any]
     rotary_embedding: Callable[..., Any]
     silu_and_mul: Callable[..., Any]
+    linear: Callable[..., Any]
     PackedWeight: Callable[..., Any]
     quantize: Callable[..., Any]
     matmul: Callable[..., Any]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from hub_loader.errors import ModelError
 
@@ -71,7 +70,7 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
             return Linear(kernels.matmul, kernels.PackedWeight(**vars(weight)), bias, loaded.order)
         return Linear(plain.matmul, weight, bias, loaded.order)
     if quantize is None:
-        return Linear(functional.linear, weight, bias)
+        return Linear(kernels.linear, weight, bias)
     groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
     if quantize in kernels.formats:
         return Linear(kernels.matmul, kernels.quantize(weight, quantize, **groups), bias)

@@ -109,7 +109,9 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
-        logits = functional.linear(self.hidden(batch, cache)[batch.sample_rows], self._output)
+        logits: torch.Tensor = self._kernels.linear(
+            self.hidden(batch, cache)[batch.sample_rows], self._output
+        )
         if self.config.output_softcap:
             logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
         return logits

@@ -243,6 +243,15 @@ def _activation(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch
     yield "silu_and_mul", out, expected, 0
 
 
+def _linear(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
+    """Few rows and many, for kernels that take the first and leave the second to the library."""
+    weight, bias = random_of(shapes.inner, shapes.hidden), random_of(shapes.inner)
+    for rows in (1, 7, 40):
+        x = random_of(rows, shapes.hidden)
+        expected = torch_ops.linear(x.double(), weight.double(), bias.double())
+        yield f"linear of {rows} rows", kernels.linear(x, weight, bias=bias), expected, 0
+
+
 def _matmul(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
     """Weights that torch packed, so that a kernel's own `quantize` cannot agree with itself alone."""
     for format in sorted(shapes.quantized & kernels.formats & {"int4", "int8", "fp8"}):
@@ -279,6 +288,7 @@ _TESTS: dict[str, Callable[[Kernels, Shapes, Callable[..., torch.Tensor]], Itera
     "norm": _norm,
     "rotary": _rotary,
     "activation": _activation,
+    "linear": _linear,
     "matmul": _matmul,
     "planner": _planner,
 }

@@ -166,6 +166,11 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     torch.mul(functional.silu(gate), up, out=out)
 
 
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., K] times the transpose of weight [N, K], plus bias [N]: [..., N]."""
+    return functional.linear(x, weight, bias)
+
+
 def plan_step(
     seq_lens: Sequence[int],
     query_lens: Sequence[int],

@@ -155,3 +155,9 @@ class LayerError(KernelHubError, ValueError):
     """A layer cannot be replaced: no kernel is mapped to it, or the one that is does not fit."""
 
     exit_code = 60
+
+
+class BenchmarkError(KernelHubError):
+    """An engine that was to be measured did not get through the workload."""
+
+    exit_code = 61

@@ -29,10 +29,10 @@ def khub_engine(*arguments: str | Path, stdin: str = "") -> subprocess.Completed
 def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
     result = khub_engine("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
     assert result.returncode == 0, result.stderr
-    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:8]]
+    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:9]]
     assert slots == [
         [slot, "torch"]
-        for slot in ("attention", "kv_write", "norm", "rotary", "activation", "matmul", "planner")
+        for slot in ("attention", "kv_write", "norm", "rotary", "activation", "linear", "matmul", "planner")
     ]
     assert "tok/s" in result.stderr
     tokenizer = Tokenizer(SHIPPED)
