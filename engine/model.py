@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from tqdm import tqdm
 
 from .batch import Batch
 from .config import ModelConfig
@@ -86,7 +87,8 @@ class Decoder:
         self._embedding = self._get("model.embed_tokens.weight", *vocabulary)
         self._cos_sin = self._rotation(config.rope)
         self._local_cos_sin = self._rotation(config.local_rope) if config.local_rope else self._cos_sin
-        self._layers = [self._layer(index) for index in range(config.num_layers)]
+        bar = tqdm(range(config.num_layers), "weights", unit=" layers", leave=False, disable=None)
+        self._layers = [self._layer(index) for index in bar]  # on a terminal: here every weight is read
         self._final_norm = self._norm("model.norm", config.hidden_size)
         self._output = self._embedding
         if not config.tied_embeddings:
