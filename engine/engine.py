@@ -25,6 +25,7 @@ from .kernels import Kernels, bind, format_bindings, slot_sources
 from .model import Decoder, KVCache
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
+from .progress import Progress
 from .sampler import Choice, Draws, sample
 from .scheduler import Move, Scheduler, Step
 from .sequence import Sequence
@@ -155,7 +156,9 @@ class LLM:
         lines = [self._lines_of(chunk.sequence) for chunk in chunks]
         rows = [row for row, group in enumerate(lines) for _ in group]
         flat = [line for group in lines for line in group]
-        choices = sample(logits if len(rows) == len(chunks) else logits[rows], [line.draws for line in flat])
+        choices = self._choose(
+            logits if len(rows) == len(chunks) else logits[rows], [line.draws for line in flat]
+        )
         chosen = iter(choices)
         finished = self.scheduler.complete(step, [[next(chosen).token for _ in group] for group in lines])
         if len(rows) > len(chunks):
@@ -163,9 +166,15 @@ class LLM:
         return [self._advance(line, choice) for line, choice in zip(flat, choices, strict=True)]
 
     def generate(
-        self, prompts: Sized[str | Sized[int]], params: SamplingParams | None = None
+        self,
+        prompts: Sized[str | Sized[int]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = False,
     ) -> list[Completion]:
         """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
+
+        progress: show a bar on standard error; None: where that is a terminal.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -178,11 +187,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        while len(done) < len(ids) * params.n:
-            for delta in self.step():
-                if delta.completion:
-                    done[delta.request_id, delta.index] = delta.completion
+        with Progress(len(ids) * params.n, progress) as bar:
+            while len(done) < len(ids) * params.n:
+                deltas = self.step()
+                bar.take(deltas)
+                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
+
+    def _choose(self, logits: torch.Tensor, draws: Sized[Draws]) -> list[Choice]:
+        """The next token of each row of logits [S, vocabulary]."""
+        return sample(logits, draws)
 
     # -- one request
 

@@ -15,6 +15,7 @@ from .batch import Batch
 from .config import ModelConfig
 from .experts import Mixture
 from .kernels import Kernels
+from .pages import in_huge_pages
 from .rope import cos_sin_cache
 from .weights import Weights
 
@@ -33,12 +34,13 @@ class Linear:
         self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, quantize: str | None
     ) -> None:
         self._bias = bias
-        self._matmul = kernels.linear
-        self._weight = weight
         if quantize:
             groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
             self._matmul = kernels.matmul
             self._weight = kernels.quantize(weight, quantize, **groups)
+        else:
+            self._matmul = kernels.linear
+            self._weight = in_huge_pages(weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._matmul(x, self._weight, bias=self._bias)
@@ -113,14 +115,14 @@ class Decoder:
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self._qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
         vocabulary = (config.vocab_size, config.hidden_size)
-        self._embedding = self._get("model.embed_tokens.weight", *vocabulary)
+        self._embedding = in_huge_pages(self._get("model.embed_tokens.weight", *vocabulary))
         self._cos_sin = self._rotation(config.rope)
         self._local_cos_sin = self._rotation(config.local_rope) if config.local_rope else self._cos_sin
         self._layers = [self._layer(index) for index in range(config.num_layers)]
         self._final_norm = self._norm("model.norm", config.hidden_size)
         self._output = self._embedding
         if not config.tied_embeddings:
-            self._output = self._get("lm_head.weight", *vocabulary)
+            self._output = in_huge_pages(self._get("lm_head.weight", *vocabulary))
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""

@@ -1,0 +1,29 @@
+"""An engine that keeps the logits it chose tokens by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..engine import LLM
+from ..sampler import Choice, Draws
+
+Recorded = dict[tuple[int, ...], torch.Tensor]
+"""Logits [vocabulary] in float32 after each text, prompt and answer, as token ids."""
+
+
+class RecordingLLM(LLM):
+    """`recorded` grows with every token that is chosen; None: nothing is kept."""
+
+    recorded: Recorded | None
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.recorded = {}
+
+    def _choose(self, logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
+        if self.recorded is not None:
+            for row, line in zip(logits.to(torch.float32), draws, strict=True):
+                self.recorded[(*line.prompt, *line.generated)] = row.clone()
+        return super()._choose(logits, draws)
