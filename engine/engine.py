@@ -27,6 +27,7 @@ from .model import Decoder, KVCache
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
+from .progress import Progress
 from .sampler import Choice, Draws
 from .scheduler import Chunk, Move, Scheduler, Step
 from .self_test import proven, shapes_of
@@ -216,7 +217,7 @@ class LLM:
         chunks = [chunk for chunk in step.chunks if chunk.samples]
         walks = self._walks(chunks)
         flat = [(line, walk) for group in walks for line, walk in group]
-        verify(logits, [walk for _, walk in flat])
+        self._choose(logits, [walk for _, walk in flat])
         accepted = [(chunk, group[0][1].path) for chunk, group in zip(chunks, walks, strict=True)]
         compact(self._cache, accepted, self.scheduler.block_size)
         finished = self.scheduler.complete(step, [_following(group) for group in walks])
@@ -225,9 +226,15 @@ class LLM:
         return [self._advance(line, walk.choices) for line, walk in flat]
 
     def generate(
-        self, prompts: Sized[str | Sized[int]], params: SamplingParams | None = None
+        self,
+        prompts: Sized[str | Sized[int]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = False,
     ) -> list[Completion]:
         """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
+
+        progress: show a bar on standard error; None: where that is a terminal.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -240,11 +247,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        while len(done) < len(ids) * params.n:
-            for delta in self.step():
-                if delta.completion:
-                    done[delta.request_id, delta.index] = delta.completion
+        with Progress(len(ids) * params.n, progress) as bar:
+            while len(done) < len(ids) * params.n:
+                deltas = self.step()
+                bar.take(deltas)
+                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
+
+    def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
+        """Draw the tokens of each line from logits [rows, vocabulary]."""
+        verify(logits, walks)
 
     # -- one request
 
