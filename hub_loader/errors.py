@@ -139,6 +139,12 @@ class ModelError(KernelHubError):
     exit_code = 40
 
 
+class SelfTestError(KernelHubError):
+    """A kernel does not compute on this device what its reference does."""
+
+    exit_code = 41
+
+
 class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 

@@ -136,6 +136,17 @@ def _ask_at(
     return _remember(config, answer, commit, label)
 
 
+def is_new_here(config: Config, request: Request) -> bool:
+    """Whether the hub has to be asked, for the cache knows nothing of the repository, or nothing of the commit."""
+    store = Store(config.cache)
+    if config.offline or store.refs(config.endpoint, request.repo_id).refs:
+        return False
+    if request.revision is None or not _is_commit(request):
+        return True
+    index = store.index_path(config.endpoint, request.repo_id, request.revision)
+    return not index.exists() and not index.with_name(LISTING_NAME).exists()
+
+
 def cached_version(
     config: Config, repo_id: str, commit: str, label: str | None = None
 ) -> Version | tuple[str, str] | None:

@@ -104,7 +104,7 @@ def _compare(
     for llm in llms:  # once before anything is timed, which warms up as well
         _run(llm, workload)
         logits.append(llm.recorded)
-        llm.recorded = None
+        llm.recording = False
     runs: list[list[Any]] = [[], []]
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)

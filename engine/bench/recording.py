@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import torch
 
 from ..engine import LLM
-from ..sampler import Choice, Draws
+from ..speculation.verify import Walk
 
 Recorded = dict[tuple[int, ...], torch.Tensor]
 """Logits [vocabulary] in float32 after each text, prompt and answer, as token ids."""
 
 
 class RecordingLLM(LLM):
-    """`recorded` grows with every token that is chosen; None: nothing is kept."""
-
-    recorded: Recorded | None
+    """`recorded` grows with every token that is chosen while `recording`."""
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self.recorded = {}
+        self.recorded: Recorded = {}
+        self.recording = True
 
-    def _choose(self, logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
-        if self.recorded is not None:
-            for row, line in zip(logits.to(torch.float32), draws, strict=True):
-                self.recorded[(*line.prompt, *line.generated)] = row.clone()
-        return super()._choose(logits, draws)
+    def _choose(self, logits: torch.Tensor, walks: Sequence[Walk]) -> None:
+        if self.recording:
+            for walk in walks:
+                text = (*walk.draws.prompt, *walk.draws.generated)
+                self.recorded[text] = logits[walk.row].to(torch.float32, copy=True)
+        super()._choose(logits, walks)

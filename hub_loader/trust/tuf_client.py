@@ -147,6 +147,15 @@ def namespace(config: Config, org: str, *, fresh: bool = False) -> Namespace | N
     return known
 
 
+def known_namespace(hub: str, org: str) -> Namespace | None:
+    """What a hub listed of an organization when this machine asked last, however old; sends no request.
+
+    None without a root for the hub, or where it was never asked. Raises UsageError: what is kept is damaged.
+    """
+    given = root_of(hub)
+    return None if given is None else _known(given.path.parent / "namespaces" / f"{org}.json", given)
+
+
 def with_metadata(given: GivenRoot, use: Callable[[Path], _T]) -> _T:
     """What `use` returns of the hub's metadata folder, which no other process changes meanwhile.
 

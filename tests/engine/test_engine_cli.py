@@ -56,6 +56,14 @@ def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_t
     assert json.loads(piped.stdout)["completions"] == data["completions"]
 
 
+def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_brought() -> None:
+    common = ("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
+    plain, guessed = khub_engine(*common), khub_engine(*common, "--speculate", f"tree:{SHIPPED}:8:4")
+    assert guessed.returncode == 0, guessed.stderr
+    assert guessed.stdout == plain.stdout
+    assert "tokens a step" in guessed.stderr and "tokens a step" not in plain.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
