@@ -255,7 +255,7 @@ class LLM:
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
 
     def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
-        """Draw the tokens of each line from logits [rows, vocabulary]."""
+        """Draw each line's next tokens from logits [rows, vocabulary]; the walks hold them afterwards."""
         verify(logits, walks)
 
     # -- one request

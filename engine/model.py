@@ -93,7 +93,8 @@ class Decoder:
         self._final_norm = self._norm("model.norm", config.hidden_size)
         self._output = self._embedding
         if not config.tied_embeddings:
-            self._output = in_huge_pages(dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype))
+            loaded = dense(self._weights.linear("lm_head", vocabulary))
+            self._output = in_huge_pages(loaded.to(self.dtype))
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""

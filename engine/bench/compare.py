@@ -105,7 +105,7 @@ def _compare(
         _run(llm, workload)
         assert llm.recorded is not None
         logits.append(llm.recorded)
-        llm.recorded = None
+        llm.recording = False
     runs: list[list[Any]] = [[], []]
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)

@@ -14,16 +14,15 @@ Recorded = dict[tuple[int, ...], torch.Tensor]
 
 
 class RecordingLLM(LLM):
-    """`recorded` grows with every token that is chosen; None: nothing is kept."""
-
-    recorded: Recorded | None
+    """`recorded` grows with every token that is chosen while `recording`."""
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self.recorded = {}
+        self.recorded: Recorded = {}
+        self.recording = True
 
     def _choose(self, logits: torch.Tensor, walks: Sequence[Walk]) -> None:
-        if self.recorded is not None:
+        if self.recording:
             for walk in walks:
                 text = (*walk.draws.prompt, *walk.draws.generated)
                 self.recorded[text] = logits[walk.row].to(torch.float32, copy=True)
