@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_loader.errors import MissingExtraError
@@ -38,7 +37,12 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model folder in Hugging Face format")
+    add(
+        "model",
+        metavar="MODEL",
+        help="model folder in Hugging Face format, GGUF file, or org/name on the hub",
+    )
+    add("--revision", metavar="REV", help="branch, tag or commit of a model on the hub")
     add_arguments(parser)
     add("--kernels", default="torch", metavar="SPEC", help="what serves each slot (torch)")
     add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8 or int4")
@@ -74,6 +78,7 @@ def run_serve(args: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
         llm = LLM(
             args.model,
+            revision=args.revision,
             kernels=parse_sources(args.kernels),
             quantize=args.quantize,
             dtype=args.dtype,
@@ -81,6 +86,6 @@ def run_serve(args: argparse.Namespace) -> int:
             max_sequences=args.max_sequences,
             num_blocks=args.num_blocks,
         )
-        print(format_bindings(llm.kernels.bindings), file=sys.stderr)
-        return serve(llm, args.model, options, args.host, args.port, ready=ready)
+        print(format_bindings(llm.kernel_table), file=sys.stderr)
+        return serve(llm, llm.folder, options, args.host, args.port, ready=ready)
     return 0

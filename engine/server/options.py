@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: any)")
-    add("--name", metavar="NAME", help="what clients call the model (default: its folder's name)")
+    add("--name", metavar="NAME", help="what clients call the model (default: the last part of its name)")
     add(
         "--api-key-file",
         type=Path,
@@ -94,7 +94,7 @@ def options_of(args: argparse.Namespace) -> Options:
         if not (secret.isascii() and secret.isprintable() and " " not in secret):
             raise UsageError(f"{what} has more than visible ASCII characters without spaces: choose another")
     return Options(
-        name=args.name or args.model.resolve().name,
+        name=args.name or Path(args.model).resolve().name,
         keys=found,
         queue=args.queue,
         max_tokens=args.max_tokens,
