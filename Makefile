@@ -8,7 +8,7 @@ READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 # Two processes, a file's tests in one of them. OpenMP threads that wait do not spin: the cores are shared.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
-KERNELS := paged-attention rmsnorm-rotary quantized-matmul
+KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
 .PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots clean
 

@@ -1,16 +1,18 @@
 """The registry under load: many cold loads at once, and reading and writing at once, on loopback.
 
-    python benchmarks/registry.py [--loads N] [--seconds N] [--database URL] [--storage URL] [--json FILE]
+    python benchmarks/registry.py [--loads N] [--seconds N] [--workers N]
+                                  [--database URL] [--storage URL] [--json FILE]
 
-A `khub serve` of its own on a new data folder, or on the database and bucket named. Server and clients share the
-machine, so its figures are what is left beside the clients: fewer clients' cores than this has make them better.
+A `khub serve` of its own, of one process or `--workers` of them, on a new data folder, or on the database and bucket
+named. Server and clients share the machine, so its figures are what is left beside the clients: fewer clients' cores
+than this has make them better.
 
 - cold loads: `--loads` processes, forked from one that has imported the loader, each call `get_kernel` once at the
   same moment with an empty cache of its own. One package: `__init__.py`, metadata, index and a file of 2 MB. Latency
   is that of the whole call, hashing and unpacking included. A second round asks again, as a second fleet would.
 - mixed: for `--seconds`, 16 connections read (a branch's commit, its tree, a small file, 256 KB of the large one) and
   4 write (a commit of two files, each connection to a branch of its own). Latency is that of a request.
-- memory: the server's greatest resident set (VmHWM).
+- memory: the server's greatest resident set (VmHWM), of all its processes together.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def main() -> int:
     )
     parser.add_argument("--loads", type=int, default=200, metavar="N", help="cold loads at once (200)")
     parser.add_argument("--seconds", type=float, default=60, metavar="N", help="of the mixed load (60)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that serve (1)")
     parser.add_argument("--database", metavar="URL", help="Postgres; else SQLite")
     parser.add_argument("--storage", metavar="URL", help="a bucket; else a folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -70,6 +73,7 @@ def main() -> int:
         | {"python": platform.python_version()},
         **commit(),
         "server": {
+            "workers": args.workers,
             "database": "postgres" if args.database else "sqlite",
             "storage": "s3" if args.storage else "folder",
             "peak_bytes": memory,
@@ -101,9 +105,14 @@ class Hub:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=120)
 
     def peak_bytes(self) -> int:
-        """The server's greatest resident set."""
-        status = Path(f"/proc/{self.process}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        """The greatest resident set of each of the server's processes, together."""
+        children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()
+        return sum(_peak_bytes(int(process)) for process in (self.process, *children))
+
+
+def _peak_bytes(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 @contextmanager
@@ -122,7 +131,18 @@ def server(folder: Path, args: argparse.Namespace) -> Iterator[Hub]:
         check=True,
     ).stdout.splitlines()[-1]
     process = subprocess.Popen(
-        [sys.executable, "-c", _KHUB, "serve", *where, "--port", "0", "--json"],
+        [
+            sys.executable,
+            "-c",
+            _KHUB,
+            "serve",
+            *where,
+            "--port",
+            "0",
+            "--json",
+            "--workers",
+            str(args.workers),
+        ],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "engine" / "models" / "stdlib-llama"
-KERNELS = ("paged-attention", "rmsnorm-rotary", "quantized-matmul")
+KERNELS = ("paged-attention", "rmsnorm-rotary", "dense-linear", "quantized-matmul")
 ORG = "kernel-hub"
 KHUB = [sys.executable, "-m", "hub_loader"]
 PROMPTS = (

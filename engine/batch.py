@@ -18,7 +18,8 @@ class Batch:
     tokens, positions, slot_mapping: int64 [T]; slot = block * block_size + offset. block_tables: int32
     [S, longest table], padded with 0. seq_lens: int32 [S], tokens in the cache after this step.
     query_start_loc: int32 [S + 1], where each sequence's tokens begin. sample_rows: int64, the rows of T
-    whose logits are wanted.
+    whose logits are wanted. tree_mask: int32 [T, W], where the step has draft trees: bit b of word w says whether a
+    row may see the sequence's token number w * 32 + b of its last 32 * W.
     """
 
     tokens: torch.Tensor
@@ -28,23 +29,27 @@ class Batch:
     seq_lens: torch.Tensor
     query_start_loc: torch.Tensor
     sample_rows: torch.Tensor
+    tree_mask: torch.Tensor | None = None
 
 
-_FIELDS = tuple(field.name for field in fields(Batch))
+_FIELDS = tuple(field.name for field in fields(Batch) if field.name != "tree_mask")
 
 
 def build_batch(step: Step, block_size: int, plan_step: Callable[..., Any]) -> Batch:
-    """Lay out the chunks of a step that has at least one.
+    """Lay out the chunks of a step that has at least one; a draft as if its tokens came one after another.
 
     `plan_step` is the planner slot's function; its answer has Batch's fields as tensors or as numpy arrays.
     """
     sequences = [chunk.sequence for chunk in step.chunks]
     plan = plan_step(
-        [chunk.end for chunk in step.chunks],
-        [chunk.end - chunk.start for chunk in step.chunks],
+        [chunk.end + len(chunk.draft) for chunk in step.chunks],
+        [chunk.end - chunk.start + len(chunk.draft) for chunk in step.chunks],
         [sequence.blocks for sequence in sequences],
         block_size,
-        tokens=[sequence.tokens for sequence in sequences],
+        tokens=[
+            [*chunk.sequence.tokens, *chunk.draft.tokens] if chunk.draft else chunk.sequence.tokens
+            for chunk in step.chunks
+        ],
     )
     return Batch(*(_tensor(getattr(plan, name)) for name in _FIELDS))
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from hub_loader.errors import ModelError
 
 from .families import FAMILIES, Family
+from .quant.gguf_file import open_gguf
+from .quant.scheme import Scheme, parse_scheme
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 
@@ -51,6 +53,7 @@ class ModelConfig:
 
     windows: for each layer, how many tokens one sees, its own included; None: all. local_rope: the rotation
     of the layers with a window, where it is another. query_scale: what attention's scores are multiplied with.
+    scheme: how the linear layers are quantized; None: they are not.
     """
 
     vocab_size: int
@@ -75,15 +78,18 @@ class ModelConfig:
     attention_softcap: float
     output_softcap: float
     experts: Experts | None
+    scheme: Scheme | None
     stop_tokens: frozenset[int]
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read `config.json`, and the stop tokens of `generation_config.json` where there is one.
+    """Read `config.json` or a GGUF file's settings, and the stop tokens of `generation_config.json` where there is one.
 
     Raises:
         ModelError: a file is missing or malformed, or describes a model the engine does not run.
     """
+    if folder.suffix == ".gguf":
+        return parse_config(open_gguf(folder).config(), {}, str(folder))
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json: name a model folder in Hugging Face format")
@@ -120,8 +126,7 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
     activation = data.get("hidden_activation") or data.get("hidden_act") or family.activation
     if activation not in ACTIVATIONS:
         raise ModelError(f"{source}: hidden_act {activation!r}; the engine runs {', '.join(ACTIVATIONS)}")
-    if data.get("quantization_config"):
-        raise ModelError(f"{source}: quantized checkpoints are not read; use the original and quantize=")
+    quantized = data.get("quantization_config")
 
     def integer(key: str, default: int | None = None) -> int:
         value = data.get(key)
@@ -168,6 +173,7 @@ def parse_config(data: Mapping[str, Any], generation: Mapping[str, Any], source:
         attention_softcap=_softcap(data, "attn_logit_softcapping", source),
         output_softcap=_softcap(data, "final_logit_softcapping", source),
         experts=_experts(data, family, layers, integer),
+        scheme=None if quantized is None else parse_scheme(quantized, source),
         stop_tokens=frozenset([stop] if isinstance(stop, int) else stop or ()),
     )
 

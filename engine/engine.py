@@ -21,18 +21,26 @@ from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
 from .guide import Guides
-from .kernels import Kernels, bind, format_bindings, slot_sources
+from .kernel_table import Binding, format_bindings
+from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
+from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
-from .sampler import Choice, Draws, sample
-from .scheduler import Move, Scheduler, Step
+from .progress import Progress
+from .sampler import Choice, Draws
+from .scheduler import Chunk, Move, Scheduler, Step
+from .self_test import proven, shapes_of
 from .sequence import Sequence
+from .speculation.layout import compact, with_drafts
+from .speculation.proposer import Context, Proposer
+from .speculation.spelling import Target, make_proposer
+from .speculation.verify import Walk, verify
 from .tokenizer import Tokenizer
-from .weights import Weights
+from .weights import open_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORMATS = ("int8", "int4")
+FORMATS = ("int8", "int4", "fp8")
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,25 @@ class _Line:
     draws: Draws
     text: TextStream
     choices: list[Choice] = field(default_factory=list)
+    piece: str = ""
+
+    def take(self, choice: Choice) -> bool:
+        """Take a drawn token into the text; whether another may follow."""
+        params, guide = self.draws.params, self.draws.guide
+        if params.logprobs is not None:
+            self.choices.append(choice)
+        self.draws.generated.append(choice.token)
+        if choice.token in self.sequence.stop_tokens:
+            return False
+        self.piece += self.text.push(choice.token)
+        if guide:
+            guide.advance(choice.token)
+        return not self.said_all and len(self.draws.generated) < params.max_tokens
+
+    @property
+    def said_all(self) -> bool:
+        """Whether its text or its guide ends it."""
+        return self.text.stopped or bool(self.draws.guide and self.draws.guide.done)
 
 
 class LLM:
@@ -57,6 +84,7 @@ class LLM:
         self,
         model: str | Path,
         *,
+        revision: str | None = None,
         kernels: str | Mapping[str, str] | Kernels = "torch",
         quantize: str | None = None,
         dtype: str = "float32",
@@ -66,18 +94,26 @@ class LLM:
         max_sequences: int = 64,
         host_blocks: int = 0,
         share_prefixes: bool = True,
+        fall_back: bool = False,
+        speculate: str | Proposer | None = None,
     ) -> None:
-        """Load a model folder in Hugging Face format and bind its kernels.
+        """Load a model and bind its kernels.
 
+        model: a folder in Hugging Face format, a GGUF file, or org/name (org/name/file.gguf) on the hub that
+        HF_ENDPOINT names, of which `revision` is a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
-        quantize: None, "int8" or "int4", applied to the linear layers while loading. num_blocks: blocks of
+        quantize: None, "int8", "int4" or "fp8", applied to the linear layers while loading. num_blocks: blocks of
         the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
         the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
         cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
-        keys and values of what was computed, for prompts that begin alike.
+        keys and values of what was computed, for prompts that begin alike. fall_back: a kernel
+        that fails its self-test on this device is replaced by plain torch instead of refused. speculate: "ngram:4",
+        "draft:MODEL:4", "tree:MODEL:16" or a proposer (see speculation/): what guesses tokens, to get several
+        in one step; what is generated stays the same.
 
         Raises:
-            ModelError: the folder is incomplete or describes another architecture.
+            ModelError: the model is incomplete or of another architecture.
+            SelfTestError: a kernel does not compute on this device what it should.
             UsageError: an argument is out of range.
             KernelHubError: a kernel cannot be loaded.
         """
@@ -95,11 +131,20 @@ class LLM:
                 raise UsageError(f"{name} is {value}, expected at least 1")
         if host_blocks < 0:
             raise UsageError(f"host_blocks is {host_blocks}, expected 0 or more")
-        folder = Path(model)
+        self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
-        weights = Weights(folder)
-        self.kernels = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, quantize))
+        weights = open_weights(folder, self.config.scheme)
+        formats = weights.formats
+        if quantize is not None:
+            if formats:
+                raise UsageError(
+                    f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
+                )
+            formats = frozenset((quantize,))
+        bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
+        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
+        self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
         self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
         if num_blocks is None:
@@ -115,9 +160,22 @@ class LLM:
             host_blocks=host_blocks,
             share_prefixes=share_prefixes,
         )
-        self._guides = Guides(folder / "tokenizer.json", self.config.stop_tokens)
+        places = (self.scheduler.capacity, max_sequences)
+        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places)
+        self._proposer = make_proposer(speculate, target)
+        self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
+
+    @property
+    def kernel_table(self) -> tuple[Binding, ...]:
+        """What serves each slot, and why; `format_bindings` prints it."""
+        return self.kernels.bindings
+
+    @property
+    def model(self) -> Decoder:
+        """The model itself, for what is computed beside the queue."""
+        return self._model
 
     @property
     def busy(self) -> bool:
@@ -136,13 +194,16 @@ class LLM:
 
     def abort(self, request_id: int) -> list[Completion]:
         """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
-        lines = [line for line in self._lines.values() if line.request_id == request_id]
+        keys = ((request_id, index) for index in range(self.scheduler.max_sequences))
+        lines = [self._lines[key] for key in keys if key in self._lines]
         for sequence in {line.sequence for line in lines}:
-            self.scheduler.end(sequence, "abort")
+            if sequence.finish_reason is None:  # it has one if a step failed after the scheduler's part
+                self.scheduler.end(sequence, "abort")
         return [self._finish(line, "abort") for line in lines]
 
     def step(self) -> list[Delta]:
         """Compute one batch; returns what it added to each line. Does nothing when none is queued."""
+        self._propose()
         step = self.scheduler.schedule()
         for preemption in step.preempted:
             log.info("%s", preemption.reason)
@@ -150,22 +211,30 @@ class LLM:
             return []
         self._move(step)
         batch = build_batch(step, self.scheduler.block_size, self.kernels.plan_step)
+        if any(chunk.draft for chunk in step.chunks):
+            batch = with_drafts(batch, step)
         logits = self._model.forward(batch, self._cache)
         chunks = [chunk for chunk in step.chunks if chunk.samples]
-        lines = [self._lines_of(chunk.sequence) for chunk in chunks]
-        rows = [row for row, group in enumerate(lines) for _ in group]
-        flat = [line for group in lines for line in group]
-        choices = sample(logits if len(rows) == len(chunks) else logits[rows], [line.draws for line in flat])
-        chosen = iter(choices)
-        finished = self.scheduler.complete(step, [[next(chosen).token for _ in group] for group in lines])
-        if len(rows) > len(chunks):
-            self._adopt(flat, finished)
-        return [self._advance(line, choice) for line, choice in zip(flat, choices, strict=True)]
+        walks = self._walks(chunks)
+        flat = [(line, walk) for group in walks for line, walk in group]
+        self._choose(logits, [walk for _, walk in flat])
+        accepted = [(chunk, group[0][1].path) for chunk, group in zip(chunks, walks, strict=True)]
+        compact(self._cache, accepted, self.scheduler.block_size)
+        finished = self.scheduler.complete(step, [_following(group) for group in walks])
+        if len(flat) > len(chunks):
+            self._adopt([line for line, _ in flat], finished)
+        return [self._advance(line, walk.choices) for line, walk in flat]
 
     def generate(
-        self, prompts: Sized[str | Sized[int]], params: SamplingParams | None = None
+        self,
+        prompts: Sized[str | Sized[int]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = False,
     ) -> list[Completion]:
         """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
+
+        progress: show a bar on standard error; None: where that is a terminal.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -178,11 +247,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        while len(done) < len(ids) * params.n:
-            for delta in self.step():
-                if delta.completion:
-                    done[delta.request_id, delta.index] = delta.completion
+        with Progress(len(ids) * params.n, progress) as bar:
+            while len(done) < len(ids) * params.n:
+                deltas = self.step()
+                bar.take(deltas)
+                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
+
+    def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
+        """Draw the tokens of each line from logits [rows, vocabulary]."""
+        verify(logits, walks)
 
     # -- one request
 
@@ -222,6 +296,36 @@ class LLM:
             self._lines[request_id, branch] = _Line(request_id, branch, sequence, draws, text)
         return request_id
 
+    # -- one step
+
+    def _propose(self) -> None:
+        """Have the lines guessed on that are about to get a token each, if a step has room for more."""
+        if self._proposer is None:
+            return
+        ready = [
+            sequence
+            for sequence in self.scheduler.running
+            if sequence.branches == 1 and sequence.computed == len(sequence.tokens) - 1
+        ]
+        if len(ready) >= self.scheduler.token_budget:
+            return
+        contexts = []
+        for sequence in ready:
+            draws = self._lines[sequence.id, sequence.branch].draws
+            left = draws.params.max_tokens - len(draws.generated) - 1
+            contexts.append(Context((sequence.id, sequence.branch), sequence.tokens, draws.params, left))
+        for sequence, draft in zip(ready, self._proposer.propose(contexts), strict=True):
+            sequence.draft = draft
+
+    def _walks(self, chunks: Iterable[Chunk]) -> list[list[tuple[_Line, Walk]]]:
+        """For each chunk that samples the lines that it makes longer, and where their logits are."""
+        walks, row = [], 0
+        for chunk in chunks:
+            lines = self._lines_of(chunk.sequence)
+            walks.append([(line, Walk(line.draws, row, line.take, chunk.draft)) for line in lines])
+            row += 1 + len(chunk.draft)
+        return walks
+
     def _lines_of(self, sequence: Sequence) -> list[_Line]:
         """The lines that a sampling chunk makes longer: all of a request's at its first token."""
         first = sequence.branch
@@ -233,26 +337,18 @@ class LLM:
         for line in lines:
             line.sequence = made[line.request_id, line.index]
 
-    def _advance(self, line: _Line, choice: Choice) -> Delta:
-        """Take one chosen token into a line's text; ends the line if its text or its guide says so."""
-        sequence, guide = line.sequence, line.draws.guide
-        if line.draws.params.logprobs is not None:
-            line.choices.append(choice)
-        line.draws.generated.append(choice.token)
-        piece = ""
-        if choice.token not in sequence.stop_tokens:
-            piece = line.text.push(choice.token)
-            if guide:
-                guide.advance(choice.token)
-        reason = sequence.finish_reason
-        if line.text.stopped or (guide and guide.done):
+    def _advance(self, line: _Line, choices: Sized[Choice]) -> Delta:
+        """What a step added to a line; ends it if its sequence, its text or its guide says so."""
+        reason, piece = line.sequence.finish_reason, line.piece
+        line.piece = ""
+        if line.said_all:
             if reason is None:
-                self.scheduler.end(sequence, "stop")
+                self.scheduler.end(line.sequence, "stop")
             reason = "stop"
         if reason is None:
-            return Delta(line.request_id, line.index, (choice,), piece)
+            return Delta(line.request_id, line.index, tuple(choices), piece)
         piece += line.text.finish()
-        return Delta(line.request_id, line.index, (choice,), piece, self._finish(line, reason))
+        return Delta(line.request_id, line.index, tuple(choices), piece, self._finish(line, reason))
 
     def _finish(self, line: _Line, reason: str) -> Completion:
         del self._lines[line.request_id, line.index]
@@ -275,6 +371,11 @@ class LLM:
         _copy_blocks(self._cache, self._host_cache, step.swap_out)
         _copy_blocks(self._host_cache, self._cache, step.swap_in)
         _copy_blocks(self._cache, self._cache, step.copies)
+
+
+def _following(group: Sized[tuple[_Line, Walk]]) -> list[int]:
+    """The tokens that a chunk's line got, or the one that each of its lines got."""
+    return [choice.token for _, walk in group for choice in walk.choices]
 
 
 def _copy_blocks(source: KVCache, target: KVCache, moves: Sized[Move]) -> None:

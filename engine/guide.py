@@ -6,7 +6,7 @@ The grammar's work is llguidance's (https://github.com/guidance-ai/llguidance), 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from .params import SamplingParams
 class Guides:
     """Makes guides for one model's tokens; the library is loaded when the first is asked for."""
 
-    def __init__(self, tokenizer_json: Path, stop_tokens: frozenset[int]) -> None:
-        self._path = tokenizer_json
+    def __init__(self, tokenizer_json: Callable[[], str], stop_tokens: frozenset[int]) -> None:
+        self._read = tokenizer_json
         self._stop = stop_tokens
         self._tokenizer: Any = None
 
@@ -41,7 +41,7 @@ class Guides:
                 "guided decoding needs 'llguidance', which is missing: pip install 'kernel-hub[guided]'"
             ) from None
         if self._tokenizer is None:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._read()
             stop = min(self._stop, default=None)
             self._tokenizer = llguidance.LLTokenizer(text, eos_token=stop)
         try:

@@ -1,12 +1,13 @@
 """Kernel slots: which package's functions the engine calls for each kind of work.
 
 A slot's source is "torch" (plain torch), a repository with an optional version ("org/paged-attention@1"),
-or a folder with a built package. Everything a hub kernel needs is asked of `hub_loader`'s public functions.
+or a folder with a built package. Everything a hub kernel needs is asked of `hub_loader`'s public functions;
+kernel_table.py says what was loaded and why, self_test.py whether it computes what it should.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,19 @@ import hub_loader
 from hub_loader.errors import UsageError
 
 from . import torch_ops
+from .kernel_table import PLAIN, TORCH, Binding, describe, format_bindings, split_source
 
-TORCH = "torch"
+__all__ = [
+    "HUB",
+    "SLOTS",
+    "Binding",
+    "Kernels",
+    "bind",
+    "format_bindings",
+    "parse_sources",
+    "slot_sources",
+]
+
 # slot -> the functions its provider must have
 SLOTS: dict[str, tuple[str, ...]] = {
     "attention": ("attend",),
@@ -25,7 +37,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "norm": ("rms_norm", "fused_add_rms_norm"),
     "rotary": ("rotary_embedding",),
     "activation": ("silu_and_mul",),
-    "matmul": ("quantize", "matmul"),
+    "linear": ("linear",),
+    "matmul": ("PackedWeight", "quantize", "matmul"),
     "planner": ("plan_step",),
 }
 HUB = {
@@ -34,25 +47,20 @@ HUB = {
     "norm": "kernel-hub/rmsnorm-rotary",
     "rotary": "kernel-hub/rmsnorm-rotary",
     "activation": "kernel-hub/rmsnorm-rotary",
+    "linear": "kernel-hub/dense-linear",
 }
 HUB_QUANTIZED_MATMUL = "kernel-hub/quantized-matmul"
 
-Load = Callable[..., ModuleType]
-
-
-@dataclass(frozen=True)
-class Binding:
-    """What serves a slot: repository or folder, its version and build variant ("-" for plain torch)."""
-
-    slot: str
-    source: str
-    version: str = "-"
-    variant: str = "-"
+# What a package multiplies that does not say; those that do have `FORMATS`.
+FORMATS = frozenset(("int4", "int8"))
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions the model calls, each from the provider its slot is bound to."""
+    """The functions the model calls, each from the provider its slot is bound to.
+
+    formats: what `matmul` multiplies of PackedWeight's formats; the others run in plain torch.
+    """
 
     attend: Callable[..., Any]
     reshape_and_cache_flash: Callable[..., Any]
@@ -60,10 +68,13 @@ class Kernels:
     fused_add_rms_norm: Callable[..., Any]
     rotary_embedding: Callable[..., Any]
     silu_and_mul: Callable[..., Any]
+    linear: Callable[..., Any]
+    PackedWeight: Callable[..., Any]
     quantize: Callable[..., Any]
     matmul: Callable[..., Any]
     plan_step: Callable[..., Any]
     bindings: tuple[Binding, ...]
+    formats: frozenset[str] = FORMATS
 
 
 def parse_sources(text: str) -> str | dict[str, str]:
@@ -82,8 +93,10 @@ def parse_sources(text: str) -> str | dict[str, str]:
     return {slot.strip(): source.strip() for slot, source in pairs}
 
 
-def slot_sources(kernels: str | Mapping[str, str], quantize: str | None) -> dict[str, str]:
+def slot_sources(kernels: str | Mapping[str, str], quantized: Collection[str] | None) -> dict[str, str]:
     """The source of every slot, in the order of SLOTS; slots that are not named run plain torch.
+
+    quantized: the formats of packed weights, if there are any.
 
     Raises:
         UsageError: an unknown word or slot, or a matmul kernel with nothing to multiply.
@@ -92,29 +105,22 @@ def slot_sources(kernels: str | Mapping[str, str], quantize: str | None) -> dict
         if kernels not in (TORCH, "hub"):
             raise UsageError(f"kernels={kernels!r}: expected 'torch', 'hub' or a mapping from slot to source")
         chosen = dict(HUB) if kernels == "hub" else {}
-        if kernels == "hub" and quantize:
+        if kernels == "hub" and quantized:
             chosen["matmul"] = HUB_QUANTIZED_MATMUL
     else:
         chosen = dict(kernels)
     unknown = ", ".join(repr(slot) for slot in chosen if slot not in SLOTS)
     if unknown:
         raise UsageError(f"unknown kernel slot {unknown}: the slots are {', '.join(SLOTS)}")
-    if chosen.get("matmul", TORCH) != TORCH and not quantize:
-        raise UsageError(f"slot matmul={chosen['matmul']!r} multiplies quantized weights: set quantize too")
+    if chosen.get("matmul", TORCH) != TORCH and not quantized:
+        raise UsageError(
+            f"slot matmul={chosen['matmul']!r} multiplies quantized weights: set quantize too, or run a quantized model"
+        )
     return {slot: chosen.get(slot, TORCH) for slot in SLOTS}
 
 
-def bind(
-    sources: Mapping[str, str],
-    *,
-    load: Load | None = None,
-    load_local: Load | None = None,
-    loaded: Callable[[], Iterable[Any]] | None = None,
-) -> Kernels:
-    """Load each distinct source once and collect the functions of every slot.
-
-    `load(repo_id, version=…)`, `load_local(path)` and `loaded()` default to hub_loader's get_kernel,
-    get_local_kernel and get_loaded_kernels.
+def bind(sources: Mapping[str, str], loader: Any = hub_loader) -> Kernels:
+    """Load each distinct source once with `loader`'s public functions; collect the functions of every slot.
 
     Raises:
         UsageError: a malformed source, or a provider without a function its slot calls.
@@ -123,46 +129,30 @@ def bind(
     modules: dict[str, ModuleType] = {TORCH: torch_ops}
     for source in sources.values():
         if source not in modules:
-            modules[source] = _load(source, load, load_local)
+            modules[source] = _load(source, loader)
     functions: dict[str, Callable[..., Any]] = {}
     for slot, source in sources.items():
         for name in SLOTS[slot]:
             if not callable(getattr(modules[source], name, None)):
                 raise UsageError(f"{source!r} has no function {name!r}, which slot {slot!r} calls")
             functions[name] = getattr(modules[source], name)
-    details = dict.fromkeys(modules, ("-", "-"))
-    if len(modules) > 1:
-        details |= _details(modules, loaded)
-    bindings = tuple(Binding(slot, source, *details[source]) for slot, source in sources.items())
-    return Kernels(**functions, bindings=bindings)
-
-
-def format_bindings(bindings: Iterable[Binding]) -> str:
-    """The table of slots, one line each, columns aligned."""
-    rows = [("slot", "source", "version", "variant")]
-    rows += [(b.slot, b.source, b.version, b.variant) for b in bindings]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _load(source: str, load: Load | None, load_local: Load | None) -> ModuleType:
-    if Path(source).is_dir():
-        return (load_local or hub_loader.get_local_kernel)(Path(source))
-    repo_id, _, version = source.partition("@")
-    if repo_id.count("/") != 1 or (version and not version.isdecimal()):
-        raise UsageError(f"kernel {source!r}: write torch, org/name, org/name@version, or an existing folder")
-    return (load or hub_loader.get_kernel)(repo_id, version=int(version) if version else None)
-
-
-def _details(
-    modules: Mapping[str, ModuleType], loaded: Callable[[], Iterable[Any]] | None
-) -> dict[str, tuple[str, str]]:
-    """(version, variant) of each loaded module, by source."""
-    kernels = list((loaded or hub_loader.get_loaded_kernels)())
-    return {
-        source: (f"v{kernel.metadata.version}", kernel.variant)
-        for source, module in modules.items()
-        for kernel in kernels
-        if kernel.module is module
+    details = {
+        source: describe(source, module, loader) for source, module in modules.items() if source != TORCH
     }
+    bindings = tuple(
+        Binding(slot, source, *details[source]) if source in details else Binding(slot, reason=PLAIN)
+        for slot, source in sources.items()
+    )
+    formats = frozenset(getattr(modules[sources["matmul"]], "FORMATS", FORMATS))
+    return Kernels(**functions, bindings=bindings, formats=formats)
+
+
+def _load(source: str, loader: Any) -> ModuleType:
+    if Path(source).is_dir():
+        module: ModuleType = loader.get_local_kernel(Path(source))
+        return module
+    repo_id, version = split_source(source)
+    if repo_id.count("/") != 1:
+        raise UsageError(f"kernel {source!r}: write torch, org/name, org/name@version, or an existing folder")
+    module = loader.get_kernel(repo_id, version=version)
+    return module

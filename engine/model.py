@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
-
-from hub_loader.errors import ModelError
+from tqdm import tqdm
 
 from .batch import Batch
 from .config import ModelConfig
 from .experts import Mixture
 from .kernels import Kernels
+from .linear import Map, make_linear
+from .pages import in_huge_pages
+from .quant.checkpoint import Loaded, dense
 from .rope import cos_sin_cache
-from .weights import Weights
-
-INT4_GROUPS = (128, 64, 32)
+from .weights import Checkpoint
 
 KVCache = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, both [num_blocks, block_size, kv_heads, head_dim]."""
-
-Map = Callable[[torch.Tensor], torch.Tensor]
-
-
-class Linear:
-    """x [T, in] -> [T, out]: dense, or through the matmul slot when the weight is quantized."""
-
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, quantize: str | None
-    ) -> None:
-        self._bias = bias
-        self._matmul = functional.linear
-        self._weight = weight
-        if quantize:
-            groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
-            self._matmul = kernels.matmul
-            self._weight = kernels.quantize(weight, quantize, **groups)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._matmul(x, self._weight, bias=self._bias)
-
-
-def _group_size(columns: int) -> int:
-    """The largest usual group of columns that shares an int4 scale."""
-    for size in INT4_GROUPS:
-        if columns % size == 0:
-            return size
-    raise ModelError(f"a layer of {columns} inputs does not divide into int4 groups of 32: use int8")
 
 
 class FeedForward:
     """x [T, hidden] -> [T, hidden]: down(activation(gate(x)) * up(x)), gate and up as one matrix."""
 
-    def __init__(self, gate_up: Linear, down: Linear, inner: int, activation: str, kernels: Kernels) -> None:
+    def __init__(self, gate_up: Map, down: Map, inner: int, activation: str, kernels: Kernels) -> None:
         self._gate_up, self._down, self._inner = gate_up, down, inner
         self._activate = kernels.silu_and_mul if activation == "silu" else _gelu_and_mul
 
@@ -80,12 +52,12 @@ class Layer:
     """
 
     input_norm: torch.Tensor
-    qkv: Linear
+    qkv: Map
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
     cos_sin: torch.Tensor
     options: Mapping[str, Any]
-    out: Linear
+    out: Map
     after_attention: torch.Tensor | None
     mlp_norm: torch.Tensor
     mlp: Map
@@ -98,7 +70,7 @@ class Decoder:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: Checkpoint,
         kernels: Kernels,
         dtype: torch.dtype = torch.float32,
         quantize: str | None = None,
@@ -113,14 +85,15 @@ class Decoder:
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self._qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
         vocabulary = (config.vocab_size, config.hidden_size)
-        self._embedding = self._get("model.embed_tokens.weight", *vocabulary)
+        self._embedding = in_huge_pages(self._get("model.embed_tokens.weight", *vocabulary))
         self._cos_sin = self._rotation(config.rope)
         self._local_cos_sin = self._rotation(config.local_rope) if config.local_rope else self._cos_sin
-        self._layers = [self._layer(index) for index in range(config.num_layers)]
+        bar = tqdm(range(config.num_layers), "weights", unit=" layers", leave=False, disable=None)
+        self._layers = [self._layer(index) for index in bar]  # on a terminal: here every weight is read
         self._final_norm = self._norm("model.norm", config.hidden_size)
         self._output = self._embedding
         if not config.tied_embeddings:
-            self._output = self._get("lm_head.weight", *vocabulary)
+            self._output = in_huge_pages(dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype))
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""
@@ -137,6 +110,16 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
+        logits: torch.Tensor = self._kernels.linear(
+            self.hidden(batch, cache)[batch.sample_rows], self._output
+        )
+        if self.config.output_softcap:
+            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
+        return logits
+
+    @torch.inference_mode()
+    def hidden(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        """Compute a step up to the output layer: writes keys and values, returns [T, hidden]."""
         kernels, epsilon = self._kernels, self.config.norm_epsilon
         residual = functional.embedding(batch.tokens, self._embedding)
         if self.config.family.scaled_embedding:  # rounded to the weights' dtype, as the models were trained
@@ -152,10 +135,7 @@ class Decoder:
             x = layer.mlp(x)
             self._norm_in_place(x, layer.after_mlp)
             kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
-        logits = functional.linear(x[batch.sample_rows], self._output)
-        if self.config.output_softcap:
-            logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
-        return logits
+        return x
 
     def _attention(
         self, layer: Layer, x: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
@@ -169,6 +149,9 @@ class Decoder:
         kernels.rotary_embedding(batch.positions, query, key, config.head_dim, layer.cos_sin, True)
         key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
         kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+        options = (
+            layer.options if batch.tree_mask is None else {**layer.options, "tree_mask": batch.tree_mask}
+        )
         attended = kernels.attend(
             query.view(tokens, config.num_heads, config.head_dim),
             *held,
@@ -176,7 +159,7 @@ class Decoder:
             seq_lens=batch.seq_lens,
             query_start_loc=batch.query_start_loc,
             scale=config.query_scale,
-            **layer.options,
+            **options,
         )
         return layer.out(attended.view(tokens, -1))
 
@@ -243,12 +226,16 @@ class Decoder:
             self._kernels,
         )
 
-    def _linear(self, prefix: str, outputs: Mapping[str, int], inputs: int, biased: bool) -> Linear:
-        weight = torch.cat([self._get(f"{prefix}{n}.weight", size, inputs) for n, size in outputs.items()])
+    def _linear(self, prefix: str, outputs: Mapping[str, int], inputs: int, biased: bool) -> Map:
+        parts = [self._weights.linear(f"{prefix}{n}", (size, inputs)) for n, size in outputs.items()]
         bias = None
         if biased:
             bias = torch.cat([self._get(f"{prefix}{n}.bias", size) for n, size in outputs.items()])
-        return Linear(weight, bias, self._kernels, self._quantize)
+        return make_linear([self._converted(part) for part in parts], bias, self._kernels, self._quantize)
+
+    def _converted(self, loaded: Loaded) -> Loaded:
+        """A dense weight in the dtype that is computed in; a packed one as it is."""
+        return Loaded(loaded.weight.to(self.dtype)) if isinstance(loaded.weight, torch.Tensor) else loaded
 
     def _norm(self, name: str, size: int) -> torch.Tensor:
         weight = self._weights.get(f"{name}.weight", (size,))

@@ -7,7 +7,7 @@ else is in the batch nor on how the batch was cut into steps.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,14 @@ class Draws:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """A token that was drawn beforehand, from the chances float64 [vocabulary]."""
+
+    token: int
+    chances: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Choice:
     """A token, the log of its probability, and the likeliest tokens with theirs (if they were asked for).
 
@@ -58,17 +66,25 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
-    """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i]."""
+def sample(
+    logits: torch.Tensor, draws: Sequence[Draws], guesses: Sequence[Guess | None] = ()
+) -> list[Choice]:
+    """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i].
+
+    Where guesses[i] is one (for no greedy row), its token is taken as often as the row's own chances allow.
+    """
     wide = logits.to(torch.float32)
     shaped = _shape(wide, draws)
     tokens = shaped.argmax(dim=-1)
-    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0]
+    guessed = {row for row, guess in enumerate(guesses) if guess}
+    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0 and row not in guessed]
     if drawn:
         index = torch.tensor(drawn, device=logits.device)
         numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)
         params = [draws[row].params for row in drawn]
         tokens[index] = _draw(shaped[index], params, numbers.to(logits.device))
+    if guessed:
+        _take_guesses(tokens, shaped, draws, {row: guess for row, guess in enumerate(guesses) if guess})
     chosen: list[int] = tokens.tolist()
     asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
     reports = _logprobs(wide, chosen, asked, draws) if asked else {}
@@ -77,8 +93,44 @@ def sample(logits: torch.Tensor, draws: Sequence[Draws]) -> list[Choice]:
 
 def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
-    chances, order = _chances(logits.to(torch.float32)[None], [params])
-    return torch.zeros_like(logits, dtype=torch.float32).scatter(0, order[0], chances[0].to(torch.float32))
+    return distributions(logits[None], [params])[0].to(torch.float32)
+
+
+def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
+    """What requests with temperature above 0 draw from: float64 [S, vocabulary]."""
+    chances, order = _chances(logits.to(torch.float32), params)
+    return torch.zeros_like(logits, dtype=torch.float64).scatter(1, order, chances.to(torch.float64))
+
+
+def accept(
+    own: torch.Tensor, guessed: torch.Tensor, tokens: torch.Tensor, numbers: torch.Tensor
+) -> torch.Tensor:
+    """Tokens int64 [S] that are distributed as `own`, given `tokens` that were drawn from `guessed`.
+
+    own, guessed: float64 [S, vocabulary]; numbers: float64 [S, 2], independent and uniform in [0, 1). What was drawn is
+    kept with the chance own / guessed, and else a token is drawn from what `own` has more of (rejection sampling,
+    https://arxiv.org/abs/2211.17192).
+    """
+    places = tokens[:, None]
+    kept = numbers[:, :1] * guessed.gather(1, places) < own.gather(1, places)
+    more = (own - guessed).clamp_min(0)
+    more = torch.where(more.sum(dim=-1, keepdim=True) > 0, more, own)  # equal but for rounding
+    return torch.where(kept.squeeze(1), tokens, pick(more, numbers[:, 1]))
+
+
+def _take_guesses(
+    tokens: torch.Tensor, shaped: torch.Tensor, draws: Sequence[Draws], guesses: Mapping[int, Guess]
+) -> None:
+    """Put what becomes of the guesses, by row, into tokens [S]."""
+    rows = list(guesses)
+    own = distributions(shaped[rows], [draws[row].params for row in rows])
+    numbers = [[draws[row].random.random(), draws[row].random.random()] for row in rows]
+    tokens[rows] = accept(
+        own,
+        torch.stack([guess.chances for guess in guesses.values()]),
+        torch.tensor([guess.token for guess in guesses.values()], device=own.device),
+        torch.tensor(numbers, dtype=torch.float64, device=own.device),
+    )
 
 
 def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
@@ -109,11 +161,16 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
 def _draw(logits: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor) -> torch.Tensor:
     """Tokens int64 [S] for logits [S, vocabulary]: numbers float64 [S] in [0, 1) fall into the chances' sums."""
     chances, order = _chances(logits, params)
-    sums = chances.to(torch.float64).cumsum(dim=-1)
+    return order.gather(1, pick(chances.to(torch.float64), numbers)[:, None]).squeeze(1)
+
+
+def pick(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Places int64 [S] where numbers [S] fall among the sums of chances [S, C], which need not add up to 1."""
+    sums = chances.cumsum(dim=-1)
     places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)
     # Rounding may lead past the end, or to a place of no chance behind the last that has one.
     last = (chances > 0).to(torch.int64).cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-    return order.gather(1, torch.minimum(places, last)).squeeze(1)
+    return torch.minimum(places, last).squeeze(1)
 
 
 def _chances(logits: torch.Tensor, params: Sequence[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ decodes.
 - *Prefix sharing*: what is admitted starts behind the longest beginning that the cache holds already.
 - *Preemption*: when blocks or places run out, the sequence with the largest key gives all of its own back. Its
   tokens are computed again later, or, with host blocks to spare, copied out and in.
+- *Speculation*: what a step has room for beside everybody's chunks goes to drafts, so that they cost nobody's turn.
 - *Copy on write*: branches of a request share even the last, half-full block; who writes to it first copies it.
 
 What a step moves is done in this order: swap_out, swap_in, copies, then the chunks are computed.
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence as Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .block_pool import BlockPool, blocks_for, extend_digests
+from .counters import Counters
+from .draft import NOTHING, Draft
 from .sequence import Sequence
 
 Move = tuple[int, int]
@@ -28,16 +31,16 @@ Move = tuple[int, int]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Compute `sequence.tokens[start:end]`, and after them `drafts`.
+    """Compute `sequence.tokens[start:end]`, and after them the tokens of `draft`.
 
-    `samples`: the last token and every draft yield a next token.
+    `samples`: the last token and every node of the draft yield a next token.
     """
 
     sequence: Sequence
     start: int
     end: int
     samples: bool
-    drafts: tuple[int, ...] = ()
+    draft: Draft = NOTHING
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,6 @@ class Step:
     swap_out: tuple[Move, ...] = ()
     swap_in: tuple[Move, ...] = ()
     copies: tuple[Move, ...] = ()
-
-
-@dataclass
-class Counters:
-    """What has happened since the start, in tokens and sequences."""
-
-    prompt_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    preemptions: int = 0
 
 
 @dataclass
@@ -167,13 +161,15 @@ class Scheduler:
                 admitting = False  # nobody behind may overtake it
             elif waits or self._continue(sequence, draft):
                 place += 1
+        self._add_drafts(draft)
         return draft.done()
 
     def complete(self, step: Step, sampled: Sized[Sized[int]]) -> list[Sequence]:
         """Record a computed step.
 
-        `sampled` has, for each chunk that samples, the tokens that follow: one, or with drafts the accepted
-        ones and one more; for the first of a request with branches, one for each branch.
+        `sampled` has, for each chunk that samples, the tokens that follow: one, or with a draft the accepted
+        ones and one more; for the first of a request with branches, one for each branch. The accepted ones'
+        keys have to be where the tokens' own would be.
 
         Returns the sequences that finished; their blocks are free again.
         """
@@ -192,11 +188,14 @@ class Scheduler:
             if sequence.branches > 1:
                 line += self._branch(sequence, following[1:])
                 following = following[:1]
+            taken = 0
             for token in following:
                 sequence.tokens.append(token)
+                taken += 1
                 if sequence.finish_reason:
                     break
-            sequence.drafts = []
+            self._count(chunk, taken, len(line))
+            sequence.draft = NOTHING
             sequence.computed = len(sequence.tokens) - 1  # accepted drafts are in the cache as well
             for each in line:
                 self._seal(each)
@@ -251,17 +250,32 @@ class Scheduler:
         return True
 
     def _add_chunk(self, sequence: Sequence, end: int, draft: _Draft) -> None:
-        samples = end == len(sequence.tokens)
         draft.budget -= end - sequence.computed
-        drafts: tuple[int, ...] = ()
-        if samples and sequence.branches == 1:  # as many as there is room for without preempting anybody
+        draft.chunks.append(Chunk(sequence, sequence.computed, end, end == len(sequence.tokens)))
+
+    def _add_drafts(self, draft: _Draft) -> None:
+        """Share the budget that is left among the drafts, as far as blocks are free that nobody else needs."""
+        guessing = [
+            place for place, chunk in enumerate(draft.chunks) if chunk.samples and chunk.sequence.draft
+        ]
+        for done, place in enumerate(guessing):
+            chunk, sequence = draft.chunks[place], draft.chunks[place].sequence
+            if sequence.branches > 1:
+                continue
             left = sequence.prompt_length + sequence.max_tokens - len(sequence.tokens) - 1
-            room = (len(sequence.blocks) + self.pool.available) * self.block_size - end
-            drafts = tuple(sequence.drafts[: max(0, min(draft.budget, left, room))])
-            missing = blocks_for(end + len(drafts), self.block_size) - len(sequence.blocks)
+            room = (len(sequence.blocks) + self.pool.available) * self.block_size - chunk.end
+            guess = sequence.draft.cut(min(draft.budget // (len(guessing) - done), room), left)
+            missing = blocks_for(chunk.end + len(guess), self.block_size) - len(sequence.blocks)
             sequence.blocks += self.pool.allocate(max(0, missing))
-            draft.budget -= len(drafts)
-        draft.chunks.append(Chunk(sequence, sequence.computed, end, samples, drafts))
+            draft.budget -= len(guess)
+            draft.chunks[place] = replace(chunk, draft=guess)
+
+    def _count(self, chunk: Chunk, tokens: int, lines: int) -> None:
+        self.counters.generated_tokens += tokens + lines - 1
+        self.counters.turns += lines
+        self.counters.guesses += bool(chunk.draft)
+        self.counters.drafted_tokens += len(chunk.draft)
+        self.counters.accepted_tokens += tokens - 1
 
     # -- blocks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .block_pool import Digest
+from .draft import NOTHING, Draft
 
 AGING_STEPS = 1000
 """A level of priority is worth this many steps of waiting, so that nobody waits for ever."""
@@ -15,9 +16,9 @@ class Sequence:
     """A request's tokens. The scheduler owns everything from `computed` on.
 
     priority: smaller runs sooner. branches: how many continuations to draw after the prompt; the scheduler
-    makes the others when the first token is drawn, and `branch` numbers them. drafts: tokens that are guessed
-    to come next, computed in the next step along with the last one. sealed: how many of its blocks answer to
-    their digests. cached: how many tokens were in the cache when it came.
+    makes the others when the first token is drawn, and `branch` numbers them. draft: tokens that are guessed
+    to come next, computed in the next step along with the last one if there is room. sealed: how many of its
+    blocks answer to their digests. cached: how many tokens were in the cache when it came.
     """
 
     id: int
@@ -27,7 +28,7 @@ class Sequence:
     priority: int = 0
     branches: int = 1
     branch: int = 0
-    drafts: list[int] = field(default_factory=list)
+    draft: Draft = NOTHING
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     host_blocks: list[int] = field(default_factory=list)

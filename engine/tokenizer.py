@@ -10,16 +10,22 @@ from tokenizers.decoders import DecodeStream
 
 from hub_loader.errors import ModelError
 
+from .quant.gguf_file import open_gguf
+from .quant.gguf_tokenizer import read_tokenizer
+
 
 class Tokenizer:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model folder, or of a GGUF file."""
 
     def __init__(self, folder: Path) -> None:
-        """Read `tokenizer.json`.
+        """Read `tokenizer.json`, or what the file carries.
 
         Raises:
             ModelError: it is missing or malformed.
         """
+        if folder.suffix == ".gguf":
+            self._tokenizer = read_tokenizer(open_gguf(folder))
+            return
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{folder} has no tokenizer.json: fetch it into the model folder")
@@ -28,9 +34,22 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise ModelError(f"{path} cannot be read ({error}): fetch it again") from None
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens the model puts around a prompt."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def to_json(self) -> str:
+        """The tokenizer as tokenizer.json has it."""
+        text: str = self._tokenizer.to_str()
+        return text
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's spelling and id, special tokens too."""
+        spelled: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return spelled
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; by default with the special tokens the model puts around a prompt.
+
+        A rendered chat has them already: encode it without adding any.
+        """
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -7,13 +7,27 @@ order of operations, so that greedy tokens agree. Shapes: T tokens of S sequence
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch.nn import functional
 
 from .batch import Batch
+from .quant.packed import PackedWeight, dequantize, matmul, quantize
+
+__all__ = [
+    "PackedWeight",
+    "attend",
+    "dequantize",
+    "fused_add_rms_norm",
+    "matmul",
+    "plan_step",
+    "quantize",
+    "reshape_and_cache_flash",
+    "rms_norm",
+    "rotary_embedding",
+    "silu_and_mul",
+]
 
 
 def attend(
@@ -27,13 +41,16 @@ def attend(
     scale: float,
     window: int | None = None,
     softcap: float = 0.0,
+    tree_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of each sequence's newest tokens over its paged keys and values.
 
     query [T, q_heads, head_size]; caches [num_blocks, block_size, kv_heads, head_size]; block_tables int32
     [S, max_blocks]; seq_lens int32 [S] counts the tokens in the cache, those of `query` included;
     query_start_loc int32 [S + 1]. window: a token sees that many, its own included. softcap: scores become
-    softcap * tanh(scores / softcap). Returns [T, q_heads, head_size].
+    softcap * tanh(scores / softcap). tree_mask: int32 [T, W]; of a sequence's last 32 * W tokens, a row sees only
+    those whose bits are set (bit b of word w: number w * 32 + b), and what a window counts are those that a row
+    sees. Returns [T, q_heads, head_size].
     """
     out = torch.empty_like(query)
     block_size = key_cache.shape[1]
@@ -49,6 +66,10 @@ def attend(
             positions = torch.arange(length, device=query.device)
             own = positions[length - (end - start) :, None]
             visible = positions <= own
+            if tree_mask is not None:
+                visible = _within_tree(visible, tree_mask[start:end])
+                own = visible.sum(dim=1, keepdim=True) - 1
+                positions[length - (end - start) :] = own.squeeze(1)
             if window is not None:
                 visible &= positions > own - window
         new = query[start:end].transpose(0, 1)
@@ -60,6 +81,15 @@ def attend(
             )
         out[start:end] = attended.transpose(0, 1)
     return out
+
+
+def _within_tree(visible: torch.Tensor, tree_mask: torch.Tensor) -> torch.Tensor:
+    """What is visible [new tokens, length] of a sequence when its last tokens are those of a tree."""
+    bits = (tree_mask[:, :, None] >> torch.arange(32, device=tree_mask.device)) & 1
+    seen = bits.flatten(1).to(torch.bool)
+    tail = min(seen.shape[1], visible.shape[1])
+    before = visible.shape[1] - tail
+    return torch.cat((visible[:, :before], visible[:, before:] & seen[:, seen.shape[1] - tail :]), dim=1)
 
 
 def _capped_attention(
@@ -136,54 +166,9 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     torch.mul(functional.silu(gate), up, out=out)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A quantized weight of a linear layer: symmetric integers times one scale for each group of columns.
-
-    values: int8 [N, K], or for int4 uint8 [N, K / 2] with the even column in the low half; scales: float32
-    [N, groups].
-    """
-
-    shape: tuple[int, int]
-    format: str
-    values: torch.Tensor
-    scales: torch.Tensor
-
-
-def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> Packed:
-    """Round weight [N, K] to "int8" (one scale a row) or "int4" (one scale for each `group_size` columns).
-
-    Raises:
-        ValueError: unknown format, or K is no multiple of the group.
-    """
-    rows, columns = weight.shape
-    if format not in ("int8", "int4"):
-        raise ValueError(f"unknown format {format!r}: expected int8 or int4")
-    group, largest = (columns, 127) if format == "int8" else (group_size, 7)
-    if columns % group or (format == "int4" and columns % 2):
-        raise ValueError(f"{columns} columns are no multiple of the group of {group}")
-    grouped = weight.to(torch.float32).view(rows, -1, group)
-    scales = grouped.abs().amax(-1, keepdim=True) / largest
-    values = (grouped / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
-    values = values.view(rows, columns)
-    if format == "int4":
-        nibbles = (values + 8).view(torch.uint8)
-        values = nibbles[:, ::2] | nibbles[:, 1::2] << 4
-    return Packed((rows, columns), format, values, scales.squeeze(-1))
-
-
-def dequantize(packed: Packed) -> torch.Tensor:
-    """The weight that `packed` stands for, float32 [N, K]."""
-    values = packed.values
-    if packed.format == "int4":
-        values = torch.stack((values & 15, values >> 4), dim=-1).to(torch.int8) - 8
-    rows, groups = packed.scales.shape
-    return (values.view(rows, groups, -1) * packed.scales[..., None]).view(packed.shape)
-
-
-def matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x [..., K] times the transpose of the packed weight [N, K], plus bias [N]: [..., N] in x's dtype."""
-    return functional.linear(x, dequantize(packed).to(x.dtype), bias)
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., K] times the transpose of weight [N, K], plus bias [N]: [..., N]."""
+    return functional.linear(x, weight, bias)
 
 
 def plan_step(

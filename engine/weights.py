@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,21 +11,43 @@ from safetensors import SafetensorError, safe_open
 from hub_loader.errors import ModelError
 
 from .config import read_json
+from .quant.checkpoint import Loaded, read_linear
+from .quant.gguf_file import open_gguf
+from .quant.scheme import Scheme
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
+class Checkpoint(Protocol):
+    """What a decoder reads its weights from."""
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """The formats of its packed weights."""
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A dense tensor in the dtype it is stored in. Raises ModelError: missing, or of another shape."""
+
+    def linear(self, module: str, shape: tuple[int, int]) -> Loaded:
+        """The weight of a linear layer, dense or packed. Raises ModelError: missing, or not as config.json says."""
+
+
+def open_weights(path: Path, scheme: Scheme | None = None) -> Checkpoint:
+    """The checkpoint of a folder, or of a GGUF file. Raises ModelError as they do."""
+    return open_gguf(path) if path.suffix == ".gguf" else Weights(path, scheme)
+
+
 class Weights:
     """Tensors by name, from `model.safetensors` or from the shards its index names."""
 
-    def __init__(self, folder: Path) -> None:
-        """Map every file of the checkpoint.
+    def __init__(self, folder: Path, scheme: Scheme | None = None) -> None:
+        """Map every file of the checkpoint; `scheme` says how its linear layers are quantized.
 
         Raises:
             ModelError: no checkpoint, a shard missing, or a file that is cut short or malformed.
         """
-        self._folder = folder
+        self._folder, self._scheme = folder, scheme
         if (folder / INDEX).is_file():
             weight_map = read_json(folder / INDEX).get("weight_map")
             if not isinstance(weight_map, dict):
@@ -36,18 +58,37 @@ class Weights:
         files = [_open(folder / name) for name in names]
         self._file_of = {tensor: file for file in files for tensor in file.keys()}  # noqa: SIM118
 
-    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    @property
+    def formats(self) -> frozenset[str]:
+        """The formats of its packed weights."""
+        return frozenset((self._scheme.format,)) if self._scheme else frozenset()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._file_of
+
+    def linear(self, module: str, shape: tuple[int, int]) -> Loaded:
+        """The weight of the linear layer `module`, which has `shape` [outputs, inputs].
+
+        Raises:
+            ModelError: as `get`, or it does not fit the scheme.
+        """
+        if self._scheme is not None and self._scheme.covers(module):
+            return read_linear(self, module, shape, self._scheme)
+        return Loaded(self.get(f"{module}.weight", shape))
+
+    def get(self, name: str, shape: tuple[int, ...] | None) -> torch.Tensor:
         """The tensor `name` in the dtype it is stored in, still mapped.
 
         Raises:
-            ModelError: it is missing, or has another shape than config.json implies.
+            ModelError: it is missing, or has another shape than config.json implies (None: any).
         """
         if name not in self._file_of:
             raise ModelError(
                 f"{self._folder}: the checkpoint has no tensor {name!r} that config.json asks for"
             )
         tensor: torch.Tensor = self._file_of[name].get_tensor(name)
-        if tuple(tensor.shape) != shape:
+        if shape is not None and tuple(tensor.shape) != shape:
             raise ModelError(
                 f"{self._folder}: tensor {name!r} is {list(tensor.shape)}, config.json implies {list(shape)}"
             )

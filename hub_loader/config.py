@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import UsageError
+from .record import Record
 
 _PUBLIC_ENDPOINT = "https://huggingface.co"
 _PUBLIC_HOSTS = ("huggingface.co", "hf.co", "hf-mirror.com")
@@ -30,8 +30,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i)?)?b?", re.ASCII)
 _FALSE = ("", "0", "off", "no", "false")
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Record):
     """What one call runs under.
 
     `cache` is the folder that is ours alone, `refresh` counts in seconds, `max_cache` in bytes.
@@ -40,10 +39,11 @@ class Config:
     endpoint: str
     cache: Path
     offline: bool
-    token: str | None = field(repr=False)
+    token: str | None
     refresh: float = _REFRESH_S
     user_agent: str = "kernel-hub"
     max_cache: int | None = None
+    _unsaid = ("token",)
 
     @property
     def is_public(self) -> bool:

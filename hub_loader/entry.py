@@ -66,26 +66,34 @@ def get_kernel(
         KernelHubError: one of the other classes of `hub_loader.errors`, for what its docstring says.
     """
     options = (repo_id, version, revision, backend, trust_remote_code, check_arch, allow_cpu, allow_build)
-    asked: tuple[object, ...] = options
+    wanted: tuple[object, ...] = options
     question = None
     if choose != "best" or workload is not None or references is not None:
         from .choose import load_fastest, make_question
 
         question = make_question(choose, workload, references)
-        asked = (*options, question.key())
-    key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(asked))
+        wanted = (*options, question.key())
+    key = (os.environ.get("HF_ENDPOINT"), os.environ.get("LOCAL_KERNELS"), repr(wanted))
     found = _modules.get(key)  # without the lock: a module is put there when it is whole
     if found is not None:
         return found
     from .config import load_config
-    from .loaded import lock
-    from .source import hub_source, load_tree, make_request
+    from .pinned import ask_ahead, make_request
 
-    request = make_request(repo_id, version, revision)
+    config, request = load_config(user_agent=user_agent), make_request(repo_id, version, revision)
+    asked = not os.environ.get("LOCAL_KERNELS") and ask_ahead(config, request)
+    # What follows is imported while the hub's answer is under way.
+    from .loaded import lock
+    from .source import hub_source, load_tree
+
+    if asked:
+        from .trust.keys import import_library
+
+        import_library()
     with lock:
         if key not in _modules:
             source = hub_source(
-                load_config(user_agent=user_agent),
+                config,
                 backend,
                 trust_remote_code,
                 check_arch=check_arch,

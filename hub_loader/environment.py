@@ -6,13 +6,13 @@ import os
 import platform
 import sys
 import sysconfig
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
 from .libc import glibc_version, musl_version
 from .nvml import read_nvidia
+from .record import Record
 from .torch_files import Torch, leading_version, read_torch
 from .variant import Version
 
@@ -22,8 +22,7 @@ _ARCHS = {"amd64": "x86_64", "arm64": "aarch64"}
 _INTERPRETERS = {"cpython": "cp", "pypy": "pp"}
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(Record):
     """Everything a variant can depend on.
 
     `python` is an interpreter tag (cp311, cp313t); at most one of `glibc` and `musl` is not None, `macos` is

@@ -139,6 +139,12 @@ class ModelError(KernelHubError):
     exit_code = 40
 
 
+class SelfTestError(KernelHubError):
+    """A kernel does not compute on this device what its reference does."""
+
+    exit_code = 41
+
+
 class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 
@@ -149,3 +155,9 @@ class LayerError(KernelHubError, ValueError):
     """A layer cannot be replaced: no kernel is mapped to it, or the one that is does not fit."""
 
     exit_code = 60
+
+
+class BenchmarkError(KernelHubError):
+    """An engine that was to be measured did not get through the workload."""
+
+    exit_code = 61

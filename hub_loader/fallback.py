@@ -15,11 +15,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
+from .record import Record
 from .resolver import Decision, best
 from .variant import parse_variant
 
@@ -42,8 +42,7 @@ SUBSTITUTES: tuple[Step, ...] = ("cpu", "build")
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """What is taken of the kernel `what`, and why.
 
     `variant` is None while it has yet to be built, and for a reference of the caller's own. `backend` is the one it
@@ -58,7 +57,8 @@ class Choice:
     asked: str | None
     reason: str
     decisions: tuple[Decision, ...]
-    verdict: Verdict | None = field(default=None, compare=False)
+    verdict: Verdict | None = None
+    _uncompared = ("verdict",)
 
 
 def fall_back(

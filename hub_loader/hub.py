@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
@@ -41,6 +41,7 @@ from .errors import (
     VersionNotFoundError,
 )
 from .manifest import INDEX_NAME, Entry
+from .record import Record
 from .session import http_errors, offline_errors, session
 from .trust.dsse import ENVELOPE_NAME, MAX_ENVELOPE_BYTES
 
@@ -57,16 +58,14 @@ def check_repo_id(repo_id: str) -> None:
         raise UsageError(f"{repo_id!r} is not a repository: write org/name, e.g. kernels/paged-attention")
 
 
-@dataclass(frozen=True)
-class Refs:
+class Refs(Record):
     """Commit of each branch and tag by short name, of the repository that answered."""
 
     repo_id: str
     commits: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class IndexAnswer:
+class IndexAnswer(Record):
     """index.json at a revision: the repository and commit that answered (None: not said), None without index.
 
     `envelope` is what signs it, None where there is no signature.

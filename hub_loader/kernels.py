@@ -23,6 +23,7 @@ from .fetch import fetch_metadata
 from .loaded import RepoInfo, load
 from .local import find_local
 from .manifest import Metadata
+from .pinned import make_request, pinned_version
 from .policy import Trust
 from .request import Request
 from .resolver import Decision, best
@@ -33,8 +34,6 @@ from .source import (
     judge,
     load_tree,
     local_override,
-    make_request,
-    pinned_version,
     require,
 )
 from .trust.bundle_gate import admit_late, admit_variant

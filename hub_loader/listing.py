@@ -2,7 +2,7 @@
 
 The tree gives every file's size and its git blob id, or for a large file its SHA-256; the two are the proof
 that `index.json` is elsewhere. A variant's listing, written canonically, has a SHA-256 of its own (`key`), so
-that a lock file can pin a variant and a cache can name it. Pure: parsed JSON in, frozen dataclasses out.
+that a lock file can pin a variant and a cache can name it. Pure: parsed JSON in, frozen records out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidKernelError
@@ -25,6 +24,7 @@ from .manifest import (
     parsing,
     sha256_hex,
 )
+from .record import Record
 from .toml import load_toml
 from .variant import parse_variant
 
@@ -36,8 +36,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class ListedVariant:
+class ListedVariant(Record):
     """A variant as the tree lists it: `files` holds every file but metadata.json."""
 
     metadata: Entry
@@ -67,8 +66,7 @@ class ListedVariant:
         return json.dumps(files, sort_keys=True, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(Record):
     """The variants of a commit, or the repository and revision that its `kernel-status.toml` points to."""
 
     variants: Mapping[str, ListedVariant]

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from .bind import bind
 from .manifest import Metadata
+from .record import Record
 from .verify import VerifiedPackage
 
 # Held while a kernel is looked up and bound; reentrant, for a kernel may load another while it is imported.
 lock = threading.RLock()
 
 
-@dataclass(frozen=True)
-class RepoInfo:
+class RepoInfo(Record):
     """Where a kernel came from: repository and commit."""
 
     repo_id: str
     revision: str
 
 
-@dataclass(frozen=True)
-class LoadedKernel:
+class LoadedKernel(Record):
     """A kernel bound in this process; `repo_info` is None for one loaded from a local folder."""
 
     metadata: Metadata

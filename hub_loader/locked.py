@@ -29,6 +29,7 @@ from .store import LISTING_NAME, LOCKED, Store
 from .trust.bundle_gate import admit_late, admit_variant
 from .trust.dsse import ENVELOPE_NAME
 from .trust.gate import check_signer
+from .trust.locked_gate import check_known
 
 ALLOW_LOCKED = Policy(everything=True)
 
@@ -48,13 +49,15 @@ class LockedSource:
 
         Raises:
             LockError: the kernel is not locked with this version or revision.
-            SignatureError: it is not signed by the key of the lock, or that key is revoked.
+            SignatureError: it is not signed by the key of the lock, that key is revoked, or a hub's TUF metadata on
+                this machine says that it was taken back.
             IntegrityError: the hub or the cache has other bytes than the lock names.
         """
         kernel = self.lock_file.get(request)
         version = locked_version(self.config, kernel, self.lock_file.origin)
         if kernel.variants:
             check_signer(self.config, version, kernel.signer, self.lock_file.origin)
+        check_known(self.config, version, self.lock_file.origin)
         asks = not kernel.variants or not self.policy.everything
         late = asks and admit_late(self.config, self.policy, version)
         chosen = require(request, judge(self.config, request, version, self.environment, self.backend))

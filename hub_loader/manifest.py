@@ -3,7 +3,7 @@
 `metadata.json` is the Hugging Face Hub's schema (its digest is base64 SHA-256 for each file). `index.json`
 is ours: every variant with the SHA-256 and size of its metadata and files, so one request is enough to
 resolve, to know what to fetch, and to prove it. The builder writes both with `to_json`; the loader and the
-registry read them with `parse_*`. Parsed once, into frozen dataclasses. Pure: bytes in, bytes out.
+registry read them with `parse_*`. Parsed once, into frozen records. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .errors import InvalidKernelError
+from .record import NOTHING, Record
 from .variant import parse_variant
 
 METADATA_NAME = "metadata.json"
@@ -29,8 +29,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _KERNEL_NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(Record):
     """One file of a package: SHA-256 in lower-case hex, size in bytes."""
 
     sha256: str
@@ -48,8 +47,7 @@ class FileEntry:
         return hashlib.sha256()
 
 
-@dataclass(frozen=True)
-class BlobEntry:
+class BlobEntry(Record):
     """One file as git lists it: the blob's id (40 lower-case hex digits), size in bytes."""
 
     oid: str
@@ -71,16 +69,14 @@ Entry = FileEntry | BlobEntry
 """A file's proof: its size, and a digest of its bytes."""
 
 
-@dataclass(frozen=True)
-class BackendInfo:
+class BackendInfo(Record):
     """Backend name, and for CUDA the compute capabilities compiled in, e.g. ("8.0", "9.0+PTX")."""
 
     type: str
     archs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(Record):
     """A variant's `metadata.json`.
 
     `digest` maps each file's path inside the variant folder (all but metadata.json) to its SHA-256 in hex;
@@ -98,7 +94,7 @@ class Metadata:
     upstream: str | None = None
     source: str | None = None
     provenance: Mapping[str, Any] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = NOTHING
 
     @property
     def kernels_minver(self) -> str | None:
@@ -127,8 +123,7 @@ class Metadata:
         return _canonical(data)
 
 
-@dataclass(frozen=True)
-class IndexedVariant:
+class IndexedVariant(Record):
     """A variant as `index.json` lists it; `files` holds every file but metadata.json."""
 
     id: str
@@ -152,8 +147,7 @@ class IndexedVariant:
         return {METADATA_NAME: self.metadata, **self.files}
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(Record):
     """A version's `index.json`: the kernel's name and version and its variants by name."""
 
     name: str

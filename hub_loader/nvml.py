@@ -9,24 +9,22 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from .record import Record
 from .variant import Version
 
 _UUID_BYTES = 96  # NVML_DEVICE_UUID_V2_BUFFER_SIZE
 _DRIVER_BYTES = 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(Record):
     """A GPU as NVML lists it, in PCI bus order."""
 
     uuid: str
     compute_capability: Version
 
 
-@dataclass(frozen=True)
-class Nvidia:
+class Nvidia(Record):
     """What NVML says: the driver's version, the newest CUDA it runs, and the visible GPUs' capabilities.
 
     All empty without a driver.

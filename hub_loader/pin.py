@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .cache_folder import read
 from .config import Config, load_config
@@ -18,6 +18,7 @@ from .errors import DownloadError, IntegrityError, InvalidKernelError, OfflineEr
 from .hub import COMMIT, Hub, IndexAnswer, check_repo_id
 from .listing import STATUS_NAME, ListedVariant, Listing, parse_listing, parse_status, read_tree, status_entry
 from .manifest import INDEX_NAME, IndexedVariant, parse_index
+from .record import Record
 from .request import Request, pick_ref, versions
 from .store import LISTING_NAME, KnownRef, Store
 from .trust.dsse import ENVELOPE_NAME
@@ -29,8 +30,7 @@ _MAX_MOVES = 3
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(Record):
     """A commit and its variants; `repo_id` is the repository that has it, after every redirect.
 
     `ref` is the branch or tag that it was found at, None for a commit asked for by its hash; `newest` says that the
@@ -134,6 +134,17 @@ def _ask_at(
         store = Store(config.cache)
         store.remember_ref(config.endpoint, request.repo_id, commit, commit, answer.repo_id)
     return _remember(config, answer, commit, label)
+
+
+def is_new_here(config: Config, request: Request) -> bool:
+    """Whether the hub has to be asked, for the cache knows nothing of the repository, or nothing of the commit."""
+    store = Store(config.cache)
+    if config.offline or store.refs(config.endpoint, request.repo_id).refs:
+        return False
+    if request.revision is None or not _is_commit(request):
+        return True
+    index = store.index_path(config.endpoint, request.repo_id, request.revision)
+    return not index.exists() and not index.with_name(LISTING_NAME).exists()
 
 
 def cached_version(

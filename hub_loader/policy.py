@@ -12,16 +12,15 @@ What it cannot allow, and how it is decided: trust/judge.py. What a signature is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .errors import UsageError
 from .hub import check_repo_id
+from .record import Record
 
 Trust = bool | Sequence[str] | None
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Record):
     """What the caller allows beside what a trusted key has signed.
 
     Everything, these repositories, and by `hub_word` the publishers that the hub vouches for.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from .errors import VersionNotFoundError
+from .record import Record
 
 _VERSION_BRANCH = re.compile(r"v(0|[1-9]\d*)", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Record):
     """What a caller asked for: at most one of `version` and `revision`; neither means the newest version."""
 
     repo_id: str

@@ -22,13 +22,13 @@ an interpreter tag, the newest CUDA, the name. Names are unique, so the order is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from .cuda_arch import covers as covers  # part of this module's rules, and looked for here
 from .cuda_arch import is_arch
 from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
 from .manifest import BackendInfo
+from .record import Record
 from .variant import Variant, Version, parse_variant
 
 BACKENDS = ("cpu", "cuda", "rocm", "xpu", "metal", "neuron", "tpu", "cann")
@@ -53,8 +53,7 @@ _DETECTED = (
 _NOARCH_NAMES = {"cann": "npu"}
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Record):
     """One variant's verdict: accepted, or rejected for the stated reason."""
 
     variant: str

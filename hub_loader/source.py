@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -22,8 +21,10 @@ from .listing import SIGNATURE_NAME, backend_of
 from .loaded import RepoInfo, load
 from .local import find_local
 from .manifest import METADATA_NAME, BackendInfo, IndexedVariant
-from .pin import Version, open_version
+from .pin import Version
+from .pinned import pinned_version
 from .policy import Policy, Trust, make_policy
+from .record import Record
 from .request import Request
 from .resolver import Decision, best, resolve
 from .trust.bundle_gate import admit_late, admit_variant
@@ -34,8 +35,7 @@ from .verify import VerifiedPackage, verify_package
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Record):
     """A variant in the cache or in a folder, proven and not loaded; `repo_info` is None for a folder."""
 
     package: VerifiedPackage
@@ -50,8 +50,7 @@ class Source(Protocol):
         """The variant that fits best, proven. Raises KernelHubError."""
 
 
-@dataclass(frozen=True)
-class HubSource:
+class HubSource(Record):
     """The hub of `config`, or the folders that LOCAL_KERNELS names instead."""
 
     config: Config
@@ -113,20 +112,6 @@ class HubSource:
         return Found(built.verify(), built.variant, RepoInfo(version.repo_id, version.commit))
 
 
-def make_request(repo_id: str, version: int | None, revision: str | None) -> Request:
-    """What the arguments mean. Raises UsageError if they contradict each other or are misspelt."""
-    check_repo_id(repo_id)
-    if version is not None and revision is not None:
-        raise UsageError(
-            f"{repo_id}: version={version} and revision={revision!r} are both given: pass one of them"
-        )
-    if isinstance(version, bool) or not isinstance(version, int | None):
-        raise UsageError(
-            f"{repo_id}: version={version!r} is not a number: pass revision= for a branch, tag or commit"
-        )
-    return Request(repo_id, version, revision)
-
-
 def hub_source(
     config: Config,
     backend: str | None,
@@ -150,19 +135,6 @@ def hub_source(
         allow_cpu=allow_cpu,
         allow_build=allow_build,
     )
-
-
-_versions: dict[tuple[str, Path, Request], Version] = {}
-_versions_lock = threading.RLock()
-
-
-def pinned_version(config: Config, request: Request, *, fresh: bool = False) -> Version:
-    """`open_version`, whose first answer holds for the life of the process. Raises as that does."""
-    key = (config.endpoint, config.cache, request)
-    with _versions_lock:
-        if key not in _versions:
-            _versions[key] = open_version(config, request, fresh=fresh)
-        return _versions[key]
 
 
 def judge(

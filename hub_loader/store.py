@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -34,6 +33,7 @@ from urllib.parse import quote, unquote
 from .cache_folder import read
 from .errors import CacheError
 from .manifest import INDEX_NAME
+from .record import Record
 from .trust.dsse import ENVELOPE_NAME
 from .variant_store import VariantStore
 
@@ -42,8 +42,7 @@ LOCKED = "locked"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class KnownRef:
+class KnownRef(Record):
     """A branch or tag: its commit, when that was said (seconds since 1970), which repository answered, its name."""
 
     commit: str
@@ -52,8 +51,7 @@ class KnownRef:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class KnownRefs:
+class KnownRefs(Record):
     """The refs remembered by name; `listed` is when all of them were last listed, 0 for never."""
 
     listed: float

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from .record import Record
 from .variant import Version
 
 # c10::SetUsageMessage(const std::string&): the mangled argument tells which std::string torch was built with.
@@ -20,8 +20,7 @@ _LOCAL_CUDA = re.compile(r"cu(\d\d)(\d+)(?!\d)", re.ASCII)
 _LOCAL_ROCM = re.compile(r"rocm(\d+)\.(\d+)", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Torch:
+class Torch(Record):
     """An installed torch: `version` (major, minor), `release` as it names itself, e.g. "2.13.0+cu130".
 
     `cuda`, `rocm` and `xpu` are the toolkit it was built with, at most one of them not None and none for a CPU

@@ -14,9 +14,10 @@ that begins with an interpreter tag is passed over by the other client. Pure: no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
+
+from .record import Record
 
 Version = tuple[int, int]
 """(major, minor)."""
@@ -31,8 +32,7 @@ _COMPONENT = re.compile(r"[a-z0-9_]+")
 _PYTHON_TAG = re.compile(r"cp3\d+t?|abi3")
 
 
-@dataclass(frozen=True)
-class Framework:
+class Framework(Record):
     """What a variant's binary binds to.
 
     `version` is None only for "torch-noarch" and "none"; `cxx11_abi` is None unless the name says.
@@ -52,8 +52,7 @@ class Framework:
         return "" if self.name == "none" else f"{self.name}{digits}"
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(Record):
     """The device a variant runs on; `version` is (major, minor) for cuda, rocm, xpu and cann."""
 
     name: str
@@ -66,8 +65,7 @@ class Backend:
         return f"{prefix}{self.version[0]}{self.version[1]}"
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(Record):
     """CPU architecture and operating system as the Hub spells them, e.g. x86_64 and linux."""
 
     arch: str
@@ -77,8 +75,7 @@ class Platform:
         return f"{self.arch}-{self.os}"
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(Record):
     """A parsed build-variant name; `str()` gives the name back.
 
     `platform` is None exactly for noarch variants; `python` is an interpreter tag or None.

@@ -13,20 +13,19 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import IntegrityError, InvalidKernelError
 from .listing import SIGNATURE_NAME, ListedVariant
 from .manifest import METADATA_NAME, Entry, IndexedVariant, Metadata, parse_metadata, sha256_hex
+from .record import Record
 from .sealed import sealed_copy
 
 _BLOCK = 1 << 20
 _NATIVE_SUFFIXES = (".so", ".dylib")
 
 
-@dataclass(frozen=True)
-class VerifiedPackage:
+class VerifiedPackage(Record):
     """A variant proven against its manifest.
 
     `digest` is the SHA-256 (hex) of metadata.json; `contents` holds the bytes of each file that is not native

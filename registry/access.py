@@ -7,6 +7,7 @@ the files themselves are for members of its organization and for those whose req
 from __future__ import annotations
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from .accounts.identity import Identity
@@ -32,6 +33,14 @@ def fetch(request: Request, found: RepoInfo | Revision) -> None:
         let_in = bool(found.gated) and _granted(request, found.repo_id, identity_of(request))
         facts = RepoFacts(found.repo.org, found.repo.name, found.private, bool(found.gated), let_in)
         authorize(request, Action.READ, facts)
+
+
+def granted_repos(session: Session, who: Identity) -> set[int]:
+    """The gated repositories that somebody was let into, by id."""
+    if who.anonymous:
+        return set()
+    query = select(RepoAccess.repo_id).where(RepoAccess.account == who.name, RepoAccess.status == ACCEPTED)
+    return set(session.scalars(query))
 
 
 def repo_info(request: Request) -> RepoInfo:

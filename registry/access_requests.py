@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +14,7 @@ from .accounts.may import Action
 from .auth import identity_of
 from .errors import RequestError, bad_request, unauthorized
 from .http import iso, json_body, param, repo_of, service, writer
+from .locks import insert_missing, put
 from .models import RepoAccess
 from .names import check_org
 from .store import RepoInfo, utc_now
@@ -43,8 +43,11 @@ def ask_access(request: Request) -> Response:
     if who.anonymous:
         raise unauthorized("Asking for access takes a token: it says who asks.")
     with service(request).store.write() as session:
-        if session.get(RepoAccess, (found.repo_id, who.name)) is None:
-            _set(session, found, who.name, ACCEPTED if found.gated == "auto" else PENDING, None)
+        insert_missing(
+            session,
+            RepoAccess,
+            [_row(found, who.name, ACCEPTED if found.gated == "auto" else PENDING, None)],
+        )
     return JSONResponse({})
 
 
@@ -87,21 +90,26 @@ async def handle_access(request: Request) -> Response:
 def _decide(request: Request, account: str, state: str, reason: str | None, grants: bool) -> Response:
     found = _owned(request)
     with service(request).store.write() as session:
-        row = session.get(RepoAccess, (found.repo_id, account))
+        row = session.get(RepoAccess, (found.repo_id, account), with_for_update=True)
         if row is None and not grants:
             raise RequestError(404, f"{account!r} did not ask for {found.repo}: grant access instead.")
         if row is not None and row.status == state:
             raise RequestError(400 if grants else 404, f"The request of {account!r} is {state} already.")
-        _set(session, found, account, state, reason)
+        if row is None:
+            put(session, RepoAccess, _row(found, account, state, reason))
+        else:
+            row.status, row.reason = state, reason
     return JSONResponse({})
 
 
-def _set(session: Session, found: RepoInfo, account: str, state: str, reason: str | None) -> None:
-    row = session.get(RepoAccess, (found.repo_id, account))
-    if row is None:
-        row = RepoAccess(repo_id=found.repo_id, account=account, created_at=utc_now())
-        session.add(row)
-    row.status, row.reason = state, reason
+def _row(found: RepoInfo, account: str, state: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "repo_id": found.repo_id,
+        "account": account,
+        "status": state,
+        "reason": reason,
+        "created_at": utc_now(),
+    }
 
 
 def _owned(request: Request) -> RepoInfo:

@@ -22,13 +22,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import access_requests, account_routes, discussions, history, lfs, listing, ownership, read, write
+from . import (
+    access_requests,
+    account_routes,
+    discussions,
+    history,
+    lfs,
+    listing,
+    ownership,
+    read,
+    token_routes,
+    write,
+)
 from .access import see
 from .audit_log import AuditLog
 from .downloads import FLUSH_SECONDS
 from .edge import Edge, Limits
-from .errors import RepoMovedError, RequestError, not_implemented, repo_not_found, unavailable
+from .errors import RepoMovedError, RequestError, conflict, not_implemented, repo_not_found, unavailable
 from .http import Service, param, service
+from .locks import COLLISION, is_collision
 from .mirror import MirrorSettings, PullThrough
 from .mirror_header import MirrorHeader
 from .oidc import exchange
@@ -146,6 +158,9 @@ def _routes() -> list[Route]:
         Route("/api/organizations/{org}/overview", account_routes.organization),
         Route("/api/organizations/{org}/members", account_routes.members),
         Route("/api/audit", account_routes.audit_log),
+        Route("/api/settings/tokens", token_routes.list_own_tokens),
+        Route("/api/settings/tokens", token_routes.make_own_token, methods=["POST"]),
+        Route("/api/settings/tokens/{id}", token_routes.revoke_own_token, methods=["DELETE"]),
         Route("/api/oidc/audience", exchange.audience),
         Route("/api/oidc/exchange", exchange.exchange, methods=["POST"]),
         Route("/api/validate-yaml", write.validate_yaml, methods=["POST"]),
@@ -241,6 +256,9 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _database_failed(request: Request, error: Exception) -> Response:
     if _is_lost_connection(error):
         return _unavailable(request, error)
+    if is_collision(error):
+        logging.getLogger(__name__).warning("Two changes at once: %s", " ".join(str(error).split()))
+        return error_page(request, conflict(COLLISION))
     raise error
 
 

@@ -39,6 +39,8 @@ _NAMES = {
     "ask_access": "access.ask",
     "grant_access": "access.grant",
     "handle_access": "access.decide",
+    "make_own_token": "token.create",
+    "revoke_own_token": "token.revoke",
 }
 
 

@@ -2,7 +2,8 @@
 
 Reading one back checks it as strictly as an upload, and every id is computed anew: a tree's from its files, a
 commit's from its tree, parent, author, time and message. So a document that is read says what git would say of
-the same commits. Pure.
+the same commits. Of a copy of an upstream's repository (`carried_copy.py`) the commits' ids cannot be computed, its
+trees' can. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 from hub_loader.errors import IntegrityError
 
+from .carried_copy import Copied, check_stand_in, read_copied
 from .errors import RequestError
+from .mirrored import is_awaited
 from .names import check_org, check_path, check_ref_name, check_repo_name, check_sha256, check_text, is_commit
 from .store import MAIN, RepoName
 from .tree import Add, File, apply, commit_oid, entries, lfs_file
@@ -36,7 +39,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Carried:
-    """A repository: `refs` (`heads/v1`) to commit ids, `commits` by id, `trees` by id to files by path."""
+    """A repository: `refs` (`heads/v1`) to commit ids, `commits` by id, `trees` by id to files by path.
+
+    `copied` says of what it is a copy; None for a repository of the hub itself.
+    """
 
     repo: RepoName
     private: bool
@@ -45,11 +51,12 @@ class Carried:
     refs: Mapping[str, str]
     commits: Mapping[str, Point]
     trees: Mapping[str, Mapping[str, File]]
+    copied: Copied | None = None
 
     def files(self) -> Iterator[File]:
-        """Every file of every tree; one may come several times."""
+        """Every file of every tree whose content comes along; one may come several times."""
         for tree in self.trees.values():
-            yield from tree.values()
+            yield from (file for file in tree.values() if not is_awaited(file.sha256))
 
     def follows(self, new: str, old: str) -> bool:
         """Whether the commit `new` is `old`, or was made on top of it."""
@@ -75,7 +82,7 @@ def to_json(carried: Carried) -> bytes:
             oid: {path: [file.oid, file.sha256, file.size, file.lfs] for path, file in tree.items()}
             for oid, tree in carried.trees.items()
         },
-    }
+    } | ({} if carried.copied is None else {"copied": carried.copied.document()})
     return json.dumps(document, sort_keys=True).encode()
 
 
@@ -106,9 +113,8 @@ def _read(document: Any) -> Carried:
     }
     repo = RepoName(check_org(org), check_repo_name(name))
     created = _time(document["created_at"])
-    return Carried(
-        repo, document["private"], document["gated"], created, dict(document["refs"]), commits, trees
-    )
+    refs, copied = dict(document["refs"]), read_copied(document.get("copied"))
+    return Carried(repo, document["private"], document["gated"], created, refs, commits, trees, copied)
 
 
 def _time(text: str) -> datetime:
@@ -122,7 +128,7 @@ def _file(oid: str, sha256: str, size: int, lfs: bool) -> File:
     file = File(oid, check_sha256(sha256), size, lfs)
     if not is_commit(oid) or type(size) is not int or not 0 <= size < 1 << 62 or type(lfs) is not bool:
         raise ValueError(file)
-    if lfs and lfs_file(sha256, size) != file:
+    if lfs and not is_awaited(sha256) and lfs_file(sha256, size) != file:
         raise ValueError(file)
     return file
 
@@ -133,17 +139,26 @@ def _check(carried: Carried) -> None:
         if kind not in _KINDS or oid not in carried.commits:
             raise ValueError(name)
         check_ref_name(short)
-    if f"heads/{MAIN}" not in carried.refs:
+    if f"heads/{MAIN}" not in carried.refs and carried.copied is None:
         raise ValueError(f"no branch {MAIN}")
     for oid, tree in carried.trees.items():
         adds = [Add(check_path(path), file) for path, file in tree.items()]
         if entries(apply({}, adds))[0] != oid:
             raise ValueError(f"the tree {oid}")
+        for file in tree.values():
+            check_stand_in(file, carried.copied)
     for oid, point in carried.commits.items():
+        _check_commit(carried, oid, point)
+
+
+def _check_commit(carried: Carried, oid: str, point: Point) -> None:
+    if carried.copied is None:
         time = int(point.time.replace(tzinfo=timezone.utc).timestamp())
         if commit_oid(point.tree, point.parent, point.author, time, point.message) != oid:
             raise ValueError(f"the commit {oid}")
-        if point.tree not in carried.trees or not (point.parent is None or point.parent in carried.commits):
-            raise ValueError(f"the commit {oid} refers to what is not there")
-        if len(point.author) > 96:
-            raise ValueError(point.author)
+    elif point.parent is not None or not is_commit(oid):
+        raise ValueError(f"the commit {oid} of a copy")
+    if point.tree not in carried.trees or not (point.parent is None or point.parent in carried.commits):
+        raise ValueError(f"the commit {oid} refers to what is not there")
+    if len(point.author) > 96:
+        raise ValueError(point.author)

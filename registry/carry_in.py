@@ -3,18 +3,16 @@
 First the whole archive: each member is where the manifest has it, with its size and SHA-256; each repository is
 what git would say of it; each file's content has the file's id. Content goes into the blob store meanwhile, which
 shows nobody anything. Then every reference is compared with what is here, and at last each repository is written
-in one transaction that compares again. Doing it twice changes nothing; interrupted, it can be begun again.
+in one transaction that compares again, and after them publishers' lists are taken, if this hub is a TUF repository
+that lets them publish. Doing it twice changes nothing; interrupted, it can be begun again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -23,24 +21,27 @@ from hub_loader.errors import IntegrityError, RegistryError, UsageError
 
 from .blobs import BlobStore
 from .carried import Carried, from_json
+from .carry_archive import Archive
+from .carry_in_copy import check_copy, write_copy
 from .db import Database
-from .export import FORMAT, MANIFEST, Member
+from .export import Member
 from .locks import insert_missing, insert_new, lock_ref
 from .mirrored import refuse_change
 from .models import Commit, Ref, Repo, RepoMove, TreeEntry
-from .names import check_sha256
-from .store import RepoName, ensure_org, find_repo, tree_row
+from .names import check_org
+from .naming import ensure_org
+from .store import RepoName, find_repo, tree_row
 from .tree import File, blob_hash, entries
-
-_MOST_MANIFEST = 256 << 20
-_CHUNK = 1 << 20
+from .tuf.carry import take_list
+from .tuf.repository import TufRepository
 
 
 @dataclass(frozen=True)
 class Imported:
     """What an import changed: repositories it created, references it set or moved, and all it read.
 
-    `manifest` is the SHA-256 of the archive's first member.
+    `manifest` is the SHA-256 of the archive's first member. `lists` says for each organization what became of its
+    TUF list.
     """
 
     created: tuple[str, ...]
@@ -49,21 +50,29 @@ class Imported:
     blobs: int
     bytes: int
     manifest: str
+    lists: Mapping[str, str] = field(default_factory=dict)
 
 
 def carry_in(
-    database: Database, blobs: BlobStore, file: Path, *, manifest: str | None = None, force: bool = False
+    database: Database,
+    blobs: BlobStore,
+    file: Path,
+    *,
+    manifest: str | None = None,
+    force: bool = False,
+    tuf: TufRepository | None = None,
 ) -> Imported:
-    """Import the archive `file`; with `manifest` only the one whose manifest has that SHA-256.
+    """Import the archive `file`; with `manifest` only the one whose manifest has that SHA-256, lists into `tuf`.
 
     Raises UsageError if it cannot be read, IntegrityError if it is not what its manifest says, RegistryError if a
     branch here has commits that the archive lacks, or a tag is elsewhere; with `force` those are moved.
     """
     try:
         with file.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-            source = _Archive(archive, manifest)
+            source = Archive(archive, manifest)
             repos = [from_json(b"".join(source.take(member))) for member in source.of("repos/")]
             _check_names(repos, source.of("repos/"))
+            lists = {_org(member): b"".join(source.take(member)) for member in source.of("tuf/")}
             size = _take_blobs(source, blobs, repos)
             source.end()
     except (tarfile.TarError, EOFError) as error:
@@ -80,91 +89,15 @@ def carry_in(
             is_new, refs = _write(session, carried, force)
         created += [str(carried.repo)] if is_new else []
         moved += [f"{carried.repo} {ref}" for ref in refs]
-    count = len(source.of("blobs/"))
-    return Imported(tuple(created), tuple(moved), len(repos), count, size, source.digest)
+    count, said = len(source.of("blobs/")), {org: take_list(tuf, org, data) for org, data in lists.items()}
+    return Imported(tuple(created), tuple(moved), len(repos), count, size, source.digest, said)
 
 
-class _Archive:
-    """The members of an archive, in the manifest's order and as the manifest describes them."""
-
-    def __init__(self, archive: tarfile.TarFile, digest: str | None) -> None:
-        self._archive = archive
-        info = self._next(MANIFEST)
-        if info.size > _MOST_MANIFEST:
-            raise IntegrityError(f"The archive's manifest has {info.size} bytes: it is none.")
-        content = b"".join(self._read(info))
-        self.digest = hashlib.sha256(content).hexdigest()
-        if digest is not None and digest != self.digest:
-            raise IntegrityError(f"The archive's manifest has the SHA-256 {self.digest}, not {digest}.")
-        self._members = _manifest(content)
-
-    def of(self, folder: str) -> list[Member]:
-        """The members whose names begin with `folder`."""
-        return [member for member in self._members if member.name.startswith(folder)]
-
-    def take(self, member: Member) -> Iterator[bytes]:
-        """The next member, which has to be this one, in pieces; raises IntegrityError before the last is given."""
-        info = self._next(member.name)
-        if info.size != member.size:
-            raise IntegrityError(f"{member.name} has {info.size} bytes in the archive, not {member.size}.")
-        digest, last = hashlib.sha256(), b""
-        for chunk in self._read(info):
-            if last:
-                yield last
-            digest.update(chunk)
-            last = chunk
-        if digest.hexdigest() != member.sha256:
-            raise IntegrityError(f"{member.name} in the archive is damaged: carry it over again.")
-        yield last
-
-    def end(self) -> None:
-        """Raises IntegrityError if there is another member."""
-        if (more := self._archive.next()) is not None:
-            raise IntegrityError(f"The archive has {more.name!r}, which its manifest has not.")
-
-    def _next(self, name: str) -> tarfile.TarInfo:
-        info = self._archive.next()
-        self._archive.members = []  # type: ignore[attr-defined]  # else it remembers them all
-        if info is None:
-            raise IntegrityError(f"The archive ends before {name}: carry it over again.")
-        if info.name != name or info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse():
-            raise IntegrityError(f"The archive has {info.name!r} where its manifest has the file {name!r}.")
-        return info
-
-    def _read(self, info: tarfile.TarInfo) -> Iterator[bytes]:
-        content = self._archive.extractfile(info)
-        assert content is not None  # it is a regular file
-        left = info.size
-        while left > 0 and (chunk := content.read(min(_CHUNK, left))):
-            left -= len(chunk)
-            yield chunk
-        if left:
-            raise IntegrityError(f"The archive ends within {info.name}: carry it over again.")
-
-
-def _manifest(content: bytes) -> list[Member]:
-    """Its members: repositories, then content, none twice. Raises IntegrityError."""
+def _org(member: Member) -> str:
     try:
-        document: Any = json.loads(content)
-        if document["format"] != FORMAT:
-            raise IntegrityError(
-                f"The archive has format {document['format']!r}, this hub knows {FORMAT}: update kernel-hub."
-            )
-        members = [Member(**member) for member in document["members"]]
-        for member in members:
-            check_sha256(member.sha256)
-            if type(member.size) is not int or member.size < 0:
-                raise ValueError(member)
-            if not member.name.startswith("repos/") and member.name != f"blobs/{member.sha256}":
-                raise ValueError(member)
-        names = [member.name for member in members]
-        if len(set(names)) != len(names) or sorted(names, key=lambda name: name[:6] != "repos/") != names:
-            raise ValueError("the order of the members")
-    except (KeyError, TypeError, ValueError, AttributeError, RegistryError) as error:
-        raise IntegrityError(
-            f"The archive's manifest is not one of `khub registry export`: {error}."
-        ) from None
-    return members
+        return check_org(member.name.removeprefix("tuf/").removesuffix(".json"))
+    except RegistryError as error:
+        raise IntegrityError(f"{member.name} in the archive is no organization's list: {error}.") from None
 
 
 def _check_names(repos: list[Carried], members: list[Member]) -> None:
@@ -173,7 +106,7 @@ def _check_names(repos: list[Carried], members: list[Member]) -> None:
             raise IntegrityError(f"{member.name} in the archive describes {carried.repo}: export again.")
 
 
-def _take_blobs(source: _Archive, blobs: BlobStore, repos: list[Carried]) -> int:
+def _take_blobs(source: Archive, blobs: BlobStore, repos: list[Carried]) -> int:
     """Keep the content of the repositories' files, all of it and nothing else; returns its bytes."""
     files = {(file.sha256, file.size): set[str]() for each in repos for file in each.files()}
     for each in repos:
@@ -214,6 +147,9 @@ def _refs(session: Session, repo: RepoName) -> dict[str, str]:
 
 def _check_moves(session: Session, carried: Carried, force: bool) -> None:
     """Raises RegistryError if a branch would lose commits or a tag would move, or for a mirrored repository."""
+    if carried.copied is not None:
+        check_copy(session, carried, carried.copied, force)
+        return
     refuse_change(session, carried.repo)
     here = _refs(session, carried.repo)
     for name, new in carried.refs.items():
@@ -234,8 +170,11 @@ def _write(session: Session, carried: Carried, force: bool) -> tuple[bool, list[
     is_new = find_repo(session, carried.repo) is None and _create(session, carried)
     found = find_repo(session, carried.repo)
     assert found is not None
-    _check_moves(session, carried, force)
+    if not is_new:
+        _check_moves(session, carried, force)
     here = _refs(session, carried.repo)
+    if carried.copied is not None:
+        write_copy(session, found.repo_id, carried, carried.copied)
     for oid, files in sorted(carried.trees.items()):
         _write_tree(session, found.repo_id, oid, files)
     rows = [

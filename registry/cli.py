@@ -27,6 +27,7 @@ _SERVE_EXAMPLES = """\
 examples:
   khub serve --data hub --port 8000
   khub serve --data hub --port 0 --json        any free port, the address as JSON
+  khub serve --data hub --workers 4            four processes on one address
   khub serve --data hub --upstream https://hub.example.com --mirror-allow 'acme/*'
   HF_ENDPOINT=http://127.0.0.1:8000 python -c "from huggingface_hub import HfApi; ..."
 
@@ -54,6 +55,13 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: any)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that serve this address; one for each core that is to be used (default: %(default)s)",
     )
     parser.add_argument(
         "--redirect",
@@ -102,24 +110,31 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from .server import serve  # the server's dependencies load only when it runs
+    from .server import Plan, serve  # the server's dependencies load only when it runs
 
     def ready(url: str) -> None:
         line = json.dumps({"url": url, "data": str(args.data)}) if args.json else None
         print(line or f"Kernel Hub serves {args.data} at {url}", flush=True)
 
     with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
-        mirror = _mirror_of(args)
-        serve(place_of(args), args.host, args.port, ready=ready, options=options_of(args), mirror=mirror)
+        plan = Plan(place_of(args), options=options_of(args), mirror=_mirror_of(args))
+        serve(plan, args.host, args.port, ready=ready, workers=args.workers)
     return 0
 
 
+def _workers(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 256")
+    return count
+
+
 def _mirror_of(args: argparse.Namespace) -> MirrorSettings | None:
+    if args.upstream is None:
+        return None
     from .mirror import MirrorSettings
     from .upstream import check_url
 
-    if args.upstream is None:
-        return None
     try:
         url = check_url(args.upstream)
     except ValueError as error:

@@ -39,17 +39,19 @@ def add_carry(nouns: Parsers, common: argparse.ArgumentParser) -> None:
 
 _EXPORT = """\
 Write repositories to FILE, which appears when it is complete: branches, tags, all of their commits with the
-ids they have, and the content, signatures among it. Every byte is checked on the way. Servers may go on
-reading and writing. What it prints last, the SHA-256 of the archive's manifest, proves the archive to the
-importing side if it gets there by another way.
+ids they have, and the content, signatures among it; of a mirror's copy what was fetched; and where the hub is a TUF
+repository what each organization's publishers have signed as its list. No key and no token is in it. Every byte is
+checked on the way. Servers may go on reading and writing. What it prints last, the SHA-256 of the archive's manifest,
+proves the archive to the importing side if it gets there by another way.
 
 examples:
   khub registry export --data hub carry.tar acme/relu acme/gelu
   khub registry export --data hub carry.tar --all"""
 _IMPORT = """\
 Take over the repositories of FILE. The whole archive is checked before any of it can be seen; a branch moves
-to commits made on top of those it has, and otherwise, like a tag, only with --force. Importing twice changes
-nothing. Servers may go on reading and writing.
+to commits made on top of those it has, and otherwise, like a tag, only with --force. A publishers' list is taken if
+this hub is a TUF repository that lets them publish, else left out, which is said. Importing twice changes nothing.
+Servers may go on reading and writing.
 
 examples:
   khub registry import --data hub carry.tar
@@ -77,11 +79,19 @@ def _export(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from .carry_in import carry_in
+    from .tuf.repository import TufRepository
 
     store = open_store(args)
     try:
         blobs = open_blobs(place_of(args), store)
-        done = carry_in(store, blobs, args.file, manifest=args.manifest, force=args.force)
+        done = carry_in(
+            store,
+            blobs,
+            args.file,
+            manifest=args.manifest,
+            force=args.force,
+            tuf=TufRepository(store, args.data),
+        )
     finally:
         store.close()
     if args.json:
@@ -89,4 +99,6 @@ def _import(args: argparse.Namespace) -> int:
     else:
         print(f"{done.repos} repositories, {len(done.created)} of them new; {done.blobs} blobs ", end="")
         print(f"({done.bytes / 1e6:.1f} MB); {len(done.moved)} references set or moved.")
+        for org, said in done.lists.items():
+            print(f"The list of {org}: {said}")
     return 0

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hub_loader.errors import IntegrityError, RegistryError
 
-from .accounts.command_parts import Parsers, verb
+from .accounts.audit import prune, shell
+from .accounts.command_parts import Parsers, duration, verb
 from .place import open_blobs, open_store, place_of
 from .store import utc_now
 
@@ -27,6 +28,12 @@ def add_operate(nouns: Parsers, common: argparse.ArgumentParser) -> None:
         default=24.0,
         metavar="HOURS",
         help="for how long it must have been so (default: %(default)s; 0 only while nothing is uploaded)",
+    )
+    gc.add_argument(
+        "--audit-older-than",
+        type=duration,
+        metavar="TIME",
+        help="also remove entries of the audit log that are older than 400d, 52w (default: none)",
     )
     backup = verb(
         nouns,
@@ -50,13 +57,16 @@ def add_operate(nouns: Parsers, common: argparse.ArgumentParser) -> None:
 _GC = """\
 Delete content that no commit refers to: uploads that were not followed by a commit, and what only deleted
 repositories had. It is marked first, and deleted by a later run if it was unused for the grace period in
-between. A server does this once a day by itself.
+between. A server does this once a day by itself. The audit log is kept for ever unless --audit-older-than says
+otherwise, and then says what was removed.
 
-example:
-  khub registry gc --data hub"""
+examples:
+  khub registry gc --data hub
+  khub registry gc --data hub --audit-older-than 400d"""
 _BACKUP = """\
 Write a backup to FILE, which appears when it is complete. Servers may go on reading and writing. The backup
-has hashes of tokens: keep it as safe as the registry. The signing keys in the data folder's trust/ are not in it.
+has hashes of tokens: keep it as safe as the registry. The keys that sign for the server are not in it, so that who
+reads a backup cannot sign: `khub registry trust save-keys` writes them to a file of their own.
 
 example:
   khub registry backup --data hub backup.tar"""
@@ -80,12 +90,18 @@ def _gc(args: argparse.Namespace) -> int:
 
     store = open_store(args)
     done = collect(store, open_blobs(place_of(args), store), utc_now(), timedelta(hours=args.grace))
+    entries = 0
+    if args.audit_older_than is not None:
+        with store.write() as session:
+            entries = prune(session, shell(), utc_now() - args.audit_older_than)
     store.close()
     if args.json:
-        print(json.dumps(asdict(done)))
+        print(json.dumps(asdict(done) | {"audit_entries": entries}))
     else:
         print(f"Deleted {done.deleted} blobs ({_size(done.deleted_bytes)}); ", end="")
         print(f"{done.waiting} ({_size(done.waiting_bytes)}) are unused and wait for {args.grace:g} hours.")
+        if args.audit_older_than is not None:
+            print(f"Removed {entries} entries of the audit log.")
     return 0
 
 
@@ -113,11 +129,25 @@ def _restore(args: argparse.Namespace) -> int:
     args.data.mkdir(parents=True, exist_ok=True)
     with _alone(args.data):
         saved = restore(place_of(args), args.file)
+    lacking = _lacking_keys(args)
     if args.json:
-        print(json.dumps(asdict(saved)))
+        print(json.dumps(asdict(saved) | {"keys": lacking}))
     else:
         print(f"Restored {saved.rows} rows and {saved.blobs} blobs ({_size(saved.bytes)}) into {args.data}.")
+        if lacking:
+            print(lacking)
     return 0
+
+
+def _lacking_keys(args: argparse.Namespace) -> str | None:
+    from .tuf.key_commands import lacking_keys
+    from .tuf.repository import TufRepository
+
+    store = open_store(args)
+    try:
+        return lacking_keys(TufRepository(store, args.data))
+    finally:
+        store.close()
 
 
 def _fsck(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from .locks import insert_missing
 from .models import Download, Repo
 from .store import Store
 
@@ -82,10 +83,9 @@ def _since() -> date:
 
 def _add(session: Session, counts: Counter[tuple[int, date]]) -> None:
     here = set(session.scalars(select(Repo.id).where(Repo.id.in_({repo_id for repo_id, _ in counts}))))
-    for (repo_id, day), count in sorted(counts.items()):
-        if repo_id not in here:  # deleted since
-            continue
+    known = sorted((key, count) for key, count in counts.items() if key[0] in here)  # the others are deleted
+    rows = [{"repo_id": repo_id, "day": day, "count": 0} for (repo_id, day), _ in known]
+    insert_missing(session, Download, rows)
+    for (repo_id, day), count in known:
         one = (Download.repo_id == repo_id, Download.day == day)
-        added = session.execute(update(Download).where(*one).values(count=Download.count + count))
-        if added.rowcount == 0:  # type: ignore[attr-defined]
-            session.add(Download(repo_id=repo_id, day=day, count=count))
+        session.execute(update(Download).where(*one).values(count=Download.count + count))

@@ -1,12 +1,13 @@
 """Write repositories to one archive that carries them to a hub that this one cannot reach.
 
 A tar archive without compression: `manifest.json` first (format, time, and of every other member its name,
-SHA-256 and size, in their order), `repos/<org>/<name>.json` (`carried.py`), `blobs/<SHA-256>`. Who has the
-SHA-256 of the manifest can tell that nothing of the archive was changed. Tokens, members and pull requests
-stay behind; signatures are files of the commits and come along.
+SHA-256 and size, in their order), `repos/<org>/<name>.json` (`carried.py`), `tuf/<org>.json` (what the
+organization's publishers have signed as its list, `tuf/carry.py`), `blobs/<SHA-256>`. Who has the
+SHA-256 of the manifest can tell that nothing of the archive was changed. Tokens, members, pull requests and every
+private key stay behind; signatures are files of the commits and come along.
 
-Another kind of member, such as metadata of a trust repository, gets a folder of its own here, a branch in
-`carry_in.py`, and a higher FORMAT: importers of today refuse what they do not know.
+Another kind of member gets a folder of its own here, a branch in `carry_in.py`, and a higher format: importers of
+today refuse what they do not know. Format 2 has lists or copies, 1 has neither.
 """
 
 from __future__ import annotations
@@ -16,27 +17,23 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
-
 from hub_loader.errors import IntegrityError, UsageError
 
 from .blobs import BlobStore
-from .carried import Carried, Point, to_json
+from .carried import to_json
+from .carried_rows import all_repos, read_repo, without_missing
 from .db import Database
-from .mirrored import origin_of
-from .models import Commit, Mirror, Org, Ref, Repo, TreeEntry
 from .names import check_org, check_repo_name
-from .store import RepoName, require_repo
-from .tree import File
+from .store import RepoName
+from .tuf.carry import read_lists
 
-FORMAT = 1
+FORMATS = (1, 2)
 MANIFEST = "manifest.json"
 
 
@@ -51,13 +48,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an archive holds; `manifest` is the SHA-256 of its first member."""
+    """What an archive holds; `manifest` is the SHA-256 of its first member.
+
+    `lists` are the organizations whose TUF list it carries.
+    """
 
     repos: tuple[str, ...]
     commits: int
     blobs: int
     bytes: int
     manifest: str
+    lists: tuple[str, ...] = ()
 
 
 def export(database: Database, blobs: BlobStore, file: Path, repos: Sequence[str], now: datetime) -> Exported:
@@ -68,15 +69,13 @@ def export(database: Database, blobs: BlobStore, file: Path, repos: Sequence[str
     if file.exists():
         raise UsageError(f"{file} exists already: name a new file.")
     with database.read() as session:
-        names = sorted({parse(name) for name in repos} or _all(session), key=str)
-        carried = [read_repo(session, name) for name in names]
+        names = sorted({parse(name) for name in repos} or all_repos(session), key=str)
+        carried = [without_missing(read_repo(session, name), blobs) for name in names]
+        lists = read_lists(session, sorted({name.org for name in names}))
     documents = {f"repos/{found.repo}.json": to_json(found) for found in carried}
+    documents |= {f"tuf/{org}.json": data for org, data in lists.items()}
     content = {found.sha256: found.size for each in carried for found in each.files()}
-    members = [Member(name, hashlib.sha256(text).hexdigest(), len(text)) for name, text in documents.items()]
-    members += [Member(f"blobs/{sha256}", sha256, size) for sha256, size in sorted(content.items())]
-    manifest = json.dumps(
-        {"format": FORMAT, "made": now.isoformat(), "members": [asdict(member) for member in members]}
-    ).encode()
+    manifest = _manifest(documents, content, now, any(found.copied for found in carried) or bool(lists))
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # it may have private ones
@@ -94,7 +93,9 @@ def export(database: Database, blobs: BlobStore, file: Path, repos: Sequence[str
         partial.unlink(missing_ok=True)
     commits = sum(len(found.commits) for found in carried)
     digest = hashlib.sha256(manifest).hexdigest()
-    return Exported(tuple(map(str, names)), commits, len(content), sum(content.values()), digest)
+    return Exported(
+        tuple(map(str, names)), commits, len(content), sum(content.values()), digest, tuple(lists)
+    )
 
 
 def parse(name: str) -> RepoName:
@@ -103,45 +104,18 @@ def parse(name: str) -> RepoName:
     return RepoName(check_org(org), check_repo_name(short))
 
 
-def _all(session: Session) -> set[RepoName]:
-    mirrored = Repo.id.in_(select(Mirror.repo_id))
-    rows = session.execute(select(Org.name, Repo.name).join(Repo, Repo.org_id == Org.id).where(~mirrored))
-    return {RepoName(org, name) for org, name in rows}
-
-
-def read_repo(session: Session, repo: RepoName) -> Carried:
-    """The repository's branches and tags, the commits they lead to, and those commits' files."""
-    found = require_repo(session, repo)
-    if (origin := origin_of(session, repo)) is not None:
-        raise UsageError(f"{repo} is a copy of {origin.upstream}/{repo}: export it there.")
-    query = select(Ref.name, Ref.commit_oid).where(Ref.repo_id == found.repo_id).order_by(Ref.name)
-    wanted = query.where(or_(Ref.name.startswith("heads/"), Ref.name.startswith("tags/")))
-    refs = dict(session.execute(wanted).all())
-    commits: dict[str, Point] = {}
-    for head in refs.values():
-        at: str | None = head
-        while at is not None and at not in commits:
-            row = session.get(Commit, (found.repo_id, at))
-            if row is None:
-                raise IntegrityError(f"{repo} lacks the commit {at}: `khub registry fsck` says more.")
-            commits[at] = Point(row.parent_oid, row.tree_oid, row.author, row.message, row.created_at)
-            at = row.parent_oid
-    trees = {oid: _files(session, found.repo_id, oid) for oid in {point.tree for point in commits.values()}}
-    return Carried(repo, found.private, found.gated, found.created_at, refs, commits, trees)
-
-
-def _files(session: Session, repo_id: int, tree: str) -> dict[str, File]:
-    columns = (TreeEntry.path, TreeEntry.oid, TreeEntry.sha256, TreeEntry.size, TreeEntry.lfs)
-    rows = session.execute(
-        select(*columns)
-        .where(TreeEntry.repo_id == repo_id, TreeEntry.tree_oid == tree)
-        .order_by(TreeEntry.path)
-    )
-    return {
-        path: File(oid, sha256, size, lfs)
-        for path, oid, sha256, size, lfs in rows
-        if sha256 is not None and size is not None
-    }
+def _manifest(
+    documents: Mapping[str, bytes], content: Mapping[str, int], now: datetime, is_newer: bool
+) -> bytes:
+    members = [Member(name, hashlib.sha256(text).hexdigest(), len(text)) for name, text in documents.items()]
+    members += [Member(f"blobs/{sha256}", sha256, size) for sha256, size in sorted(content.items())]
+    return json.dumps(
+        {
+            "format": FORMATS[is_newer],
+            "made": now.isoformat(),
+            "members": [asdict(member) for member in members],
+        }
+    ).encode()
 
 
 def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:

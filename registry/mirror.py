@@ -30,7 +30,8 @@ from .locks import insert_missing, insert_new
 from .mirrored import Origin, awaited, claims, is_awaited, origin_of
 from .models import Commit, Mirror, MirrorClaim, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org, check_repo_name, is_commit
-from .store import RepoName, Revision, Store, ensure_org, find_repo, tree_row, utc_now
+from .naming import ensure_org
+from .store import RepoName, Revision, Store, find_repo, other_spelling, tree_row, utc_now
 from .tree import File, blob_hash, entries
 from .upstream import AbsentError, Found, SilentError, Upstream
 
@@ -129,7 +130,8 @@ class PullThrough:
     def _look(self, repo: RepoName) -> tuple[Origin | None, bool]:
         with self._store.read() as session:
             moved = session.get(RepoMove, (repo.org, repo.name)) is not None
-            return origin_of(session, repo), moved or find_repo(session, repo) is not None
+            here = find_repo(session, repo) or other_spelling(session, repo)
+            return origin_of(session, repo), moved or here is not None
 
     def _fresh(self, origin: Origin | None) -> bool:
         return origin is not None and utc_now() - origin.checked_at < timedelta(seconds=self._settings.ttl)

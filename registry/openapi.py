@@ -59,6 +59,12 @@ _BODIES: dict[str, Schema] = {
         hash_algo={"const": "sha256"},
     ),
     "verify": _LFS_OBJECT,
+    "make_own_token": _object(
+        displayName=_TEXT,
+        role={"enum": ["read", "write", "admin"]},
+        limit=_TEXT,
+        expiresIn=_COUNT | {"minimum": 1},
+    ),
     "exchange": _object("token", token=_TEXT, repository=_TEXT, organization=_TEXT),
 }
 # Bodies that are kept as they come: a commit's JSON lines, an object's bytes, signed metadata.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete, update
+from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,10 +14,12 @@ from .accounts.limits import check_move
 from .accounts.may import Action
 from .errors import bad_request, conflict
 from .http import json_body, repo_of, repo_url, service, writer
+from .locks import lock_repo, put
 from .mirrored import refuse_change
 from .models import Repo, RepoMove
 from .names import check_org, check_repo_name
-from .store import RepoName, Store, ensure_org, find_repo, require_repo
+from .naming import ensure_org
+from .store import RepoName, Store, find_repo, require_repo
 
 _VISIBILITY = {"public": False, "private": True}
 _GATED = {False: None, "auto": "auto", "manual": "manual"}
@@ -84,16 +87,20 @@ def _full_name(text: object) -> RepoName:
 
 def rename(store: Store, old: RepoName, new: RepoName) -> None:
     """Give a repository another name. Raises RequestError 404, or 409 if the name is taken."""
+    taken = conflict(f"The repository {new} exists already: choose another name.")
     with store.write() as session:
+        lock_repo(session, old)
         found = require_repo(session, old)
         if old == new:
             return
         if find_repo(session, new) is not None:
-            raise conflict(f"The repository {new} exists already: choose another name.")
-        taken = (RepoMove.org == new.org, RepoMove.name == new.name)
-        session.execute(delete(RepoMove).where(*taken))
+            raise taken
+        session.execute(delete(RepoMove).where(RepoMove.org == new.org, RepoMove.name == new.name))
         org_id = ensure_org(session, new.org)
         check_move(session, found.repo_id, org_id)
         values = {"org_id": org_id, "name": new.name}
-        session.execute(update(Repo).where(Repo.id == found.repo_id).values(**values))
-        session.add(RepoMove(org=old.org, name=old.name, repo_id=found.repo_id))
+        try:
+            session.execute(update(Repo).where(Repo.id == found.repo_id).values(**values))
+        except IntegrityError:  # somebody else took the name since it was looked up
+            raise taken from None
+        put(session, RepoMove, {"org": old.org, "name": old.name, "repo_id": found.repo_id})

@@ -1,4 +1,4 @@
-"""Run the registry: one process on one data folder, until it is told to stop."""
+"""Run the registry on one data folder, in this process or in several, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -9,43 +9,69 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from hub_loader.errors import RegistryError
 
-from .app import create_app
 from .edge import Limits, guarded_protocol
-from .http import Service
-from .mirror import MirrorSettings
 from .place import Place
+from .store import Store
 from .telemetry.drain import Drain
 from .telemetry.log_format import configure
 from .telemetry.options import Options
 
+if TYPE_CHECKING:
+    from .http import Service
+    from .mirror import MirrorSettings
+
 _log = logging.getLogger(__name__)
 
 
-def serve(
-    place: Place,
-    host: str,
-    port: int,
-    *,
-    ready: Callable[[str], None],
-    limits: Limits | None = None,
-    options: Options | None = None,
-    mirror: MirrorSettings | None = None,
-) -> None:
-    """Serve `place` until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
+@dataclass(frozen=True)
+class Plan:
+    """What is served and how; plain data, which other processes can be given."""
 
-    A second signal ends the process at once. Raises RegistryError if the address is taken.
+    place: Place
+    limits: Limits = field(default_factory=Limits)
+    options: Options = field(default_factory=Options)
+    mirror: MirrorSettings | None = None
+
+
+def serve(plan: Plan, host: str, port: int, *, ready: Callable[[str], None], workers: int = 1) -> None:
+    """Serve until SIGINT or SIGTERM; calls `ready(url)` once requests are accepted. Port 0: any.
+
+    With more than one of `workers` each is a process of its own on the same address. A second signal ends all
+    at once. Raises RegistryError if the address is taken, and what `create_app` raises.
     """
-    options = options or Options()
-    configure(options.log_format, requests=options.requests)
-    app = create_app(place, limits, options, mirror)
-    with _serving(place.data), _listen(host, port) as listener:
+    log_to_stderr(plan)
+    if workers == 1:
+        with prepared(plan) as (config, drain), _listen(host, port) as listener:
+            _AloneServer(config, drain, lambda: ready(_url(host, listener))).run(sockets=[listener])
+        return
+    from .workers import Supervisor
+
+    Store(plan.place.data, plan.place.database).close()  # makes the folder, and migrates once
+    with _serving(plan.place.data), _listen(host, port) as listener:
+        Supervisor(plan, listener, workers).run(lambda: ready(_url(host, listener)))
+
+
+def log_to_stderr(plan: Plan) -> None:
+    """Let this process log as the plan says."""
+    configure(plan.options.log_format, requests=plan.options.requests)
+
+
+@contextmanager
+def prepared(plan: Plan) -> Iterator[tuple[uvicorn.Config, Drain]]:
+    """The application as uvicorn runs it, and the state of its stopping. Raises what `create_app` raises."""
+    from .app import create_app  # the process that watches workers does without
+
+    app = create_app(plan.place, plan.limits, plan.options, plan.mirror)
+    with _serving(plan.place.data):
         service: Service = app.state.service
         service.blobs.clear_temporary()
         config = uvicorn.Config(
@@ -54,19 +80,18 @@ def serve(
             log_config=None,
             access_log=False,  # `telemetry.observe` writes a line for each request, without its query
             timeout_keep_alive=75,  # longer than clients keep idle connections: they never meet a closed one
-            forwarded_allow_ips=options.proxies,
+            forwarded_allow_ips=plan.options.proxies,
         )
-        server = _Server(config, lambda: ready(_url(host, listener)), app.drain)
-        server.run(sockets=[listener])
+        yield config, app.drain
 
 
-class _Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn, which says when it is ready, and stops when `drain` is over rather than at the signal."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
         self._drain = drain
+        self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -74,11 +99,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at the second signal end as the system ends a program, which loses nothing confirmed."""
-        if self._drain.begun:
-            signal.signal(sig, signal.SIG_DFL)
-            signal.raise_signal(sig)
-            os._exit(128 + sig)  # the first process of a container is spared by its own signals
+        """Begin to stop; what does so already goes on."""
         self._drain.begin()
 
     async def on_tick(self, counter: int) -> bool:
@@ -90,6 +111,21 @@ class _Server(uvicorn.Server):
         # The end of the last answers may still be on its way to a slow reader.
         self.config.timeout_graceful_shutdown = max(1, int(self._drain.left))
         return True
+
+
+class _AloneServer(DrainingServer):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at the second signal end at once."""
+        if self._drain.begun:
+            end_by(sig)
+        super().handle_exit(sig, frame)
+
+
+def end_by(sig: int) -> None:
+    """End as the system ends a program, which loses nothing confirmed."""
+    signal.signal(sig, signal.SIG_DFL)
+    signal.raise_signal(sig)
+    os._exit(128 + sig)  # the first process of a container is spared by its own signals
 
 
 @contextmanager

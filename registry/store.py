@@ -32,7 +32,8 @@ from .errors import (
 )
 from .locks import insert_missing, insert_new, lock_ref
 from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
-from .names import check_org, check_ref_name, check_repo_name
+from .names import check_ref_name, check_repo_name
+from .naming import ensure_org
 from .tree import Entry, File, Operation, apply, commit_oid, entries
 
 MAIN = "main"
@@ -224,16 +225,6 @@ class Store(Database):
             return session.scalar(select(Org.id).where(Org.name == org)) is not None
 
 
-def ensure_org(session: Session, name: str) -> int:
-    """The organization's row, created if it is new. Raises RequestError 400 for a bad name."""
-    check_org(name)
-    found = session.scalar(select(Org.id).where(Org.name == name))
-    if found is not None:
-        return found
-    insert_new(session, Org, {"name": name})
-    return session.execute(select(Org.id).where(Org.name == name)).scalar_one()
-
-
 def utc_now() -> datetime:
     """The time as the database keeps it: UTC without saying so, whole seconds."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
@@ -264,7 +255,18 @@ def _absent(session: Session, repo: RepoName) -> RequestError:
         .join(RepoMove, RepoMove.repo_id == Repo.id)
         .where(RepoMove.org == repo.org, RepoMove.name == repo.name)
     ).first()
-    return repo_not_found(str(repo)) if moved is None else RepoMovedError(str(repo), *moved)
+    if moved is not None:
+        return RepoMovedError(str(repo), *moved)
+    found = other_spelling(session, repo)
+    return repo_not_found(str(repo)) if found is None else RepoMovedError(str(repo), found.org, found.name)
+
+
+def other_spelling(session: Session, repo: RepoName) -> RepoName | None:
+    """The one repository whose name differs from this by case alone."""
+    names = select(Org.name, Repo.name).join(Repo, Repo.org_id == Org.id)
+    same = (func.lower(Org.name) == repo.org.lower(), func.lower(Repo.name) == repo.name.lower())
+    found = session.execute(names.where(*same).limit(2)).all()
+    return RepoName(*found[0]) if len(found) == 1 and RepoName(*found[0]) != repo else None
 
 
 # One row for a repository that exists; its commit is null if nothing answers to the revision.
@@ -289,7 +291,7 @@ def find_revision(session: Session, repo: RepoName, revision: str) -> Revision:
     else:
         ref, other_ref = f"heads/{revision}", f"tags/{revision}"
     names = {"org": repo.org, "name": repo.name, "ref": ref, "other_ref": other_ref, "oid": revision}
-    row = session.execute(_FIND_REVISION, names).tuples().first()
+    row = session.execute(_FIND_REVISION, names).first()
     if row is None:
         raise _absent(session, repo)
     repo_id, private, gated, oid, tree_oid, date = row

@@ -77,6 +77,9 @@ class Upstream:
                 refs = self._json(f"/api/{kind}/{repo}/refs")
             except AbsentError:
                 continue
+            spelled = str(about.get("id"))
+            if spelled != str(repo) and spelled.lower() == str(repo).lower():
+                break  # it redirected: a copy has the upstream's spelling, not that of who asks first
             with _sense(repo):
                 gated = about.get("gated") or None
                 if gated not in (None, "auto", "manual"):

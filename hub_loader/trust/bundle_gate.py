@@ -16,7 +16,7 @@ from ..store import Store
 from .bundles import verify_bundle
 from .evidence import BundleProof
 from .gate import admit
-from .seen import Record, read_record, record_path, remember
+from .seen import SeenRecord, read_record, record_path, remember
 from .trusted import IdentityEntry, read_trust
 
 
@@ -55,7 +55,7 @@ def admit_variant(config: Config, request: Request, version: Version, name: str)
         if known == _proof(metadata, entry):
             return entry
     signer = verify_bundle(bundle, metadata, identities, origin=origin)
-    remember(path, Record(bundles={digest: _proof(metadata, signer)}))
+    remember(path, SeenRecord(bundles={digest: _proof(metadata, signer)}))
     return signer
 
 

@@ -1,4 +1,4 @@
-"""DSSE envelopes: a payload with its type, and signatures over both. Pure: bytes in, frozen dataclasses out.
+"""DSSE envelopes: a payload with its type, and signatures over both. Pure: bytes in, frozen records out.
 
 Format: https://github.com/secure-systems-lab/dsse/blob/master/envelope.md. Read strictly, as what is read decides
 what is trusted: standard base64, no name twice, sizes bounded before anything is parsed.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SignatureError
+from ..record import Record
 
 ENVELOPE_NAME = "index.json.dsse"
 MAX_ENVELOPE_BYTES = 8 << 20
@@ -20,16 +20,14 @@ _MAX_SIGNATURES = 16
 _MAX_TEXT = 256
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(Record):
     """One signature, and a hint at the key that made it."""
 
     key_id: str
     value: bytes
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(Record):
     """A payload of a type, signed as `pae` joins them."""
 
     payload_type: str

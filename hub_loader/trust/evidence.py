@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from ..record import NOTHING, Record
 
 
-@dataclass(frozen=True)
-class PublicKey:
+class PublicKey(Record):
     """An ed25519 key: its 32 bytes, and whose it is in words. `keys.py` reads, writes and uses it."""
 
     raw: bytes
     comment: str = ""
 
 
-@dataclass(frozen=True)
-class TrustedKey:
+class TrustedKey(Record):
     """A key that may sign for a namespace: by the user's trust file, or by the hub's TUF delegation.
 
     `id` is the SHA-256 of the key's 32 bytes in hex, `where` who says so, for messages. One that is `revoked` may
@@ -28,8 +27,7 @@ class TrustedKey:
     revoked: bool = False
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(Record):
     """A signature that holds: who signed which index.json as which version of which repository, and when.
 
     `signed` counts in seconds since 1970 by the signer's clock; versions signed again have a later one. `yanked`
@@ -45,8 +43,7 @@ class Proof:
     yanked: str | None = None
 
 
-@dataclass(frozen=True)
-class BundleProof:
+class BundleProof(Record):
     """A sigstore bundle that holds: for which metadata.json, by whom, and under which trusted root (a file, or "")."""
 
     metadata_sha256: str
@@ -55,8 +52,7 @@ class BundleProof:
     root: str
 
 
-@dataclass(frozen=True)
-class SeenRef:
+class SeenRef(Record):
     """What a branch showed when it was last loaded here: the signed time, the digest of index.json, the key."""
 
     signed: int
@@ -64,25 +60,22 @@ class SeenRef:
     key_id: str
 
 
-@dataclass(frozen=True)
-class SeenYank:
+class SeenYank(Record):
     """That the publisher took an index.json back: when that was signed, and why."""
 
     signed: int
     reason: str
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Record):
     """What was proven of a repository before: refs by name, the highest version, yanked indexes by digest."""
 
     highest: int | None = None
-    refs: Mapping[str, SeenRef] = field(default_factory=dict)
-    yanked: Mapping[str, SeenYank] = field(default_factory=dict)
+    refs: Mapping[str, SeenRef] = NOTHING
+    yanked: Mapping[str, SeenYank] = NOTHING
 
 
-@dataclass(frozen=True)
-class TufTarget:
+class TufTarget(Record):
     """index.json of a version as the hub's TUF metadata has it, verified from the root that the user gave.
 
     `key_ids` are those of the delegation that signed it, `as_of` when the hub last said that this is its newest
@@ -97,8 +90,7 @@ class TufTarget:
     yanked: str | None = None
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(Record):
     """All that `judge` decides on.
 
     Args:
@@ -123,15 +115,14 @@ class Evidence:
     index_size: int = 0
     proof: Proof | None = None
     publisher_keys: tuple[TrustedKey, ...] = ()
-    seen: Seen = field(default_factory=Seen)
+    seen: Seen = Seen()
     hub_vouches: bool | None = None
     has_root: bool = False
     tuf: TufTarget | None = None
     newest: bool = False
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Record):
     """Whether it may run, and why in a sentence.
 
     `signer` is the trusted key that signed it. `is_final`: refused whatever the caller allows. `is_open`: refused

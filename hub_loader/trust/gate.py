@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,12 @@ from ..errors import DownloadError, MissingExtraError, OfflineError, PolicyError
 from ..hub import Hub
 from ..manifest import parse_index, sha256_hex
 from ..policy import Policy
+from ..record import Record
 from ..store import Store
 from .dsse import ENVELOPE_NAME, parse_envelope
 from .evidence import Evidence, Proof, TufTarget, Verdict
 from .judge import after, judge, prove
-from .seen import Record, read_record, record_path, remember
+from .seen import SeenRecord, read_record, record_path, remember
 from .statement import read_statement
 from .trusted import TrustFile, read_trust
 from .tuf_client import root_of, target
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hub_loader")
 
 
-@dataclass(frozen=True)
-class Gathered:
+class Gathered(Record):
     """The evidence on a version, the record it was taken from, and proofs that are not in it yet."""
 
     evidence: Evidence
-    record: Record
+    record: SeenRecord
     new: Mapping[str, Proof]
 
 
@@ -59,7 +59,7 @@ def admit(config: Config, policy: Policy, version: Version, *, fresh: bool = Fal
             found, verdict = _judged(config, policy, replace(version, envelope=late), trust, fresh)
     seen = after(found.record.seen, found.evidence)
     if found.new or seen != found.record.seen:
-        remember(_path(config, trust, version), Record(seen, found.new))
+        remember(_path(config, trust, version), SeenRecord(seen, found.new))
     if not verdict.allowed:
         raise (SignatureError if verdict.is_final else PolicyError)(verdict.reason)
     # Offline nobody says whether there is something newer, or a yank: how old it is, is all there is to say.

@@ -88,12 +88,13 @@ def after(seen: Seen, evidence: Evidence) -> Seen:
 
 def _contradiction(evidence: Evidence) -> str | None:
     """What no permission heals, in words; None if there is no such thing."""
-    return _by_tuf(evidence) or (
+    return by_tuf(evidence) or (
         _unproven(evidence) if evidence.proof is None else _wrong(evidence, evidence.proof)
     )
 
 
-def _by_tuf(evidence: Evidence) -> str | None:
+def by_tuf(evidence: Evidence) -> str | None:
+    """What the hub's TUF metadata has against the version, in words; None for nothing."""
     target = evidence.tuf
     if target is None:
         return "this hub's TUF metadata does not list it" if evidence.has_root else None

@@ -11,6 +11,7 @@ import base64
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,12 @@ def verify(key: PublicKey, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def import_library() -> None:
+    """Import what `verify` needs ahead of it; that it is not installed is said where it is needed."""
+    with suppress(ImportError):
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+
+
 def generate() -> PrivateKey:
     """A new private key. Raises MissingExtraError."""
     with_library("a key cannot be made")
@@ -85,6 +92,11 @@ def write_private(path: Path, private: PrivateKey, passphrase: str | None) -> No
     Raises:
         UsageError: the file exists, or cannot be written.
     """
+    write_secret(path, private_pem(private, passphrase))
+
+
+def private_pem(private: PrivateKey, passphrase: str | None) -> bytes:
+    """The key in PEM, encrypted where there is a passphrase."""
     from cryptography.hazmat.primitives.serialization import (
         BestAvailableEncryption,
         Encoding,
@@ -96,7 +108,11 @@ def write_private(path: Path, private: PrivateKey, passphrase: str | None) -> No
     how: KeySerializationEncryption = NoEncryption()
     if passphrase:
         how = BestAvailableEncryption(passphrase.encode())
-    data = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner may read. Raises UsageError: it exists, or cannot be written."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_MODE)
     except FileExistsError:
@@ -107,13 +123,8 @@ def write_private(path: Path, private: PrivateKey, passphrase: str | None) -> No
         file.write(data)
 
 
-def read_private(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
-    """The private key in a file; `passphrase` is asked if it is encrypted.
-
-    Raises:
-        UsageError: it cannot be read, others may read it, it is no such key, or the passphrase is another.
-        MissingExtraError
-    """
+def read_secret(path: Path) -> bytes:
+    """A file that only its owner may read, up to 64 KiB of it. Raises UsageError: others may, or it cannot be read."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -126,7 +137,17 @@ def read_private(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
         raise UsageError(
             f"the key {path} may be read by others: chmod 600 {path}, and make another if it was"
         )
-    return parse_private(data, passphrase, origin=str(path))
+    return data
+
+
+def read_private(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
+    """The private key in a file; `passphrase` is asked if it is encrypted.
+
+    Raises:
+        UsageError: it cannot be read, others may read it, it is no such key, or the passphrase is another.
+        MissingExtraError
+    """
+    return parse_private(read_secret(path), passphrase, origin=str(path))
 
 
 def parse_private(data: bytes, passphrase: Callable[[], str], *, origin: str) -> PrivateKey:

@@ -11,13 +11,13 @@ import base64
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ..errors import UsageError
 from ..locks import exclusive
+from ..record import NOTHING, Record
 from .evidence import BundleProof, Proof, PublicKey, Seen, SeenRef, SeenYank
 from .statement import key_id
 from .trusted import write_file
@@ -30,16 +30,15 @@ _T = TypeVar("_T")
 _warned: set[Path] = set()
 
 
-@dataclass(frozen=True)
-class Record:
+class SeenRecord(Record):
     """What is remembered of a repository: what it showed, and proofs by the SHA-256 of their envelope, oldest first.
 
     `bundles` are those of sigstore bundles, by the SHA-256 of the bundle.
     """
 
-    seen: Seen = field(default_factory=Seen)
-    proofs: Mapping[str, Proof] = field(default_factory=dict)
-    bundles: Mapping[str, BundleProof] = field(default_factory=dict)
+    seen: Seen = Seen()
+    proofs: Mapping[str, Proof] = NOTHING
+    bundles: Mapping[str, BundleProof] = NOTHING
 
     def to_json(self) -> bytes:
         """The file's bytes."""
@@ -58,12 +57,12 @@ def record_path(trust_file: Path, hub: str, repo_id: str) -> Path:
     return trust_file.with_name(f"{trust_file.stem}.seen") / quote(hub, safe="") / f"{repo_id}.json"
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> SeenRecord:
     """The record; an empty one where there is none. Raises UsageError if it is damaged."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return Record()
+        return SeenRecord()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): set KHUB_TRUST_FILE") from None
     try:
@@ -74,13 +73,13 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
-def remember(path: Path, new: Record) -> None:
+def remember(path: Path, new: SeenRecord) -> None:
     """Join what was proven to the record. Where it cannot be written, that is said once: it is proven again then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with exclusive(path.with_suffix(".lock")):
             before = read_record(path)
-            joined = Record(
+            joined = SeenRecord(
                 _join(before.seen, new.seen),
                 _newest({**before.proofs, **new.proofs}),
                 _newest({**before.bundles, **new.bundles}),
@@ -132,7 +131,7 @@ def _proof_json(proof: Proof) -> dict[str, Any]:
     return {**fields, "key": base64.b64encode(proof.key.raw).decode()}
 
 
-def _record(data: Any) -> Record:
+def _record(data: Any) -> SeenRecord:
     refs = {
         name: SeenRef(_int(ref["signed"]), str(ref["index_sha256"]), str(ref["key_id"]))
         for name, ref in data["refs"].items()
@@ -146,7 +145,7 @@ def _record(data: Any) -> Record:
         for digest, proof in data.get("bundles", {}).items()
     }
     proofs = {name: _proof(proof) for name, proof in data["proofs"].items()}
-    return Record(Seen(highest, refs, yanked), proofs, bundles)
+    return SeenRecord(Seen(highest, refs, yanked), proofs, bundles)
 
 
 def _proof(data: Any) -> Proof:

@@ -17,12 +17,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..locks import exclusive
+from ..record import Record
 from .evidence import PublicKey, TrustedKey
 from .keys import parse_public_key, public_line
 from .statement import key_id
@@ -31,8 +32,7 @@ TRUST_NAME = "trust.json"
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class KeyEntry:
+class KeyEntry(Record):
     """A key that may sign for `org` on the hub `hub`, or may no more."""
 
     hub: str
@@ -46,8 +46,7 @@ class KeyEntry:
         return key_id(self.key)
 
 
-@dataclass(frozen=True)
-class IdentityEntry:
+class IdentityEntry(Record):
     """Who may sign for `org` with sigstore: an identity as its certificates state it, vouched for by `issuer`.
 
     `root` is the file of the trusted root to hold it against; "" for the one that the library brings.
@@ -60,13 +59,12 @@ class IdentityEntry:
     root: str = ""
 
 
-@dataclass(frozen=True)
-class TrustFile:
+class TrustFile(Record):
     """The trust file at `path`, which need not exist yet."""
 
     path: Path
     keys: tuple[KeyEntry, ...] = ()
-    identities: tuple[IdentityEntry, ...] = field(default=())
+    identities: tuple[IdentityEntry, ...] = ()
 
     def keys_for(self, hub: str, repo_id: str) -> tuple[TrustedKey, ...]:
         """The keys of the organization that `repo_id` belongs to, revoked ones among them."""

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote
@@ -29,6 +28,7 @@ from ..config import Config
 from ..errors import DownloadError, MissingExtraError, OfflineError, SignatureError, UsageError
 from ..locks import exclusive
 from ..manifest import sha256_hex
+from ..record import Record
 from .evidence import TufTarget
 from .trusted import trust_path, write_file
 from .tuf_names import target_of
@@ -39,8 +39,7 @@ _T = TypeVar("_T")
 _said: set[tuple[str, str]] = set()
 
 
-@dataclass(frozen=True)
-class GivenRoot:
+class GivenRoot(Record):
     """A hub, and the root that the user gave for it."""
 
     hub: str
@@ -146,6 +145,15 @@ def namespace(config: Config, org: str, *, fresh: bool = False) -> Namespace | N
             f"{org}: what {config.endpoint} said of it has expired: load it once while online"
         )
     return known
+
+
+def known_namespace(hub: str, org: str) -> Namespace | None:
+    """What a hub listed of an organization when this machine asked last, however old; sends no request.
+
+    None without a root for the hub, or where it was never asked. Raises UsageError: what is kept is damaged.
+    """
+    given = root_of(hub)
+    return None if given is None else _known(given.path.parent / "namespaces" / f"{org}.json", given)
 
 
 def with_metadata(given: GivenRoot, use: Callable[[Path], _T]) -> _T:

@@ -7,7 +7,8 @@ the index.json of one version: `<organization>/<name>/v<N>/index.json`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from ..record import Record
 
 METADATA_URL = "/tuf/metadata/"
 BUNDLE_URL = "/tuf/bundle"
@@ -30,8 +31,7 @@ def paths_of(org: str) -> str:
     return f"{org}/*/*/index.json"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Record):
     """A version of a kernel: organization, name, number."""
 
     org: str

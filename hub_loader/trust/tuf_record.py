@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..record import NOTHING, Record
 from .evidence import TufTarget
 from .tuf_names import Target
 
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(Record):
     """A version: SHA-256 and length of its index.json, the commit it is at, why it was taken back."""
 
     sha256: str
@@ -28,8 +27,7 @@ class Listed:
     yanked: str | None = None
 
 
-@dataclass(frozen=True)
-class Namespace:
+class Namespace(Record):
     """An organization's versions by target path, verified from the root whose SHA-256 is `root`.
 
     `as_of` is when the hub showed it, `expires` until when what it showed is good (seconds since 1970), `key_ids` who
@@ -40,7 +38,7 @@ class Namespace:
     as_of: float
     expires: float
     key_ids: frozenset[str] = frozenset()
-    targets: Mapping[str, Listed] = field(default_factory=dict)
+    targets: Mapping[str, Listed] = NOTHING
     refused: str | None = None
 
     def versions(self, repo_id: str) -> list[int]:

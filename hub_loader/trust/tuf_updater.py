@@ -174,6 +174,10 @@ def _namespace(folder: Path, root: bytes, org: str, refused: str | None = None) 
     found = Namespace(sha256_hex(root), time.time(), expires.timestamp(), refused=refused)
     meta = snapshot.meta.get(f"{role}.json")
     delegated = ((top.delegations.roles if top.delegations else None) or {}).get(role)
+    if delegated is None and meta is not None:  # it was, or there would be no list
+        found = replace(
+            found, refused=f"no key may publish for {org!r} any more, says the hub's TUF metadata"
+        )
     if delegated is None or meta is None or refused is not None:
         return found
     metadata = _signed(folder, role)

@@ -11,11 +11,13 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from hub_loader.errors import UsageError
+from hub_loader.errors import RegistryError, UsageError
 
 from ..errors import RequestError
+from ..locks import COLLISION, is_collision
 from ..place import open_store
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -25,13 +27,20 @@ Parsers = Any  # argparse's type for what add_subparsers returns is private
 
 @contextmanager
 def changing(args: argparse.Namespace) -> Iterator[Session]:
-    """A transaction on the registry's database; a refusal is a wrong argument here."""
+    """A transaction on the registry's database; a refusal is a wrong argument here.
+
+    Raises RegistryError if another change was faster.
+    """
     store = open_store(args)
     try:
         with store.write() as session:
             yield session
     except RequestError as error:
         raise UsageError(error.message) from None
+    except IntegrityError as error:
+        if not is_collision(error):
+            raise
+        raise RegistryError(COLLISION) from None
     finally:
         store.close()
 

@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 
 from hub_loader.errors import UsageError
 
+from ..locks import lock_names, put
 from ..models import Member, Org, Repo, Token, User
 from ..names import check_org
+from ..naming import taken_by
 from .audit import Actor, record
 from .identity import Role
 from .tokens import utc_now
@@ -63,6 +65,7 @@ def find_user(session: Session, name: str) -> User:
 
 def ensure_org(session: Session, actor: Actor, name: str) -> Org:
     """The organization's row, made if it is new. Raises RequestError for a bad name, UsageError for a user's."""
+    lock_names(session)
     row = session.scalar(select(Org).where(Org.name == name))
     if row is not None:
         return row
@@ -77,6 +80,7 @@ def ensure_org(session: Session, actor: Actor, name: str) -> Org:
 
 def add_org(session: Session, actor: Actor, name: str) -> OrgInfo:
     """Raises UsageError if the name is taken, RequestError for a bad one."""
+    lock_names(session)
     if session.scalar(select(Org.id).where(Org.name == name)) is not None:
         raise UsageError(f"The organization {name!r} exists already.")
     return org_info(session, ensure_org(session, actor, name))
@@ -127,9 +131,8 @@ def add_user(
 ) -> UserInfo:
     """Raises UsageError if the name is taken, RequestError for a bad one."""
     check_org(name)
+    lock_names(session)
     _require_free(session, name)
-    if session.scalar(select(Org.id).where(Org.name == name)) is not None:
-        raise UsageError(f"{name!r} is an organization: users and organizations share one space of names.")
     row = User(name=name, full_name=full_name, operator=operator, created_at=utc_now())
     session.add(row)
     session.flush()
@@ -166,10 +169,7 @@ def set_role(session: Session, actor: Actor, org: str, user: str, role: Role) ->
     org_row, user_row = find_org(session, org), find_user(session, user)
     member = session.get(Member, (org_row.id, user_row.id))
     before = None if member is None else member.role
-    if member is None:
-        session.add(Member(org_id=org_row.id, user_id=user_row.id, role=str(role)))
-    else:
-        member.role = str(role)
+    put(session, Member, {"org_id": org_row.id, "user_id": user_row.id, "role": str(role)})
     record(session, actor, "member.set", org, user=user, role=str(role), before=before)
 
 
@@ -194,5 +194,9 @@ def list_members(session: Session, org: str) -> dict[str, str]:
 
 
 def _require_free(session: Session, name: str) -> None:
-    if session.scalar(select(User.id).where(User.name == name)) is not None:
-        raise UsageError(f"{name!r} is a user: users and organizations share one space of names.")
+    if (taken := taken_by(session, name)) is not None:
+        kind, spelling = taken
+        raise UsageError(
+            f"{spelling!r} is {'an' if kind == 'organization' else 'a'} {kind}: users and organizations share one "
+            "space of names, in which case does not count."
+        )

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from ..locks import put
 from ..models import Setting
 from .audit import Actor, record
 
@@ -43,14 +44,10 @@ def change_settings(session: Session, actor: Actor, changes: dict[str, Any]) -> 
         return read_settings(session)
     replace(Settings(), **changes)  # an unknown name is an error of ours
     for name, value in changes.items():
-        row = session.get(Setting, name)
         if value is None:
-            if row is not None:
-                session.delete(row)
-        elif row is None:
-            session.add(Setting(name=name, value=json.dumps(value)))
+            session.execute(delete(Setting).where(Setting.name == name))
         else:
-            row.value = json.dumps(value)
+            put(session, Setting, {"name": name, "value": json.dumps(value)})
     record(session, actor, "settings.change", "", **changes)
     session.flush()
     return read_settings(session)

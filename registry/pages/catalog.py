@@ -15,6 +15,7 @@ from typing import Literal
 
 from sqlalchemy import select
 
+from ..access import granted_repos
 from ..accounts.identity import Identity
 from ..blobs import BlobStore
 from ..mirrored import is_awaited
@@ -96,9 +97,11 @@ class Catalog:
     def listed(self, identity: Identity, org: str | None = None) -> list[Listed]:
         """Every repository that somebody may know of, or those of one organization, by name."""
         found = []
+        with self._store.read() as session:
+            granted = granted_repos(session, identity)
         for revision, version in self._newest(org):
-            repo, gated = revision.repo, revision.gated is not None
-            if may_read(identity, repo, private=revision.private, gated=gated):
+            repo, gated, let_in = revision.repo, revision.gated is not None, revision.repo_id in granted
+            if may_read(identity, repo, private=revision.private, gated=gated, granted=let_in):
                 found.append((revision, version, self._facts_of(revision)))
             elif not revision.private:
                 found.append((revision, version, _Facts("", "Gated: ask its owners for access.", (), (), 0)))

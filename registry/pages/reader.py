@@ -17,7 +17,9 @@ def reader(request: Request) -> Identity:
     return identity_of(request)
 
 
-def may_read(identity: Identity, repo: RepoName, *, private: bool, gated: bool) -> bool:
-    """Whether somebody may read a repository's files; a grant to a gated one is not looked up."""
-    facts = RepoFacts(repo.org, repo.name, private, gated)
+def may_read(
+    identity: Identity, repo: RepoName, *, private: bool, gated: bool, granted: bool = False
+) -> bool:
+    """Whether somebody may read a repository's files; `granted`: their request for the gated one was accepted."""
+    facts = RepoFacts(repo.org, repo.name, private, gated, granted)
     return isinstance(may(identity, Action.READ, facts), Allowed)

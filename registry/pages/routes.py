@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import RequestError
-from . import admin, browse, compatibility, kernel, login
+from . import admin, browse, compatibility, kernel, login, settings
 from .negotiate import wants_html
 from .render import page, static
 
@@ -33,6 +33,9 @@ def routes() -> list[Route]:
         Route("/-/login", login.login),
         Route("/-/login", login.signed_in, methods=["POST"]),
         Route("/-/logout", login.signed_out, methods=["POST"]),
+        Route("/-/settings", settings.settings),
+        Route("/-/settings/tokens", settings.make_token, methods=["POST"]),
+        Route("/-/settings/tokens/{id}/revoke", settings.revoke_token, methods=["POST"]),
         Route("/-/admin", admin.overview),
         Route("/-/admin/tokens/{id}/revoke", admin.revoke_token, methods=["POST"]),
         Route("/-/admin/orgs/{org}", admin.organization),

@@ -1,12 +1,21 @@
-"""What a server counts, for Prometheus. Each application has counters of its own."""
+"""What a server counts, for Prometheus. Each application has counters of its own.
+
+Where the environment names a folder (`PROMETHEUS_MULTIPROC_DIR`), processes count into files of that folder, and
+each of them exposes the sum. What such a process says of itself, the `process_…` metrics, is left out: it would be
+that of whichever process was asked.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name, which it reads when it is imported
 
 # Seconds: from an answer out of the cache to a large file over a slow line.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -29,7 +38,9 @@ class Metrics:
     """The counters; `registry` is what they are exposed from. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self.registry = at = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        folder = os.environ.get(SHARED)
+        at = None if folder else self.registry
         labels = ["route", "method"]
         self._requests = Counter(
             "khub_requests", "Requests by route, method and status", [*labels, "status"], registry=at
@@ -39,13 +50,26 @@ class Metrics:
         )
         self._in = Counter("khub_request_bytes", "Bytes of bodies that came", ["route"], registry=at)
         self._out = Counter("khub_response_bytes", "Bytes of bodies that were sent", ["route"], registry=at)
-        self.in_flight = Gauge("khub_requests_in_flight", "Requests being answered", registry=at)
+        self.in_flight = Gauge(
+            "khub_requests_in_flight", "Requests being answered", registry=at, multiprocess_mode="livesum"
+        )
         self._commits = Counter("khub_commits_accepted", "Commits that clients made", registry=at)
         self._uploads = Counter("khub_uploads_accepted", "LFS objects that clients sent", registry=at)
         self._refused = Counter("khub_rate_limit_refusals", "Requests answered 429", registry=at)
-        build = Gauge("khub_build_info", "1, with what runs as labels", ["version", "python"], registry=at)
+        workers = Gauge("khub_workers", "Processes that answer", registry=at, multiprocess_mode="livesum")
+        workers.set(1)
+        build = Gauge(
+            "khub_build_info",
+            "1, with what runs as labels",
+            ["version", "python"],
+            registry=at,
+            multiprocess_mode="livemax",
+        )
         build.labels(_version(), platform.python_version()).set(1)
-        ProcessCollector(registry=at)
+        if folder:
+            MultiProcessCollector(self.registry, folder)  # type: ignore[no-untyped-call]
+        else:
+            ProcessCollector(registry=self.registry)
 
     def count(self, done: Served) -> None:
         """Count one request."""

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 from securesystemslib.signer import Signer, SSlibKey
 from tuf.api.exceptions import RepositoryError
@@ -178,6 +179,31 @@ def verdict(draft: Draft, before: Root | None, root: Root) -> str | None:
         return str(error)
     lacking = [f"{count} more by keys of {whose}" for whose, count in missing.items() if count]
     return f"it needs {' and '.join(lacking)}" if lacking else None
+
+
+def after_drafts(before: Offline | None, by_role: Mapping[str, Draft]) -> Offline:
+    """Root and targets as they are once the drafts are accepted. Raises UsageError: one is missing."""
+    root = by_role.get(Root.type, before and before.root)
+    targets = by_role.get(Targets.type, before and before.targets)
+    if root is None or targets is None:
+        raise UsageError("the first ceremony needs both root.json and targets.json")
+    return Offline(cast(Metadata[Root], root), cast(Metadata[Targets], targets))
+
+
+def check_drafts(by_role: Mapping[str, Draft], before: Offline | None, root: Root, at: datetime) -> None:
+    """Raises UsageError for one that is not the next version, has expired or lacks signatures."""
+    for role, draft in by_role.items():
+        expected = 1
+        if before is not None:
+            expected += before.root.signed.version if role == Root.type else before.targets.signed.version
+        if draft.signed.version != expected:
+            raise UsageError(
+                f"{role}.json is version {draft.signed.version} and {expected} is next: draft it again"
+            )
+        if draft.signed.is_expired(at):
+            raise UsageError(f"{role}.json has expired: draft it again")
+        if (lack := verdict(draft, None if before is None else before.root.signed, root)) is not None:
+            raise UsageError(f"{role}.json: {lack}: khub registry trust sign {role}.json --key KEY")
 
 
 def names_of(keys: Mapping[str, object]) -> str:

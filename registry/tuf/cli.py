@@ -98,6 +98,14 @@ def _add_server_side(verbs: Any) -> None:
     _with_data(verbs, "status", "every role: version, keys, until when it is good")
     refresh = _with_data(verbs, "refresh", "sign snapshot and timestamp where it is time to")
     refresh.add_argument("--force", action="store_true", help="even if it is not")
+    save = _with_data(
+        verbs, "save-keys", "write the server's keys to a file of their own, for no backup has them"
+    )
+    save.add_argument(
+        "file", type=Path, metavar="FILE", help="a new file; encrypted where KHUB_KEY_PASSPHRASE is set"
+    )
+    load = _with_data(verbs, "load-keys", "take the server's keys from such a file, as after a restore")
+    load.add_argument("file", type=Path, metavar="FILE", help="what `khub registry trust save-keys` wrote")
     root = _with_data(verbs, "root", "write the current root, which readers are given")
     root.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
 
@@ -130,6 +138,6 @@ def _verb(name: str) -> Run:
     """The verb's function, whose libraries are imported when it runs."""
 
     def run(args: argparse.Namespace) -> int:
-        return int(getattr(import_module(".commands", __package__), name)(args))
+        return int(getattr(import_module(".commands", __package__), name.replace("-", "_"))(args))
 
     return run

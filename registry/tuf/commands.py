@@ -18,7 +18,7 @@ from hub_loader.trust.tuf_keys import signer_of, tuf_key
 
 from ..errors import RequestError
 from ..place import open_store
-from . import ceremony, roles
+from . import ceremony, key_commands, roles
 from .ceremony import Draft, Offline
 from .repository import TufRepository
 
@@ -146,6 +146,16 @@ def refresh(args: argparse.Namespace) -> int:
     done = repository.refresh(force=args.force)
     print(json.dumps({"signed": done}) if args.json else f"{'Signed again' if done else 'Nothing is due'}.")
     return 0
+
+
+def save_keys(args: argparse.Namespace) -> int:
+    """Write the server's keys to a file."""
+    return key_commands.save(args, _repository(args))
+
+
+def load_keys(args: argparse.Namespace) -> int:
+    """Take the server's keys from a file."""
+    return key_commands.load(args, _repository(args))
 
 
 def root(args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def lack_of(session: Session, claim: Claim) -> str | None:
         )
         .where(Org.name == target.org, Repo.name == target.name, Ref.name == f"heads/{target.branch}")
     )
-    row = session.execute(query).tuples().first()
+    row = session.execute(query).first()
     if row is None:
         return f"{target.repo_id} has no branch {target.branch} on this hub"
     head, sha256, size = row

@@ -1,9 +1,9 @@
 """The TUF metadata in the registry's database.
 
-Every change is one transaction that begins by locking root's first row, so that several server processes queue, and
-in which all that follows from a change is signed: a publisher's new role, the snapshot that names it, the timestamp
-that names the snapshot. A crash leaves the state before or the state after. What a target points to is on the hub
-before: its commit was acknowledged, and the transaction looks it up.
+Every change is one transaction that begins by taking a lock, so that several server processes queue, and in which
+all that follows from a change is signed: a publisher's new role, the snapshot that names it, the timestamp that names
+the snapshot. A crash leaves the state before or the state after. What a target points to is on the hub before: its
+commit was acknowledged, and the transaction looks it up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
@@ -24,9 +24,10 @@ from hub_loader.trust.tuf_names import role_of
 
 from ..db import Database
 from ..errors import RequestError, entry_not_found
+from ..locks import lock_trust
 from ..models import TufMetadata
 from . import roles
-from .ceremony import Draft, Offline, verdict
+from .ceremony import Draft, Offline, after_drafts, check_drafts, verdict
 from .keys import OnlineKeys
 from .status import RoleStatus, status_of
 from .upload import Claim, changed, check_upload, parse_role, touched
@@ -99,8 +100,8 @@ class TufRepository:
         by_role = {draft.signed.type: draft for draft in drafts}
         with self._locked() as session:
             before = _offline(session)
-            after = _after(before, by_role)
-            _check_drafts(by_role, before, after.root.signed)
+            after = after_drafts(before, by_role)
+            check_drafts(by_role, before, after.root.signed, roles.now())
             if (lack := verdict(after.targets, None, after.root.signed)) is not None:
                 raise UsageError(
                     f"targets version {after.targets.signed.version}: {lack}: sign targets.json again too"
@@ -116,14 +117,26 @@ class TufRepository:
         Raises:
             RequestError: as `check_upload`; 404 without a TUF repository; 409 a target is not on the hub.
         """
+        version = self._accept(org, data, exists, carried=False)
+        assert version is not None
+        return version
+
+    def take_over(self, org: str, data: bytes, exists: Exists) -> int | None:
+        """As `publish`, what was published on another hub: any later version; None if it is here already."""
+        return self._accept(org, data, exists, carried=True)
+
+    def _accept(self, org: str, data: bytes, exists: Exists, *, carried: bool) -> int | None:
         role = role_of(org)
         with self._locked() as session:
             offline = _offline(session)
             if offline is None:
                 raise no_tuf()
             row = _current(session, role)
+            if carried and row is not None and row.data == data:
+                return None
             before = None if row is None else Metadata[Targets].from_bytes(row.data).signed
-            metadata = check_upload(offline.targets.signed, before, org, data, roles.now())
+            at = roles.now()
+            metadata = check_upload(offline.targets.signed, before, org, data, at, carried=carried)
             for claim in changed(before, metadata.signed, org):
                 if (lack := exists(session, claim)) is not None:
                     raise RequestError(409, f"{claim.target} cannot be a target: {lack}.", code="Conflict")
@@ -154,11 +167,7 @@ class TufRepository:
     @contextmanager
     def _locked(self) -> Iterator[Session]:
         with self._database.write() as session:
-            session.execute(
-                select(TufMetadata.version)
-                .where(TufMetadata.role == Root.type, TufMetadata.version == 1)
-                .with_for_update()
-            )
+            lock_trust(session)
             yield session
 
     def _due(self, session: Session) -> bool:
@@ -216,30 +225,6 @@ def no_tuf() -> RequestError:
     return entry_not_found(
         "This hub is no TUF repository: its operator begins with `khub registry trust init`."
     )
-
-
-def _after(before: Offline | None, by_role: dict[str, Draft]) -> Offline:
-    """Root and targets as they are once the drafts are accepted. Raises UsageError: one is missing."""
-    root = by_role.get(Root.type, before and before.root)
-    targets = by_role.get(Targets.type, before and before.targets)
-    if root is None or targets is None:
-        raise UsageError("the first ceremony needs both root.json and targets.json")
-    return Offline(cast(Metadata[Root], root), cast(Metadata[Targets], targets))
-
-
-def _check_drafts(by_role: dict[str, Draft], before: Offline | None, root: Root) -> None:
-    for role, draft in by_role.items():
-        expected = 1
-        if before is not None:
-            expected += before.root.signed.version if role == Root.type else before.targets.signed.version
-        if draft.signed.version != expected:
-            raise UsageError(
-                f"{role}.json is version {draft.signed.version} and {expected} is next: draft it again"
-            )
-        if draft.signed.is_expired(roles.now()):
-            raise UsageError(f"{role}.json has expired: draft it again")
-        if (lack := verdict(draft, None if before is None else before.root.signed, root)) is not None:
-            raise UsageError(f"{role}.json: {lack}: khub registry trust sign {role}.json --key KEY")
 
 
 def _orphaned(session: Session, targets: Targets) -> list[str]:

@@ -33,9 +33,9 @@ class Claim:
 
 
 def check_upload(
-    delegator: Targets, before: Targets | None, org: str, data: bytes, at: datetime
+    delegator: Targets, before: Targets | None, org: str, data: bytes, at: datetime, *, carried: bool = False
 ) -> Metadata[Targets]:
-    """The uploaded metadata, if it may follow `before`.
+    """The uploaded metadata, if it may follow `before`; `carried` from another hub it may be any later version.
 
     Raises:
         RequestError: 400 it is malformed, 403 it is not signed as delegated, 412 another version came first.
@@ -54,7 +54,13 @@ def check_upload(
     except RepositoryError as error:  # what is signed has no canonical form
         raise bad_request(f"{role}: {error}.") from None
     expected = 1 if before is None else before.version + 1
-    if signed.version != expected:
+    if carried and signed.version < expected:
+        raise RequestError(
+            412,
+            f"{role} is at version {expected - 1} here and at {signed.version} in the archive: publish here, or carry "
+            "a newer archive.",
+        )
+    if not carried and signed.version != expected:
         raise RequestError(
             412,
             f"A version of {role} has come in between: this one is {signed.version}, {expected} is next. Build on "

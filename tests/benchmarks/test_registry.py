@@ -15,8 +15,10 @@ REQUESTS = {"256 KB", "commit", "commit of a branch", "small file", "tree"}
 
 
 @pytest.mark.heavy
-def test_registry_benchmark_measures_loads_requests_and_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_registry_benchmark_measures_loads_requests_and_memory(tmp_path: Path, workers: int) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "registry.py", "--loads", "4", "--seconds", "20"]
+    command += ["--workers", str(workers)]
     done = subprocess.run(
         [*command, "--json", tmp_path / "registry.json"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -32,4 +34,5 @@ def test_registry_benchmark_measures_loads_requests_and_memory(tmp_path: Path) -
     assert rows["cold loads"]["count"] == rows["cold loads again"]["count"] == 4
     for row in rows.values():
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
-    assert report["server"]["peak_bytes"] > 10_000_000
+    assert report["server"]["workers"] == workers
+    assert report["server"]["peak_bytes"] > 10_000_000 * workers

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine_models import SHAPES, MakeModel, write_tokenizer
+from serving import Server, StartServer, chatting, start
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -47,6 +49,34 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers on free ports; those still running are killed at the end."""
+    started: list[Server] = []
+
+    def start_one(folder: Path, *arguments: str | Path, **environment: str) -> Server:
+        errors = tmp_path_factory.mktemp("server") / "stderr"
+        started.append(start(folder, errors, *arguments, **environment))
+        return started[-1]
+
+    yield start_one
+    for each in started:
+        if each.process.poll() is None:
+            each.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model with a chat template."""
+    return chatting(tmp_path_factory.mktemp("chatting"))
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer, chat_model: Path) -> Server:
+    """One server of the shipped model for all tests that leave it as it was."""
+    return start_server(chat_model)
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
@@ -38,6 +40,19 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def noisy_copy(folder: Path, to: Path, noise: float) -> Path:
+    """A model that often agrees with that of `folder`: its weights, each moved at random by `noise` of their spread."""
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(5)
+    weights = load_file(to / "model.safetensors")
+    for weight in weights.values():
+        if weight.ndim > 1:
+            moved = torch.randn(weight.shape, generator=generator) * weight.float().std() * noise
+            weight += moved.to(weight.dtype)
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    return to
 
 
 LONGEST = 150

@@ -29,10 +29,10 @@ def khub_engine(*arguments: str | Path, stdin: str = "") -> subprocess.Completed
 def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
     result = khub_engine("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
     assert result.returncode == 0, result.stderr
-    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:8]]
+    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:9]]
     assert slots == [
         [slot, "torch"]
-        for slot in ("attention", "kv_write", "norm", "rotary", "activation", "matmul", "planner")
+        for slot in ("attention", "kv_write", "norm", "rotary", "activation", "linear", "matmul", "planner")
     ]
     assert "tok/s" in result.stderr
     tokenizer = Tokenizer(SHIPPED)
@@ -54,6 +54,14 @@ def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_t
     assert {s["slot"]: s["source"] for s in data["slots"]}["attention"] == "torch"
     piped = khub_engine(*common, "--prompts-file", "-", stdin="zeroth\nfirst\nsecond prompt\n")
     assert json.loads(piped.stdout)["completions"] == data["completions"]
+
+
+def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_brought() -> None:
+    common = ("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
+    plain, guessed = khub_engine(*common), khub_engine(*common, "--speculate", f"tree:{SHIPPED}:8:4")
+    assert guessed.returncode == 0, guessed.stderr
+    assert guessed.stdout == plain.stdout
+    assert "tokens a step" in guessed.stderr and "tokens a step" not in plain.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from engine_models import greedy_by_transformers, mixed_prompts, write_tokenizer
+from engine_models import greedy_by_transformers, mixed_prompts, noisy_copy, write_tokenizer
 
 from engine import LLM, SamplingParams
 from engine.config import load_config
@@ -71,6 +71,15 @@ def test_family_in_one_batch_of_mixed_prompts_gives_transformers_tokens(checkpoi
     llm = LLM(checkpoint, token_budget=64, block_size=8)
     done = llm.generate(prompts, SamplingParams(max_tokens=10))
     assert [completion.tokens for completion in done] == expected
+
+
+def test_family_with_draft_trees_gives_the_tokens_of_plain_decoding(checkpoint: Path, tmp_path: Path) -> None:
+    prompts = mixed_prompts(count=3, vocabulary=256, seed=41)
+    params = SamplingParams(max_tokens=12, ignore_stop=True)
+    expected = [c.tokens for c in LLM(checkpoint).generate(prompts, params)]
+    llm = LLM(checkpoint, speculate=f"tree:{noisy_copy(checkpoint, tmp_path, 0.1)}:8:4")
+    assert [c.tokens for c in llm.generate(prompts, params)] == expected
+    assert llm.scheduler.counters.accepted_tokens > 0
 
 
 def test_family_logprobs_are_transformers_own_to_six_digits(checkpoint: Path) -> None:

@@ -22,8 +22,9 @@ class FakeHub:
     asked: list[tuple[Any, ...]]
     calls: dict[str, int]
     kernels: list[Any]
+    local: bool = False
 
-    def load(self, repo_id: str, version: int | None = None) -> ModuleType:
+    def get_kernel(self, repo_id: str, version: int | None = None) -> ModuleType:
         self.asked.append((repo_id, version))
         module = ModuleType(repo_id)
         for names in SLOTS.values():
@@ -31,9 +32,29 @@ class FakeHub:
                 setattr(module, name, self._counted(repo_id, name))
         metadata = SimpleNamespace(version=version or 3)
         self.kernels.append(
-            SimpleNamespace(module=module, metadata=metadata, variant=f"variant-of-{repo_id}")
+            SimpleNamespace(
+                module=module,
+                metadata=metadata,
+                variant=f"variant-of-{repo_id}",
+                repo_info=None if self.local else repo_id,
+                path=Path(repo_id),
+            )
         )
         return module
+
+    def get_local_kernel(self, path: Path) -> ModuleType:
+        self.local = True
+        return self.get_kernel(path.name)
+
+    def get_loaded_kernels(self) -> list[Any]:
+        return self.kernels
+
+    def explain(self, repo_id: str, version: int | None = None) -> Any:
+        decision = SimpleNamespace(variant=f"variant-of-{repo_id}", reason=f"fits {version}")
+        return SimpleNamespace(signer="0123456789abcdef" * 4, signed="signed by …", decisions=[decision])
+
+    def explain_folder(self, path: Path) -> Any:
+        return self.explain(path.name)
 
     def _counted(self, repo_id: str, name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -50,7 +71,7 @@ def hub() -> FakeHub:
 
 def test_torch_serves_every_slot_when_asked_for() -> None:
     kernels = bind(slot_sources("torch", None))
-    assert kernels.bindings == tuple(Binding(slot, "torch") for slot in SLOTS)
+    assert kernels.bindings == tuple(Binding(slot, reason="nothing else was asked for") for slot in SLOTS)
     assert kernels.attend is torch_ops.attend
 
 
@@ -67,23 +88,23 @@ def test_mapping_leaves_other_slots_to_torch() -> None:
 
 def test_bind_loads_each_repository_once_and_tells_version_and_variant(hub: FakeHub) -> None:
     sources = slot_sources({"attention": "org/a@1", "kv_write": "org/a@1", "norm": "org/b"}, None)
-    kernels = bind(sources, load=hub.load, loaded=lambda: hub.kernels)
+    kernels = bind(sources, hub)
     assert hub.asked == [("org/a", 1), ("org/b", None)]
-    bound = {b.slot: (b.source, b.version, b.variant) for b in kernels.bindings}
-    assert bound["attention"] == bound["kv_write"] == ("org/a@1", "v1", "variant-of-org/a")
-    assert bound["norm"] == ("org/b", "v3", "variant-of-org/b")
-    assert bound["matmul"] == ("torch", "-", "-")
+    bound = {b.slot: (b.source, b.version, b.variant, b.signature, b.reason) for b in kernels.bindings}
+    signed = "key 0123456789abcdef"
+    assert bound["attention"] == bound["kv_write"] == ("org/a@1", "v1", "variant-of-org/a", signed, "fits 1")
+    assert bound["norm"] == ("org/b", "v3", "variant-of-org/b", signed, "fits None")
+    assert bound["matmul"] == ("torch", "-", "-", "-", "nothing else was asked for")
 
 
 def test_bind_when_the_source_is_a_folder_then_loaded_from_there(hub: FakeHub, tmp_path: Path) -> None:
-    def load_local(path: Path) -> ModuleType:
-        return hub.load(path.name)
-
-    kernels = bind(
-        {"norm": str(tmp_path)} | _torch_but("norm"), load_local=load_local, loaded=lambda: hub.kernels
-    )
+    kernels = bind({"norm": str(tmp_path)} | _torch_but("norm"), hub)
     assert hub.asked == [(tmp_path.name, None)]
-    assert next(b.variant for b in kernels.bindings if b.slot == "norm") == f"variant-of-{tmp_path.name}"
+    binding = next(b for b in kernels.bindings if b.slot == "norm")
+    assert (binding.variant, binding.signature) == (
+        f"variant-of-{tmp_path.name}",
+        "none: a folder of this machine",
+    )
 
 
 def test_bind_when_the_loader_refuses_then_its_error_reaches_the_caller() -> None:
@@ -91,15 +112,18 @@ def test_bind_when_the_loader_refuses_then_its_error_reaches_the_caller() -> Non
         raise NoMatchingVariantError(f"{repo_id}: nothing fits")
 
     with pytest.raises(NoMatchingVariantError, match="org/a: nothing fits"):
-        bind(slot_sources({"norm": "org/a"}, None), load=refuse)
+        bind(slot_sources({"norm": "org/a"}, None), SimpleNamespace(get_kernel=refuse))
 
 
 def test_bind_when_a_package_lacks_a_function_then_it_is_named() -> None:
     with pytest.raises(UsageError, match="'org/a' has no function 'rms_norm', which slot 'norm' calls"):
-        bind(slot_sources({"norm": "org/a"}, None), load=lambda *_, **__: ModuleType("a"), loaded=lambda: [])
+        bind(
+            slot_sources({"norm": "org/a"}, None),
+            SimpleNamespace(get_kernel=lambda *_, **__: ModuleType("a")),
+        )
 
 
-@pytest.mark.parametrize("source", ["nothing", "org/a@newest", "a/b/c", "/no/such/folder"])
+@pytest.mark.parametrize("source", ["nothing", "org/a@newest", "org/a@", "a/b/c", "/no/such/folder"])
 def test_bind_when_the_source_is_malformed_then_the_forms_are_taught(source: str) -> None:
     with pytest.raises(UsageError, match="org/name@version"):
         bind({"norm": source} | _torch_but("norm"))
@@ -126,11 +150,11 @@ def test_parse_sources_reads_words_and_pairs() -> None:
 
 
 def test_table_has_a_line_for_each_slot() -> None:
-    table = format_bindings([Binding("attention", "org/a", "v1", "torch-cpu"), Binding("norm", "torch")])
-    assert table.splitlines() == [
-        "slot       source  version  variant",
-        "attention  org/a   v1       torch-cpu",
-        "norm       torch   -        -",
+    bound = Binding("attention", "org/a", "v1", "torch-cpu", "key 0123", "the best fit", "passed")
+    assert format_bindings([bound, Binding("norm", reason="asked for")]).splitlines() == [
+        "slot       source  version  variant    signature  why           self-test",
+        "attention  org/a   v1       torch-cpu  key 0123   the best fit  passed",
+        "norm       torch   -        -          -          asked for",
     ]
 
 
@@ -138,7 +162,7 @@ def test_every_function_of_a_bound_kernel_runs_and_tokens_stay_the_same(
     hub: FakeHub, make_model: MakeModel
 ) -> None:
     folder, prompts, params = make_model(), [[1, 2, 3], [4] * 20], SamplingParams(max_tokens=5)
-    kernels = bind(dict.fromkeys(SLOTS, "org/all"), load=hub.load, loaded=lambda: hub.kernels)
+    kernels = bind(dict.fromkeys(SLOTS, "org/all"), hub)
     swapped = LLM(folder, kernels=kernels, quantize="int8").generate(prompts, params)
     assert [c.tokens for c in swapped] == [
         c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)

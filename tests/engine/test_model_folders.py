@@ -56,7 +56,7 @@ def test_config_that_is_no_json_object_is_refused(broken_model: Path, content: s
         ({"architectures": ["BertModel"]}, ("BertModel", "LlamaForCausalLM")),
         ({"architectures": None}, ("none", "LlamaForCausalLM")),
         ({"hidden_act": "relu"}, ("'relu'", "silu")),
-        ({"quantization_config": {"bits": 4}}, ("quantized checkpoints", "quantize=")),
+        ({"quantization_config": {"bits": 4}}, ("quant_method None", "awq, gptq, compressed-tensors, fp8")),
         ({"num_hidden_layers": None}, ("num_hidden_layers is None", "positive integer")),
         ({"hidden_size": "96"}, ("hidden_size is '96'", "positive integer")),
         ({"num_key_value_heads": 4}, ("num_key_value_heads 4", "multiple")),

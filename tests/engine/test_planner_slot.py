@@ -43,6 +43,9 @@ def test_a_step_planned_by_the_package_is_the_step_planned_by_torch(package: Pat
     ours = build_batch(step, 16, torch_ops.plan_step)
     for name, expected in vars(ours).items():
         found = getattr(theirs, name)
+        if name == "tree_mask":  # no planner's: it is made when there are draft trees
+            assert found is expected is None
+            continue
         assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist()), name
     assert torch.equal(ours.sample_rows, torch.tensor([0, 33]))
 

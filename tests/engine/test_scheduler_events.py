@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from engine.block_pool import BlockPool, blocks_for
+from engine.draft import LAST, Draft
 from engine.scheduler import Chunk, Scheduler, Step
 from engine.sequence import AGING_STEPS, Sequence
 
@@ -46,27 +47,40 @@ class World:
 
     def compute(self, chunk: Chunk) -> list[int]:
         """Write the chunk's tokens, having checked that those before it are there; the tokens that follow."""
-        sequence, size = chunk.sequence, self.scheduler.block_size
-        tokens = [*sequence.tokens[: chunk.end], *chunk.drafts]
-        assert len(sequence.blocks) >= blocks_for(len(tokens), size)
-        for position in range(len(tokens)):
-            place = self.memory.setdefault(("device", sequence.blocks[position // size]), {})
-            if position < chunk.start:
-                assert place.get(position % size) == tuple(tokens[: position + 1])
-            else:
-                assert not self.scheduler.pool.shared(sequence.blocks[position // size])
-                place[position % size] = tuple(tokens[: position + 1])
+        sequence, draft = chunk.sequence, chunk.draft
+        tokens = sequence.tokens[: chunk.end]
+        assert len(sequence.blocks) >= blocks_for(chunk.end + len(draft), self.scheduler.block_size)
+        for position in range(chunk.start):
+            assert self.place(sequence, position) == tuple(tokens[: position + 1])
+        for position in range(chunk.start, chunk.end):
+            self.write(sequence, position, tuple(tokens[: position + 1]))
+        lines: dict[int, tuple[int, ...]] = {LAST: tuple(tokens)}
+        for number, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+            lines[number] = (*lines[parent], token)
+            assert len(lines[number]) < sequence.prompt_length + sequence.max_tokens
+            self.write(sequence, chunk.end + number, lines[number])
         if not chunk.samples:
             return []
         if sequence.branches > 1:
             return [next_token(tokens, branch) for branch in range(sequence.branches)]
-        following = [next_token(sequence.tokens[: chunk.end], self.seed(sequence, chunk.end))]
-        for draft in chunk.drafts:
-            if draft != following[-1]:
-                break
-            line = [*sequence.tokens[: chunk.end], *following]
-            following.append(next_token(line, self.seed(sequence, len(line))))
+        following = [next_token(tokens, self.seed(sequence, chunk.end))]
+        path: list[int] = []
+        while (node := draft.child(path[-1] if path else LAST, following[-1])) is not None:
+            path.append(node)
+            following.append(next_token([*tokens, *following], 0))
+        kept = [lines[each] for each in path]
+        for place, line in enumerate(kept):
+            self.write(sequence, chunk.end + place, line)
         return following
+
+    def place(self, sequence: Sequence, position: int) -> tuple[int, ...] | None:
+        block, offset = divmod(position, self.scheduler.block_size)
+        return self.memory.get(("device", sequence.blocks[block]), {}).get(offset)
+
+    def write(self, sequence: Sequence, position: int, line: tuple[int, ...]) -> None:
+        block, offset = divmod(position, self.scheduler.block_size)
+        assert not self.scheduler.pool.shared(sequence.blocks[block])
+        self.memory.setdefault(("device", sequence.blocks[block]), {})[offset] = line
 
     @staticmethod
     def seed(sequence: Sequence, length: int) -> int:
@@ -74,8 +88,8 @@ class World:
 
     def step(self) -> None:
         for sequence in self.scheduler.running:
-            if not sequence.drafts and sequence.computed == len(sequence.tokens) - 1:
-                sequence.drafts = self.guess(sequence)
+            if not sequence.draft and sequence.computed == len(sequence.tokens) - 1:
+                sequence.draft = self.guess(sequence)
         step = self.scheduler.schedule()
         self.check(step)
         self.move(step)
@@ -89,18 +103,21 @@ class World:
         for sequence in done:
             self.ended.append(self.alive.pop((sequence.id, sequence.branch)))
 
-    def guess(self, sequence: Sequence) -> list[int]:
-        line = list(sequence.tokens)
-        drafts: list[int] = []
-        for _ in range(self.random.choice((0, 0, 1, 3))):
-            right = next_token(line)
-            drafts.append(right if self.random.random() > self.wrong_drafts else right + 1)
-            line.append(drafts[-1])
-        return drafts
+    def guess(self, sequence: Sequence) -> Draft:
+        lines = {LAST: list(sequence.tokens)}
+        tokens: list[int] = []
+        parents: list[int] = []
+        for node in range(self.random.choice((0, 0, 1, 3, 9))):
+            parent = self.random.randrange(max(LAST, node - 3), node)
+            right = next_token(lines[parent])
+            tokens.append(right if self.random.random() > self.wrong_drafts else right + 1 + node)
+            parents.append(parent)
+            lines[node] = [*lines[parent], tokens[-1]]
+        return Draft(tuple(tokens), tuple(parents))
 
     def check(self, step: Step) -> None:
         scheduler = self.scheduler
-        assert sum(c.end - c.start + len(c.drafts) for c in step.chunks) <= scheduler.token_budget
+        assert sum(c.end - c.start + len(c.draft) for c in step.chunks) <= scheduler.token_budget
         assert step.chunks or not (scheduler.running or scheduler.waiting), "a step does something"
         assert sum(s.branches for s in scheduler.running) <= scheduler.max_sequences
         holders = Counter(block for s in scheduler.running for block in s.blocks)
@@ -175,6 +192,7 @@ def test_scheduler_under_a_hundred_thousand_random_events_loses_and_shares_nothi
     worlds = [run(5000, 1000 + seed, host_blocks=seed % 3 * 20) for seed in range(20)]
     assert sum(world.scheduler.counters.preemptions for world in worlds) > 1000
     assert sum(world.scheduler.counters.prefix_hit_tokens for world in worlds) > 1000
+    assert sum(world.scheduler.counters.accepted_tokens for world in worlds) > 1000
 
 
 def finish(scheduler: Scheduler) -> list[tuple[int, int]]:

@@ -117,7 +117,7 @@ def test_quantized_weight_is_within_half_a_level_and_matmul_uses_it(
     level = weight.view(9, -1, group).abs().amax(-1, keepdim=True) / levels
     error = (rounded - weight).view(9, -1, group).abs()
     assert (error <= level / 2 * 1.001).all()
-    assert packed.values.nbytes == weight.numel() // (2 if format == "int4" else 1)
+    assert packed.weight.nbytes == weight.numel() // (2 if format == "int4" else 1)
     x, bias = torch.randn(2, 256, generator=generator(4)), torch.randn(9, generator=generator(5))
     torch.testing.assert_close(torch_ops.matmul(x, packed, bias=bias), x @ rounded.T + bias)
 

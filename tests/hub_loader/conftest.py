@@ -14,7 +14,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StaticHub]:
         monkeypatch.delenv(name, raising=False)
     # What a process remembers of a hub is under its address, and a port may be given twice.
     monkeypatch.setattr("hub_loader.entry._modules", {})
-    monkeypatch.setattr("hub_loader.source._versions", {})
+    monkeypatch.setattr("hub_loader.pinned._versions", {})
     with StaticHub() as server:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -174,6 +175,19 @@ def test_lying_hub_then_its_bytes_are_refused_and_the_truth_loads_afterwards(
 def test_lying_hub_when_only_the_etag_is_wrong_then_the_bytes_decide(hub: StaticHub, tmp_path: Path) -> None:
     publish(hub, tmp_path)
     hub.headers.update({"ETag": '"0000"', "X-Linked-Etag": '"1111"', "X-Linked-Size": "5"})
+    assert get_kernel("org/demo", version=1).value() == 7
+
+
+def test_lying_hub_when_its_answer_inflates_without_end_then_it_is_cut(
+    hub: StaticHub, tmp_path: Path
+) -> None:
+    publish(hub, tmp_path)
+    hub.headers["Content-Encoding"] = "gzip"
+    hub.replaced["index.json"] = gzip.compress(bytes(64 << 20))
+    with pytest.raises(hub_loader.DownloadError, match=r"index\.json of org/demo: expected at most"):
+        get_kernel("org/demo", version=1)
+    hub.headers.clear()
+    hub.replaced.clear()
     assert get_kernel("org/demo", version=1).value() == 7
 
 

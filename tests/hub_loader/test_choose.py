@@ -103,7 +103,7 @@ def environment(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "LOCAL_KERNELS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("hub_loader.entry._modules", {})
-    monkeypatch.setattr("hub_loader.source._versions", {})
+    monkeypatch.setattr("hub_loader.pinned._versions", {})
     monkeypatch.setattr("hub_loader.fallback._choices", {})
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -105,7 +105,7 @@ def test_clock_that_was_set_back_then_the_ref_is_asked_again(
     hub_loader.install_kernel("org/demo", version=1)
     (path,) = (tmp_path / "cache").rglob("v1.json")
     path.write_text(path.read_text().replace('"seen": ', '"seen": 9'))  # far in the future
-    monkeypatch.setattr("hub_loader.source._versions", {})
+    monkeypatch.setattr("hub_loader.pinned._versions", {})
     hub.clear()
     hub_loader.install_kernel("org/demo", version=1)
     assert sorted(hub.requests) == [f"/kernels/org/demo/resolve/v1/index.json{end}" for end in ("", ".dsse")]

@@ -22,9 +22,9 @@ import hub_loader.cli
 from hub_loader import PolicyError, get_kernel, install_kernel
 from hub_loader.config import load_config
 from hub_loader.errors import DownloadError, MissingExtraError, SignatureError, UsageError
+from hub_loader.pinned import pinned_version
 from hub_loader.policy import Policy
 from hub_loader.request import Request
-from hub_loader.source import pinned_version
 from hub_loader.trust.dsse import ENVELOPE_NAME
 from hub_loader.trust.gate import admit_source
 from hub_loader.trust.keys import generate, public_of
@@ -67,7 +67,7 @@ def put(hub: StaticHub, tmp_path: Path) -> Put:
 def forget_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process, which asks the hub again."""
     monkeypatch.setattr("hub_loader.entry._modules", {})
-    monkeypatch.setattr("hub_loader.source._versions", {})
+    monkeypatch.setattr("hub_loader.pinned._versions", {})
     monkeypatch.setenv("KHUB_REFRESH", "0")
 
 

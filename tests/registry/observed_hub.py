@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from khub_process import Hub, khub_command, khub_environment
@@ -73,3 +75,33 @@ def until(true: Callable[[], bool]) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError("it did not become so")
+
+
+_LARGE = commit_body("large.bin", b"x" * 300_000)
+
+
+class Upload:
+    """A commit of `large.bin` to a new repository `acme/relu`, whose body has come by half."""
+
+    def __init__(self, hub: ObservedHub) -> None:
+        owner = {"Authorization": f"Bearer {hub.token('acme')}"}
+        new = {"organization": "acme", "name": "relu", "type": "kernel"}
+        assert httpx.post(f"{hub.url}/api/repos/create", headers=owner, json=new).status_code == 200
+        url = urlsplit(hub.url)
+        self.socket = socket.create_connection((url.hostname, url.port))
+        head = [
+            "POST /api/kernels/acme/relu/commit/main HTTP/1.1",
+            f"Host: {url.netloc}",
+            f"Authorization: {owner['Authorization']}",
+            f"Content-Length: {len(_LARGE)}",
+        ]
+        self.socket.sendall("\r\n".join([*head, "", ""]).encode() + _LARGE[: len(_LARGE) // 2])
+        until(lambda: hub.metrics()["khub_requests_in_flight"] == 2)  # this upload and the question
+
+    def finish(self) -> bytes:
+        """Send the rest; returns the answer up to the connection's end."""
+        self.socket.sendall(_LARGE[len(_LARGE) // 2 :])
+        answer = b""
+        while piece := self.socket.recv(65536):
+            answer += piece
+        return answer

@@ -22,7 +22,8 @@ from registry.accounts.may import Action, Allowed, RepoFacts, may
 from registry.accounts.settings import change_settings, read_settings
 from registry.accounts.tokens import NewToken, utc_now
 from registry.auth import create_token, list_tokens
-from registry.errors import RequestError
+from registry.errors import RepoMovedError, RequestError
+from registry.models import Audit
 from registry.oidc.configured import use_up
 from registry.store import RepoName, Store
 from registry.tree import Add, File, blob_oid
@@ -58,6 +59,37 @@ def test_audit_when_somebody_changes_or_removes_an_entry_then_the_database_refus
         200,
         {"why": "test"},
     )
+
+
+def test_audit_when_old_entries_are_pruned_then_the_log_says_so_and_refuses_changes_as_before(
+    store: Store,
+) -> None:
+    now = utc_now()
+    with store.write() as session:
+        for days in (500, 401, 399, 0):
+            session.add(
+                Audit(
+                    at=now - timedelta(days=days),
+                    actor="user:ada",
+                    address="local",
+                    action=f"x{days}",
+                    subject="acme",
+                    status=0,
+                    detail="{}",
+                )
+            )
+    before = now - timedelta(days=400)
+    with store.write() as session:
+        assert audit.prune(session, ACTOR, before) == 2
+    with store.write() as session:
+        assert audit.prune(session, ACTOR, before) == 0
+    with store.read() as session:
+        found = audit.events(session)
+    assert sorted(event.action for event in found) == ["audit.prune", "x0", "x399"]
+    assert (found[0].action, found[0].actor) == ("audit.prune", "user:test")
+    assert found[0].detail == {"before": before.isoformat(), "entries": 2}
+    with pytest.raises(DatabaseError, match="append-only"), store.write() as session:
+        session.execute(text("DELETE FROM audit"))
 
 
 def test_audit_when_a_change_fails_then_its_entry_is_gone_too(store: Store) -> None:
@@ -223,3 +255,41 @@ def test_login_when_it_ended_long_ago_then_it_takes_no_more_room(store: Store) -
     with store.read() as session:
         left = session.execute(text("SELECT id FROM tokens ORDER BY id")).scalars().all()
     assert left == [1, *made[1:]]
+
+
+def test_names_when_they_differ_by_case_alone_then_the_second_is_refused_and_the_first_is_kept(
+    store: Store,
+) -> None:
+    with store.write() as session:
+        directory.add_org(session, ACTOR, "Acme")
+        directory.add_user(session, ACTOR, "Ada")
+    for add, name, said in (
+        (directory.add_org, "ACME", "'Acme' is an organization"),
+        (directory.add_org, "ada", "'Ada' is a user"),
+        (directory.add_user, "ADA", "'Ada' is a user"),
+        (directory.add_user, "acme", "'Acme' is an organization"),
+    ):
+        with pytest.raises(UsageError, match=said), store.write() as session:
+            add(session, ACTOR, name)
+    for org in ("aCME", "ada", "Ada"):
+        with pytest.raises(RequestError, match="is taken by the") as refused:
+            store.create_repo(RepoName(org, "relu"), "x")
+        assert refused.value.status == 409
+    assert store.create_repo(RepoName("Acme", "relu"), "x")
+    with store.read() as session:
+        assert [org.name for org in directory.list_orgs(session)] == ["Acme"]
+
+
+def test_repository_when_asked_for_in_another_case_then_it_leads_to_the_one_of_that_name(
+    store: Store,
+) -> None:
+    store.create_repo(RepoName("Acme", "ReLU"), "x")
+    for org, name in (("acme", "relu"), ("ACME", "ReLU"), ("Acme", "relu")):
+        with pytest.raises(RepoMovedError) as moved:
+            store.resolve(RepoName(org, name), "main")
+        assert (moved.value.org, moved.value.name) == ("Acme", "ReLU")
+    store.create_repo(RepoName("Acme", "relu"), "x")  # names of repositories may differ by case alone
+    assert store.repo(RepoName("Acme", "relu")).repo == RepoName("Acme", "relu")
+    with pytest.raises(RequestError) as absent:
+        store.repo(RepoName("acme", "RELU"))  # which of the two?
+    assert absent.value.status == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -320,3 +321,22 @@ class _Memory:
     def _sample(self) -> None:
         while not self._done.wait(0.01):
             self.grown = max(self.grown, self._now() - self._before)
+
+
+# -- bodies that are more than they seem
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
+def test_body_when_it_says_that_it_is_compressed_then_it_is_taken_as_it_is_and_refused(
+    web: httpx.Client, owner: dict[str, str], repo: str, encoding: str
+) -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    headers = owner | {"Content-Encoding": encoding}
+    commit = web.post(f"/api/models/{repo}/commit/main", content=bomb, headers=headers)
+    created = web.post("/api/repos/create", content=bomb, headers=headers)
+    assert (commit.status_code, created.status_code) == (400, 400)
+    upload = _lfs(web, owner, repo, b"what was announced").json()["objects"][0]["actions"]["upload"]
+    sent = web.put(upload["href"], content=bomb, headers={**upload.get("header", {}), **headers})
+    assert sent.status_code in (400, 413)
+    tree = web.get(f"/api/models/{repo}/tree/main").json()
+    assert [entry["path"] for entry in tree] == ["a.txt"]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import secrets
 import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,18 +14,12 @@ import pytest
 from crashing import REPO, commit, commit_and_crash
 from khub_process import Hub, StartHub, khub
 from postgres_server import Postgres
+from writers import arguments, contents, prepared
 
-from registry import auth
 from registry.collect import collect
 from registry.fsck import fsck
 from registry.place import Place, open_blobs
 from registry.store import Store, utc_now
-
-
-def contents(place: Place, store: Store) -> dict[str, bytes]:
-    blobs = open_blobs(place, store)
-    found = store.list_tree(store.resolve(REPO, "main"), "", True, "", 10_000)
-    return {entry.path: b"".join(blobs.read(entry.file.sha256)) for entry in found if entry.file}
 
 
 @pytest.mark.slow
@@ -71,87 +60,6 @@ def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if
     }
     assert used <= {name for name, _ in blobs.storage.names()}
     assert fsck(store, blobs).problems == ()
-
-
-class Writers:
-    """Threads that commit one new file after the other, and know what they were told about each."""
-
-    def __init__(self, token: str) -> None:
-        self.url = ""
-        self.confirmed: dict[str, bytes] = {}
-        self.unknown: dict[str, bytes] = {}
-        self.wrong: list[str] = []
-        self._headers = {"Authorization": f"Bearer {token}"}
-
-    @contextmanager
-    def writing(self, count: int = 4) -> Iterator[None]:
-        stop = threading.Event()
-        threads = [threading.Thread(target=self._write, args=(stop,)) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _write(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            path, content = f"{secrets.token_hex(4)}/{secrets.token_hex(4)}", secrets.token_bytes(20_000)
-            lines = [
-                {"key": "header", "value": {"summary": path}},
-                {
-                    "key": "file",
-                    "value": {
-                        "path": path,
-                        "content": base64.b64encode(content).decode(),
-                        "encoding": "base64",
-                    },
-                },
-            ]
-            body = "\n".join(map(json.dumps, lines))
-            try:
-                url = f"{self.url}/api/kernels/{REPO}/commit/main"
-                answer = httpx.post(url, content=body, headers=self._headers, timeout=60)
-            except httpx.HTTPError:
-                self.unknown[path] = content
-                time.sleep(0.05)
-                continue
-            if answer.status_code == 200:
-                self.confirmed[path] = content
-            else:
-                if answer.status_code != 503:
-                    self.wrong.append(answer.text)
-                self.unknown[path] = content
-                time.sleep(0.05)
-
-    def wait_for(self, more: int) -> None:
-        """Return when so many more commits are confirmed."""
-        goal = len(self.confirmed) + more
-        until = time.monotonic() + 120
-        while len(self.confirmed) < goal:
-            assert time.monotonic() < until, "no commit was confirmed for two minutes"
-            time.sleep(0.005)
-
-    def check(self, found: dict[str, bytes]) -> None:
-        """Every confirmed file is there; every other one that is there was asked for, and is whole."""
-        assert self.wrong == []
-        assert self.confirmed.items() <= found.items()
-        assert found.items() <= (self.confirmed | self.unknown).items()
-
-
-def prepared(place: Place) -> Writers:
-    store = Store(place.data, place.database)
-    store.create_repo(REPO, "acme")
-    writers = Writers(auth.create_token(store, REPO.org, can_write=True))
-    store.close()
-    return writers
-
-
-def arguments(place: Place) -> list[str]:
-    named = {"--database": place.database, "--storage": place.storage}
-    return [word for option, value in named.items() if value is not None for word in (option, value)]
 
 
 def kill_servers(start_hub: StartHub, place: Place, rounds: int) -> None:

@@ -85,8 +85,13 @@ def test_mirror_when_asked_then_it_answers_as_the_upstream_does(upstream: Hub, m
     assert get(mirror, "/kernels/acme/relu").status_code == 200  # the page
     assert khub("registry", "fsck", "--data", mirror.data).returncode == 0
     assert run(mirror.data, "backup", str(mirror.data.parent / "b.tar"))[0] == 0
-    code, _, err = run(mirror.data, "export", str(mirror.data.parent / "c.tar"), "acme/relu")
-    assert code == 2 and "export it there" in err
+
+
+def test_mirror_when_asked_in_another_case_then_the_upstreams_spelling_alone_is_copied(mirror: Hub) -> None:
+    assert get(mirror, "/api/kernels/ACME/Relu").status_code == 404
+    assert get(mirror, "/api/kernels/acme/relu").status_code == 200
+    moved = get(mirror, "/api/kernels/ACME/Relu")
+    assert (moved.status_code, moved.headers["location"]) == (307, "/api/kernels/acme/relu")
 
 
 def test_mirror_when_only_heads_are_asked_for_then_no_content_is_fetched(mirror: Hub) -> None:

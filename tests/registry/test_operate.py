@@ -330,7 +330,7 @@ def test_registry_commands_when_used_on_a_folder_then_each_says_what_it_did(tmp_
         khub("registry", *command)
         for command in (
             ("gc", "--data", data),
-            ("gc", "--data", data, "--grace", "0", "--json"),
+            ("gc", "--data", data, "--grace", "0", "--audit-older-than", "1d", "--json"),
             ("backup", "--data", data, tmp_path / "b.tar"),
             ("restore", "--data", tmp_path / "new", tmp_path / "b.tar"),
             ("fsck", "--data", tmp_path / "new", "--json"),
@@ -338,7 +338,8 @@ def test_registry_commands_when_used_on_a_folder_then_each_says_what_it_did(tmp_
     ]
     assert [one.returncode for one in done] == [0] * 5, [one.stderr for one in done]
     assert "1 (0.0 MB) are unused" in done[0].stdout
-    assert json.loads(done[1].stdout)["deleted"] == 1
+    collected = json.loads(done[1].stdout)
+    assert (collected["deleted"], collected["audit_entries"]) == (1, 0)
     assert "1 blobs" in done[2].stdout and "1 blobs" in done[3].stdout
     assert json.loads(done[4].stdout)["problems"] == []
 

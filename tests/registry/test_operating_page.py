@@ -50,13 +50,13 @@ def test_first_commands_of_the_operations_page_run_and_its_metrics_are_those_exp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS[1:], ids=["traces", "proxy"])
+@pytest.mark.parametrize("script", SCRIPTS[1:], ids=["traces", "workers", "proxy"])
 def test_further_commands_of_the_operations_page_run_in_order(script: str, tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
 def test_commands_of_the_operations_page_are_all_executed() -> None:
-    assert len(SCRIPTS) == PAGE.count("```sh") == 3
+    assert len(SCRIPTS) == PAGE.count("```sh") == 4
 
 
 def test_links_of_the_operations_page_point_to_files_that_exist() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from huggingface_hub import HfApi
 from khub_process import Hub
+from registry_command import new_token, registry, run
 from seeded_hub import count_downloads, upload
 
 HTML = {"Accept": "text/html"}
@@ -105,6 +107,88 @@ def test_member_who_is_signed_in_sees_private_and_gated_kernels(insider: httpx.C
         assert "A confidential sentence." in got.text
         assert "private" in got.headers["cache-control"]
         assert "Cookie" in got.headers["vary"]
+
+
+@contextmanager
+def signed_in(hub: Hub, token: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=hub.url, headers=HTML, timeout=60) as web:
+        assert web.post("/-/login", data={"token": token}).status_code == 303
+        yield web
+
+
+def user(hub: Hub, name: str) -> None:
+    assert run(hub.data, "user", "add", name)[0] in (0, 2)  # another test may have made it
+
+
+def seen(web: httpx.Client) -> set[str]:
+    """Which of the two kernels the lists and searches show, and of which the card, files and matrix open."""
+    shown = set()
+    for name in ("hidden-one", "gated-one"):
+        found = name in web.get("/kernels?q=secretop").text
+        pages = {web.get(f"/kernels/secrets/{name}{tab}").status_code for tab in TABS[:-1]}
+        assert pages == {200} if found else 200 not in pages, (name, pages)
+        posted = web.post(f"/kernels/secrets/{name}/compatibility", data={"environment": "{}"})
+        assert (posted.status_code == 422) == found
+        shown |= {name} if found else set()
+    return shown
+
+
+@pytest.mark.parametrize("role", ["reader", "owner"])
+def test_user_who_is_a_member_sees_both_as_long_as_he_is_one(hub: Hub, kernels: None, role: str) -> None:
+    name = f"page-{role}"
+    user(hub, name)
+    with signed_in(hub, new_token(hub.data, "--user", name)) as web:
+        assert seen(web) == set()
+        registry(hub.data, "member", "add", "--org", "secrets", "--user", name, "--role", role)
+        assert seen(web) == {"hidden-one", "gated-one"}
+        registry(hub.data, "member", "remove", "--org", "secrets", "--user", name)
+        assert seen(web) == set()
+
+
+def test_reader_who_was_let_in_finds_and_opens_the_gated_kernel_and_not_the_private_one(
+    hub: Hub, kernels: None, member: str
+) -> None:
+    user(hub, "page-guest"), user(hub, "page-waiting")
+    api = HfApi(endpoint=hub.url, token=member)
+    with (
+        signed_in(hub, new_token(hub.data, "--user", "page-guest")) as guest,
+        signed_in(hub, new_token(hub.data, "--user", "page-waiting")) as waiting,
+    ):
+        assert seen(guest) == set()
+        api.grant_access("secrets/gated-one", "page-guest", repo_type="model")
+        assert seen(guest) == {"gated-one"} and seen(waiting) == set()
+        assert "A confidential sentence." in guest.get("/secrets").text
+        assert "hidden-one" not in guest.get("/secrets").text
+        api.cancel_access_request("secrets/gated-one", "page-guest", repo_type="model")
+        assert seen(guest) == set()
+
+
+def test_member_with_a_token_that_is_limited_elsewhere_sees_neither(hub: Hub, kernels: None) -> None:
+    user(hub, "page-limited")
+    registry(hub.data, "member", "add", "--org", "secrets", "--user", "page-limited", "--role", "owner")
+    for limit, expected in (("others", set()), ("secrets/gated-one", {"gated-one"})):
+        hub.token("others")
+        with signed_in(hub, new_token(hub.data, "--user", "page-limited", "--limit", limit)) as web:
+            assert seen(web) == expected
+
+
+def test_page_that_a_member_saw_is_not_confirmed_to_a_stranger_who_names_its_tag(
+    insider: httpx.Client, stranger: httpx.Client
+) -> None:
+    for path in ("/kernels/secrets/hidden-one", "/kernels?q=secretop"):
+        tag = insider.get(path).headers["etag"]
+        assert insider.get(path, headers={"If-None-Match": tag}).status_code == 304
+        assert stranger.get(path, headers={"If-None-Match": tag}).status_code != 304
+
+
+def test_private_kernel_and_one_that_never_was_get_the_same_answer(
+    stranger: httpx.Client, outsider: httpx.Client
+) -> None:
+    for web in (stranger, outsider):
+        for tab in TABS:
+            there, never = (web.get(f"/kernels/secrets/{name}{tab}") for name in ("hidden-one", "never-was1"))
+            assert there.text.replace("hidden-one", "never-was1") == never.text
+            assert there.status_code == never.status_code and there.headers.keys() == never.headers.keys()
 
 
 def test_login_lets_a_browser_read_pages_and_not_a_clients_addresses(hub: Hub, insider: httpx.Client) -> None:

@@ -38,6 +38,7 @@ PAGES = {
     "no-benchmarks": "/kernels/vision-lab/triton-norm/benchmarks",
     "error": "/kernels/nobody/nothing",
     "login": "/-/login",
+    "settings": "/-/settings",
     "admin": "/-/admin",
     "admin-org": "/-/admin/orgs/kernel-hub",
 }

@@ -4,45 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from observed_hub import ObservedHub, commit_body, end, start_observed, until
+from observed_hub import ObservedHub, Upload, end, start_observed, until
 
 from registry.telemetry.drain import Drain
-
-BODY = commit_body("large.bin", b"x" * 300_000)
-
-
-class Upload:
-    """A commit whose body has come by half."""
-
-    def __init__(self, hub: ObservedHub) -> None:
-        owner = {"Authorization": f"Bearer {hub.token('acme')}"}
-        new = {"organization": "acme", "name": "relu", "type": "kernel"}
-        assert httpx.post(f"{hub.url}/api/repos/create", headers=owner, json=new).status_code == 200
-        url = urlsplit(hub.url)
-        self._socket = socket.create_connection((url.hostname, url.port))
-        head = [
-            "POST /api/kernels/acme/relu/commit/main HTTP/1.1",
-            f"Host: {url.netloc}",
-            f"Authorization: {owner['Authorization']}",
-            f"Content-Length: {len(BODY)}",
-        ]
-        self._socket.sendall("\r\n".join([*head, "", ""]).encode() + BODY[: len(BODY) // 2])
-        until(lambda: hub.metrics()["khub_requests_in_flight"] == 2)  # this upload and the question
-
-    def finish(self) -> bytes:
-        """Send the rest; returns the answer up to the connection's end."""
-        self._socket.sendall(BODY[len(BODY) // 2 :])
-        answer = b""
-        while piece := self._socket.recv(65536):
-            answer += piece
-        return answer
 
 
 @pytest.fixture
@@ -93,7 +62,7 @@ def test_sigterm_when_an_upload_outlasts_the_grace_then_the_server_ends_and_says
     hub.process.send_signal(signal.SIGTERM)
     assert hub.process.wait(30) == 0
     assert "with 1 requests under way" in hub.log.read_text()
-    assert b"200" not in upload._socket.recv(65536)[:15]
+    assert b"200" not in upload.socket.recv(65536)[:15]
 
 
 def test_drain_over_time_when_requests_end_or_the_grace_does() -> None:

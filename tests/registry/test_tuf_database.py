@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +16,13 @@ from khub_process import StartHub
 from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 from tuf_hub import TufHub, index_of, new_key
 
-from hub_loader.errors import KernelHubError, RegistryError
+from hub_loader.errors import KernelHubError, RegistryError, UsageError
 from hub_loader.trust.keys import generate
 from hub_loader.trust.tuf_keys import signer_of
 from registry.errors import RequestError
 from registry.store import Store
 from registry.tuf import ceremony, roles
+from registry.tuf.ceremony import Draft
 from registry.tuf.repository import TufRepository
 
 ORG = "acme"
@@ -33,7 +35,14 @@ def open_repository(tmp_path: Path, database: str | None) -> Callable[[], TufRep
     def opened() -> TufRepository:
         return TufRepository(Store(tmp_path, database), tmp_path)
 
-    repository, operator = opened(), signer_of(OPERATOR)
+    repository = opened()
+    repository.apply(first_drafts(repository))
+    return opened
+
+
+def first_drafts(repository: TufRepository) -> list[Draft]:
+    """The first root and targets, with online keys of the repository's, signed."""
+    operator = signer_of(OPERATOR)
     keys = {role: roles.Keys([operator.public_key]) for role in ceremony.OFFLINE}
     keys |= {role: roles.Keys([repository.keys.create()]) for role in roles.ONLINE}
     root = roles.first_root(keys, roles.Lifetimes(), roles.now())
@@ -41,8 +50,7 @@ def open_repository(tmp_path: Path, database: str | None) -> Callable[[], TufRep
     roles.delegate(targets.signed, ORG, roles.Keys([signer_of(PUBLISHER).public_key]))
     for draft in (root, targets):
         ceremony.sign_draft(draft, operator)
-    repository.apply([root, targets])
-    return opened
+    return [root, targets]
 
 
 OPERATOR, PUBLISHER = generate(), generate()
@@ -67,6 +75,27 @@ def check_whole(repository: TufRepository) -> int:
         meta.verify_length_and_hashes(files[f"{meta.version}.{name}"])
     found = snapshot.meta.get(f"org.{ORG}.json")
     return found.version if found else 0
+
+
+def test_first_ceremonies_when_held_at_once_then_one_is_and_the_others_are_told(
+    tmp_path: Path, database: str | None
+) -> None:
+    operators = [TufRepository(Store(tmp_path, database), tmp_path) for _ in range(4)]
+    drafts = [first_drafts(operator) for operator in operators]
+    barrier = threading.Barrier(4)
+
+    def hold(number: int) -> bool:
+        barrier.wait()
+        try:
+            operators[number].apply(drafts[number])
+        except UsageError as error:
+            assert "2 is next: draft it again" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(hold, range(4))) == 1
+    assert check_whole(operators[0]) == 0
 
 
 def test_servers_that_publish_and_refresh_at_once_leave_one_line_of_versions(

@@ -35,7 +35,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def forget_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a new process knows of hubs."""
     monkeypatch.setattr("hub_loader.entry._modules", {})
-    monkeypatch.setattr("hub_loader.source._versions", {})
+    monkeypatch.setattr("hub_loader.pinned._versions", {})
 
 
 @pytest.fixture

@@ -1,0 +1,124 @@
+"""A linear layer: dense, or through the matmul slot where its weight is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hub_loader.errors import ModelError
+
+from .kernels import Kernels
+from .pages import in_huge_pages
+from .quant import packed as plain
+from .quant.checkpoint import Loaded
+from .quant.packed import PackedWeight
+
+INT4_GROUPS = (128, 64, 32)
+
+Map = Callable[[torch.Tensor], torch.Tensor]
+Multiply = Callable[..., torch.Tensor]
+
+
+class Linear:
+    """x [T, in] -> [T, out] by `matmul(x, weight, bias=…)`; `order`: the columns of x as the weight has them."""
+
+    def __init__(
+        self, matmul: Multiply, weight: Any, bias: torch.Tensor | None, order: torch.Tensor | None = None
+    ) -> None:
+        self._matmul, self._weight, self._bias, self._order = matmul, weight, bias, order
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._order is not None:
+            x = x[..., self._order]
+        return self._matmul(x, self._weight, bias=self._bias)
+
+
+class Joined:
+    """Several linear layers of one input that cannot be one matrix: their outputs, side by side."""
+
+    def __init__(self, parts: Sequence[Linear]) -> None:
+        self._parts = parts
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(x) for part in self._parts], dim=-1)
+
+
+def make_linear(
+    parts: Sequence[Loaded], bias: torch.Tensor | None, kernels: Kernels, quantize: str | None = None
+) -> Map:
+    """One layer whose outputs are those of `parts`, one after another; `quantize` rounds dense ones to a format.
+
+    bias: of all outputs together.
+
+    Raises:
+        ModelError: the weight does not fit the format.
+    """
+    whole = _merge(parts)
+    if whole is not None:
+        return _linear(whole, bias, kernels, quantize)
+    sizes = [part.weight.shape[0] for part in parts]
+    biases = [None] * len(parts) if bias is None else torch.split(bias, sizes)
+    return Joined([_linear(part, own, kernels, quantize) for part, own in zip(parts, biases, strict=True)])
+
+
+def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantize: str | None) -> Linear:
+    weight = loaded.weight
+    if isinstance(weight, PackedWeight):
+        if serves(kernels, weight):
+            return Linear(kernels.matmul, kernels.PackedWeight(**vars(weight)), bias, loaded.order)
+        return Linear(plain.matmul, weight, bias, loaded.order)
+    if quantize is None:
+        return Linear(kernels.linear, in_huge_pages(weight), bias)
+    groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
+    if quantize in kernels.formats:
+        return Linear(kernels.matmul, kernels.quantize(weight, quantize, **groups), bias)
+    return Linear(plain.matmul, plain.quantize(weight, quantize, **groups), bias)
+
+
+def serves(kernels: Kernels, packed: PackedWeight) -> bool:
+    """Whether the matmul slot multiplies this weight: its format, and for bytes one scale a row without zero point."""
+    if packed.format not in kernels.formats:
+        return False
+    if packed.zeros is not None and packed.zeros.dtype != torch.uint8:
+        return False
+    return packed.format == "int4" or (packed.zeros is None and packed.group_size == packed.shape[1])
+
+
+def _merge(parts: Sequence[Loaded]) -> Loaded | None:
+    """The parts as one matrix; None where they have different formats, or their columns different orders."""
+    if len(parts) == 1:
+        return parts[0]
+    orders = [part.order for part in parts if part.order is not None]
+    if orders and not (len(orders) == len(parts) and all(torch.equal(o, orders[0]) for o in orders)):
+        return None
+    weights = [part.weight for part in parts]
+    dense = [weight for weight in weights if isinstance(weight, torch.Tensor)]
+    if dense:
+        return Loaded(torch.cat(dense)) if len(dense) == len(weights) else None
+    packed = [weight for weight in weights if isinstance(weight, PackedWeight)]
+    alike = {
+        (w.format, w.group_size, w.scales.dtype, None if w.zeros is None else w.zeros.dtype) for w in packed
+    }
+    if len(alike) > 1:
+        return None
+    zeros = [weight.zeros for weight in packed if weight.zeros is not None]
+    rows = sum(weight.shape[0] for weight in packed)
+    merged = replace(
+        packed[0],
+        shape=(rows, packed[0].shape[1]),
+        weight=torch.cat([weight.weight for weight in packed]),
+        scales=torch.cat([weight.scales for weight in packed]),
+        zeros=torch.cat(zeros) if zeros else None,
+    )
+    return Loaded(merged, parts[0].order)
+
+
+def _group_size(columns: int) -> int:
+    """The largest usual group of columns that shares an int4 scale."""
+    for size in INT4_GROUPS:
+        if columns % size == 0:
+            return size
+    raise ModelError(f"a layer of {columns} inputs does not divide into int4 groups of 32: use int8")

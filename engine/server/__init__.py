@@ -1,0 +1,1 @@
+"""`khub engine serve`: the engine behind the HTTP APIs that OpenAI's and Anthropic's clients speak."""

@@ -1,0 +1,136 @@
+"""Calls of tools in what a model says. Pure.
+
+Models write a call as their template taught them to:
+
+- "tagged": `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, between or after other text (Hermes, Qwen);
+- "bare": the answer is the JSON object alone, with "arguments" or "parameters" (Llama 3);
+- "forced": as "bare", where the request leaves the model no choice and the text is guided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Style = Literal["none", "tagged", "bare", "forced"]
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function's name and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolReader:
+    """Takes text piece by piece and gives back what is certain: text to show, and calls."""
+
+    def __init__(self, style: Style, names: Collection[str]) -> None:
+        """`names`: of the functions there are; whatever calls another one is text."""
+        self._style = style
+        self._names = names
+        self._held = ""
+        self._calls = 0
+        self._behind = False  # a call, with nothing but space since
+
+    @property
+    def called(self) -> bool:
+        """Whether there was a call."""
+        return self._calls > 0
+
+    def push(self, text: str) -> list[str | Call]:
+        """What is certain now and was not before."""
+        self._held += text
+        if self._style == "none":
+            return self._text(len(self._held))
+        if self._style != "tagged":
+            begun = self._held.lstrip()
+            return (
+                [] if self._style == "forced" or not begun or begun[0] == "{" else self._text(len(self._held))
+            )
+        found: list[str | Call] = []
+        while (start := self._held.find(OPEN)) >= 0 and (end := self._held.find(CLOSE, start)) >= 0:
+            found += self._text(start)
+            end -= start
+            found += self._call(end + len(CLOSE), self._held[len(OPEN) : end])
+        return found + self._text(start if start >= 0 else len(self._held) - _overlap(self._held))
+
+    def finish(self) -> list[str | Call]:
+        """The rest, when no text follows."""
+        inside = self._held
+        if self._style == "tagged":
+            if not inside.startswith(OPEN):
+                return self._text(len(inside))
+            inside = inside.removeprefix(OPEN)
+        elif self._style == "none":
+            return self._text(len(inside))
+        return self._call(len(self._held), inside)
+
+    def _call(self, end: int, inside: str) -> list[str | Call]:
+        """The call that the first `end` characters are, or they as text."""
+        call = _parse(inside, self._names)
+        if call is None:
+            return self._text(end)
+        self._held = self._held[end:]
+        self._calls += 1
+        self._behind = True
+        return [call]
+
+    def _text(self, end: int) -> list[str | Call]:
+        text, self._held = self._held[:end], self._held[end:]
+        if self._behind:
+            text = text.lstrip()
+            self._behind = not text
+        return [text] if text else []
+
+
+def style_of(plain: str, with_tools: str) -> Style:
+    """How a model calls, from what its template makes of one conversation without and with tools."""
+    if plain == with_tools:
+        return "none"
+    return "tagged" if OPEN in with_tools else "bare"
+
+
+def forced_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON schema of a call of one of these tools, each `{"function": {"name": …, "parameters": …}}`."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool["function"]["name"]},
+                "arguments": tool["function"].get("parameters") or {"type": "object"},
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return compact(calls[0] if len(calls) == 1 else {"anyOf": calls})
+
+
+def compact(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema for guided text without line breaks: small models go on making space until their end."""
+    layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return {"x-guidance": layout, **schema}
+
+
+def _parse(text: str, names: Collection[str]) -> Call | None:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or data.get("name") not in names:
+        return None
+    arguments = data.get("arguments", data.get("parameters", {}))
+    if not isinstance(arguments, dict):
+        return None
+    return Call(data["name"], json.dumps(arguments, ensure_ascii=False))
+
+
+def _overlap(text: str) -> int:
+    """How many characters at the end may be the beginning of a tag."""
+    return next((n for n in range(min(len(OPEN) - 1, len(text)), 0, -1) if text.endswith(OPEN[:n])), 0)

@@ -1,0 +1,79 @@
+"""Linear layers on the CPU for few rows: what decoding a batch of sequences is made of.
+
+Weights stay as they are, in float32, float16 or bfloat16, and are read once for up to 64 rows of x.
+"""
+
+from typing import Optional
+
+import torch
+from torch.nn import functional
+
+from ._ops import add_op_namespace_prefix, ops
+
+__all__ = ["linear"]
+
+# From here on a blocked matrix product reuses what it copies often enough to be faster.
+_MANY_ROWS = 64
+# Weight rows that are widened at a time: they stay in the last cache.
+_WIDENED_ROWS = 2048
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Optional[torch.Tensor] = None,
+    out: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """``x @ weight.T + bias``, products and sums in float32, rounded once.
+
+    Args:
+        x: ``[..., K]``, float32, float16 or bfloat16.
+        weight: ``[N, K]`` of the dtype of x, contiguous rows.
+        bias: ``[N]`` of the dtype of x.
+        out: where to write, ``[..., N]``, contiguous, of the dtype of x; a new tensor without it.
+
+    Returns:
+        ``[..., N]``. With fewer than 64 rows, a row's result does not depend on the others.
+
+    Raises:
+        ValueError: shapes that do not fit, or an out that is not contiguous.
+        RuntimeError: a tensor of the wrong dtype or device, or a bias of the wrong shape.
+    """
+    if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x must be [..., K] and weight [N, K], got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    result_shape = (*x.shape[:-1], weight.shape[0])
+    if out is None:
+        out = x.new_empty(result_shape)
+    elif out.shape != result_shape or not out.is_contiguous():
+        raise ValueError(f"out must be contiguous and of shape {tuple(result_shape)}, got {tuple(out.shape)}")
+    rows = out.numel() // max(1, weight.shape[0])
+    x_rows, out_rows = x.reshape(rows, x.shape[-1]), out.view(rows, weight.shape[0])
+    if rows < _MANY_ROWS:
+        ops.linear(out_rows, x_rows if x_rows.stride(1) == 1 else x_rows.contiguous(), weight, bias)
+    elif x.dtype == torch.float32 or _multiplies_narrow(x.dtype):
+        out_rows.copy_(functional.linear(x_rows, weight, bias))
+    else:
+        _widen_and_multiply(out_rows, x_rows, weight, bias)
+    return out
+
+
+def _multiplies_narrow(dtype: torch.dtype) -> bool:
+    """Whether torch has a matrix product of this dtype for this processor; otherwise it has loops."""
+    supported = "_is_mkldnn_bf16_supported" if dtype == torch.bfloat16 else "_is_mkldnn_fp16_supported"
+    return bool(getattr(torch.ops.mkldnn, supported)())
+
+
+def _widen_and_multiply(
+    out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor]
+) -> None:
+    """A product in float32, the weights widened a stretch at a time."""
+    wide = x.float()
+    for begin in range(0, weight.shape[0], _WIDENED_ROWS):
+        end = begin + _WIDENED_ROWS
+        part = bias[begin:end].float() if bias is not None else None
+        out[:, begin:end] = functional.linear(wide, weight[begin:end].float(), part)
+
+
+torch.library.register_fake(add_op_namespace_prefix("linear"))(lambda *args: None)

@@ -1,0 +1,93 @@
+// The only file that knows torch: checks every argument, then hands raw pointers, sizes and strides to the
+// kernel.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "../csrc/cpu/linear_cpu.h"
+#include "registration.h"
+
+namespace {
+
+using khub::DType;
+using khub::Linear;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Half: return DType::f16;
+    case ScalarType::BFloat16: return DType::bf16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16, got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+void check_matrix(const Tensor& tensor, const char* name, ScalarType dtype, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype),
+                  ", got ", torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns, name,
+                  " must have shape [", rows, ", ", columns, "]");
+  STD_TORCH_CHECK(columns <= 1 || tensor.stride(1) == 1, name,
+                  " must be contiguous in its last dimension, got stride ", tensor.stride(1));
+}
+
+void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  Linear q = {};
+  q.dtype = dtype_of(x, "x");
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, "x and weight must have 2 dimensions, got ", x.dim(),
+                  " and ", weight.dim());
+  q.m = x.size(0);
+  q.n = weight.size(0);
+  q.k = x.size(1);
+  STD_TORCH_CHECK(q.k > 0, "x must have at least 1 column");
+  check_matrix(x, "x", dtype, q.m, q.k);
+  check_matrix(weight, "weight", dtype, q.n, q.k);
+  check_matrix(out, "out", dtype, q.m, q.n);
+  if (bias) {
+    STD_TORCH_CHECK(bias->scalar_type() == dtype && bias->dim() == 1 && bias->size(0) == q.n, "bias must be ",
+                    torch::headeronly::toString(dtype), " of shape [", q.n, "]");
+    STD_TORCH_CHECK(bias->is_contiguous(), "bias must be contiguous");
+    q.bias = bias->data_ptr();
+  }
+  if (q.m == 0 || q.n == 0) return;
+  q.weight = weight.data_ptr();
+  q.weight_stride = weight.stride(0);
+  q.out = out.data_ptr();
+  q.out_stride = out.stride(0);
+  std::vector<float> widened;
+  if (q.dtype == DType::f32) {
+    q.x = static_cast<const float*>(x.data_ptr());
+    q.x_stride = x.stride(0);
+  } else {
+    widened.resize(size_t(q.m * q.k));
+    const char* from = static_cast<const char*>(x.data_ptr());
+    for (int64_t m = 0; m < q.m; ++m) {
+      khub::cpu::widen(q.dtype, from + 2 * m * x.stride(0), widened.data() + m * q.k, q.k);
+    }
+    q.x = widened.data();
+    q.x_stride = q.k;
+  }
+  const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
+  const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
+  torch::stable::parallel_for(0, tiles, grain,
+                              [&](int64_t begin, int64_t end) { khub::cpu::linear(q, begin, end); });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
+  ops.def("linear(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CPU, ops) { ops.impl("linear", TORCH_BOX(&linear)); }
+
+REGISTER_EXTENSION(TORCH_EXTENSION_NAME)

@@ -1,0 +1,206 @@
+"""Quantized checkpoints: logits within stated bounds of what the stored weights stand for, in float64.
+
+Bounds, relative to the largest logit: float32 1e-5, bfloat16 3e-2 (three layers that round after every operation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quantized_models as stored
+import torch
+from engine_models import MakeModel
+from safetensors.torch import load_file, save_file
+
+from engine import LLM, SamplingParams, torch_ops
+from engine.batch import build_batch
+from engine.quant.scheme import parse_scheme
+from engine.scheduler import Chunk, Sequence, Step
+from hub_loader.errors import ModelError, UsageError
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
+BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
+INT8 = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+FP8 = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
+CASES: dict[str, tuple[Callable[[torch.Tensor], stored.Stored], dict[str, Any]]] = {
+    "awq": (stored.awq, AWQ),
+    "gptq": (stored.gptq, GPTQ),
+    "gptq-asymmetric": (partial(stored.gptq, symmetric=False), GPTQ | {"sym": False}),
+    "gptq-act-order": (partial(stored.gptq, act_order=True), GPTQ | {"desc_act": True}),
+    "gptq-v2": (
+        partial(stored.gptq, symmetric=False, shift=0),
+        GPTQ | {"sym": False, "checkpoint_format": "gptq_v2"},
+    ),
+    "gptq-8-bit": (partial(stored.gptq, bits=8), GPTQ | {"bits": 8}),
+    "gptq-8-bit-asymmetric": (
+        partial(stored.gptq, bits=8, symmetric=False),
+        GPTQ | {"bits": 8, "sym": False},
+    ),
+    "packed-int4": (stored.packed_int4, stored.compressed("pack-quantized", INT4)),
+    "packed-int4-asymmetric": (
+        partial(stored.packed_int4, symmetric=False),
+        stored.compressed("pack-quantized", INT4 | {"symmetric": False}),
+    ),
+    "int8": (stored.int8, stored.compressed("int-quantized", INT8)),
+    "int8-per-tensor": (
+        partial(stored.int8, per_tensor=True),
+        stored.compressed("int-quantized", INT8 | {"strategy": "tensor"}),
+    ),
+    "fp8": (stored.fp8, stored.compressed("float-quantized", FP8)),
+    "fp8-per-tensor": (
+        partial(stored.fp8, per_tensor=True),
+        stored.compressed("float-quantized", FP8 | {"strategy": "tensor"}),
+    ),
+    "fp8-blocks": (stored.fp8_blocks, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [64, 32]}),
+}
+
+
+@pytest.fixture(scope="session")
+def quantized(
+    make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, Path]]:
+    """quantized("awq") -> (the dense folder, the quantized one)."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> tuple[Path, Path]:
+        source = make_model("biases", attention_bias=True)
+        if name not in made:
+            target = tmp_path_factory.mktemp("quantized") / name
+            made[name] = stored.quantize_folder(source, target, *CASES[name])
+        return source, made[name]
+
+    return make
+
+
+def logits_of(llm: LLM, prompt: list[int]) -> torch.Tensor:
+    """Logits of the last token."""
+    sequence = Sequence(0, prompt, 5, blocks=list(range(4)))
+    step = Step([Chunk(sequence, 0, len(prompt), True)])
+    return llm._model.forward(build_batch(step, 16, torch_ops.plan_step), llm._cache)[0]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_within_the_bound_of_what_is_stored(
+    quantized: Callable[[str], tuple[Path, Path]], name: str, dtype: str
+) -> None:
+    source, target = quantized(name)
+    expected = stored.twin_logits(source, target, PROMPT)[-1]
+    error = (
+        logits_of(LLM(target, dtype=dtype), PROMPT).double() - expected
+    ).abs().max() / expected.abs().max()
+    assert error < BOUNDS[dtype]
+
+
+def test_greedy_tokens_of_a_quantized_checkpoint_are_those_of_what_is_stored(
+    quantized: Callable[[str], tuple[Path, Path]],
+) -> None:
+    source, target = quantized("gptq-act-order")
+    (completion,) = LLM(target).generate([PROMPT], SamplingParams(max_tokens=5, ignore_stop=True))
+    tokens = list(PROMPT)
+    for _ in range(5):
+        tokens.append(int(stored.twin_logits(source, target, tokens)[-1].argmax()))
+    assert list(completion.tokens) == tokens[len(PROMPT) :]
+
+
+@pytest.mark.parametrize("format", ["int8", "int4", "fp8"])
+def test_logits_of_weights_quantized_on_load_are_within_the_bound_of_the_rounded_weights(
+    make_model: MakeModel, tmp_path: Path, format: str
+) -> None:
+    def rounded(weight: torch.Tensor) -> stored.Stored:
+        groups = {"group_size": 32} if format == "int4" else {}
+        return {"weight": weight}, torch_ops.dequantize(torch_ops.quantize(weight, format, **groups)).double()
+
+    twin = stored.quantize_folder(make_model(), tmp_path / "twin", rounded, {})
+    expected = stored.twin_logits(make_model(), twin, PROMPT)[-1]
+    got = logits_of(LLM(make_model(), quantize=format), PROMPT).double()
+    assert (got - expected).abs().max() / expected.abs().max() < BOUNDS["float32"]
+
+
+def test_quantized_checkpoint_is_not_quantized_again(quantized: Callable[[str], tuple[Path, Path]]) -> None:
+    with pytest.raises(UsageError, match=r"is quantized already \(awq\)"):
+        LLM(quantized("awq")[1], quantize="int8")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ([], "is no object"),
+        ({}, "quant_method None; the engine reads awq, gptq"),
+        ({"quant_method": "bitsandbytes"}, "quant_method 'bitsandbytes'"),
+        (AWQ | {"bits": 8}, "bits 8"),
+        (AWQ | {"version": "gemv"}, "version 'gemv'"),
+        (GPTQ | {"bits": 3}, "bits 3; the engine reads 4 or 8"),
+        (GPTQ | {"group_size": 0}, "group_size 0"),
+        (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        (GPTQ | {"dynamic": {"-:x": {}}}, "dynamic"),
+        (stored.compressed("marlin-24", INT4), "format 'marlin-24'"),
+        (stored.compressed("int-quantized", INT8 | {"num_bits": 6}), "weights 'int6'"),
+        (stored.compressed("float-quantized", FP8 | {"strategy": "tensor_group"}), "strategy 'tensor_group'"),
+        (stored.compressed("int-quantized", INT8) | {"config_groups": {}}, "config_groups"),
+        (stored.compressed("int-quantized", INT8) | {"ignore": "lm_head"}, "a list of names"),
+        ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt 'e5m2'"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "two positive integers"),
+    ],
+    ids=str,
+)
+def test_quantization_config_that_is_not_read_is_refused(config: Any, words: str) -> None:
+    with pytest.raises(ModelError, match=words.replace("(", r"\(")):
+        parse_scheme(config, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"group_size": 64}, "no multiple of quantization_config's group_size 64|config.json implies"),
+        ({"bits": 8}, "config.json implies"),
+        ({"quant_method": "awq", "version": "gemm", "zero_point": True}, "config.json implies"),
+        (stored.compressed("int-quantized", INT8), "no tensor 'model.layers.0.self_attn.q_proj.weight'"),
+    ],
+    ids=["group", "bits", "method", "layout"],
+)
+def test_quantization_config_that_the_tensors_contradict_is_refused(
+    quantized: Callable[[str], tuple[Path, Path]], tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    _, target = quantized("gptq")
+    for file in target.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((target / "config.json").read_text())
+    config["quantization_config"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=words):
+        LLM(tmp_path)
+
+
+def test_order_of_columns_that_gives_no_whole_groups_is_refused(
+    quantized: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    _, target = quantized("gptq-act-order")
+    for file in target.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.g_idx"].zero_()
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"model.layers.1.mlp.down_proj.g_idx does not give each group 32 columns"
+    ):
+        LLM(tmp_path)
+
+
+def test_layers_that_a_scheme_leaves_out_are_matched_by_name_or_expression() -> None:
+    config = stored.compressed("int-quantized", INT8) | {"ignore": ["lm_head", r"re:.*\.experts\..*"]}
+    scheme = parse_scheme(config, "config.json")
+    assert not scheme.covers("lm_head")
+    assert not scheme.covers("model.layers.0.mlp.experts.3.w1")
+    assert scheme.covers("model.layers.0.mlp.down_proj")
+    awq = parse_scheme(AWQ | {"modules_to_not_convert": ["visual"]}, "config.json")
+    assert not awq.covers("model.visual.q_proj")
+    assert not awq.covers("lm_head")

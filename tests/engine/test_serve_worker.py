@@ -1,0 +1,123 @@
+"""The engine's thread on its own: failing steps, refused prompts, jobs of many prompts; and traces of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from engine_models import SHIPPED, MakeModel
+from serving import NAME, StartServer
+
+from engine import LLM, SamplingParams
+from engine.server.worker import MOST_FAILURES, EngineFailure, Worker
+from hub_loader.errors import UsageError
+
+FIVE = SamplingParams(max_tokens=5, ignore_stop=True)
+
+
+def run(llm: LLM, play: Callable[[Worker], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        worker = Worker(llm)
+        worker.start()
+        try:
+            await asyncio.wait_for(play(worker), 120)
+        finally:
+            await worker.stop()
+
+    asyncio.run(whole())
+
+
+def break_forward(llm: LLM, patch: pytest.MonkeyPatch, times: int) -> None:
+    """The model fails this many times, and then works."""
+    forward, left = llm.model.forward, [times]
+
+    def fail(*arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise RuntimeError("the device is on fire")
+        return forward(*arguments)
+
+    patch.setattr(llm.model, "forward", fail)
+
+
+def test_step_that_fails_answers_its_requests_and_the_next_are_computed(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(make_model(), max_sequences=2)
+    break_forward(llm, monkeypatch, 1)
+
+    async def play(worker: Worker) -> None:
+        jobs = [worker.submit([[n + 1]], FIVE) for n in range(4)]
+        answers = await asyncio.gather(*(job.finished() for job in jobs), return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, EngineFailure)]
+        assert 1 <= len(failed) <= 2  # those of the step, however many had come by then
+        assert all(len(a[0].tokens) == 5 for a in answers if isinstance(a, list))
+        assert not worker.broken and not worker.jobs
+        assert llm.scheduler.pool.held == 0 and not llm.busy
+
+    run(llm, play)
+
+
+def test_engine_whose_steps_all_fail_is_broken_and_answers_everybody(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(make_model(), max_sequences=1)
+    break_forward(llm, monkeypatch, 1000)
+
+    async def play(worker: Worker) -> None:
+        jobs = [worker.submit([[n + 1]], FIVE) for n in range(MOST_FAILURES + 3)]
+        answers = await asyncio.gather(*(job.finished() for job in jobs), return_exceptions=True)
+        assert all(isinstance(answer, EngineFailure) for answer in answers)
+        assert worker.broken and not llm.busy
+        with pytest.raises(EngineFailure):
+            await worker.submit([[1]], FIVE).accepted()
+
+    run(llm, play)
+
+
+def test_prompt_that_the_engine_refuses_takes_the_others_of_its_request_along(make_model: MakeModel) -> None:
+    llm = LLM(make_model())
+
+    async def play(worker: Worker) -> None:
+        job = worker.submit([[1], [2], [9999], [3]], FIVE)
+        with pytest.raises(UsageError, match="outside 0"):
+            await job.accepted()
+        assert (await worker.submit([[1], [2]], FIVE).finished())[1].tokens
+        assert not worker.jobs and llm.scheduler.pool.held == 0
+
+    run(llm, play)
+
+
+def test_job_that_is_aborted_ends_all_its_choices(make_model: MakeModel) -> None:
+    llm = LLM(make_model(), max_sequences=2)
+
+    async def play(worker: Worker) -> None:
+        params = SamplingParams(max_tokens=200, ignore_stop=True, n=2)
+        job = worker.submit([[1], [2], [3]], params)
+        await job.accepted()
+        job.abort()
+        assert {each.finish_reason for each in await job.finished()} == {"abort"}
+        assert len(job.completions) == 6
+        assert llm.scheduler.pool.held == 0
+
+    run(llm, play)
+
+
+@pytest.mark.slow
+def test_traces_have_a_span_for_each_request_with_what_it_used(start_server: StartServer) -> None:
+    server = start_server(SHIPPED, OTEL_TRACES_EXPORTER="console")
+    server.openai().completions.create(
+        model=NAME, prompt="secret prompt", max_tokens=3, extra_body={"ignore_eos": True}
+    )
+    server.process.send_signal(signal.SIGTERM)
+    written, _ = server.process.communicate(timeout=60)
+    span = json.loads(written)
+    assert span["name"] == f"text_completion {NAME}"
+    assert span["attributes"]["gen_ai.usage.output_tokens"] == 3
+    assert span["attributes"]["gen_ai.response.finish_reasons"] == ["length"]
+    assert span["attributes"]["http.response.status_code"] == 200
+    assert "secret" not in written

@@ -1,0 +1,71 @@
+"""Calls of tools found in text, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.server.tools import Call, Style, ToolReader, forced_schema, style_of
+
+NAMES = {"add", "weather"}
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def read(style: Style, pieces: list[str]) -> tuple[str, list[Call]]:
+    reader = ToolReader(style, NAMES)
+    parts = [part for piece in pieces for part in reader.push(piece)] + reader.finish()
+    calls = [part for part in parts if isinstance(part, Call)]
+    assert reader.called == bool(calls)
+    return "".join(part for part in parts if isinstance(part, str)), calls
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "shown", "calls"),
+    [
+        ("none", CALL, CALL, []),
+        ("tagged", f"Well. {CALL}\n{CALL}", "Well. ", [Call("add", '{"a": 1}')] * 2),
+        ("tagged", '<tool_call>{"name": "add"}', "", [Call("add", "{}")]),
+        ("tagged", "<tool_call>{oops}</tool_call> so", "<tool_call>{oops}</tool_call> so", []),
+        ("tagged", '<tool_call>{"name": "rm"}</tool_call>', '<tool_call>{"name": "rm"}</tool_call>', []),
+        ("tagged", "1 < 2 <tool", "1 < 2 <tool", []),
+        ("bare", ' {"name": "weather", "parameters": {"at": "é"}}', "", [Call("weather", '{"at": "é"}')]),
+        ("bare", '{"a": 1}', '{"a": 1}', []),
+        ("bare", "Hello {", "Hello {", []),
+        ("forced", '{"name":"add","arguments":{}}', "", [Call("add", "{}")]),
+        ("forced", '{"name":"add","argu', '{"name":"add","argu', []),
+    ],
+)
+def test_text_is_cut_into_what_is_shown_and_calls(
+    style: Style, text: str, shown: str, calls: list[Call]
+) -> None:
+    assert read(style, [text]) == (shown, calls)
+    assert read(style, list(text)) == (shown, calls)
+
+
+@given(
+    st.lists(
+        st.sampled_from([CALL, "text ", "<", "<tool_", "</tool_call>", "{", "<tool_call>", "x\n"]), max_size=9
+    )
+)
+def test_text_in_pieces_of_any_size_gives_what_it_gives_whole(words: list[str]) -> None:
+    text = "".join(words)
+    for style in ("none", "tagged", "bare", "forced"):
+        for size in (1, 2, 7):
+            pieces = [text[at : at + size] for at in range(0, len(text), size)]
+            assert read(style, pieces) == read(style, [text])
+
+
+def test_style_is_what_the_template_shows() -> None:
+    assert style_of("x", "x") == "none"
+    assert style_of("x", "use <tool_call>") == "tagged"
+    assert style_of("x", 'answer {"name": …}') == "bare"
+
+
+def test_schema_of_a_forced_call_names_each_tool() -> None:
+    tools = [{"function": {"name": name, "parameters": {"type": "object"}}} for name in sorted(NAMES)]
+    assert forced_schema(tools[:1])["properties"]["name"] == {"const": "add"}
+    assert len(forced_schema(tools)["anyOf"]) == 2
+    json.dumps(forced_schema(tools))
