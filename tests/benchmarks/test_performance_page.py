@@ -13,7 +13,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import performance  # noqa: E402
 
-
 ROW = {
     "name": "matmul int4",
     "shape": "512 × 4096 × 4096",
