@@ -41,9 +41,15 @@ def probes(threads: int) -> dict[str, Probe]:
     source, target = torch.ones(_FLOATS), torch.ones(_FLOATS // 2)
     start, into = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, target))
     count, half, turns = (ctypes.c_int64(n) for n in (_FLOATS, _FLOATS // 2, _TURNS))
-    # The tensors live as long as the calls that were made of them.
-    read = Probe(4.0 * _FLOATS, lambda keep=source: library.read_floats(start, count, threads))
-    copy = Probe(4.0 * _FLOATS, lambda keep=target: library.copy_floats(into, start, half, threads))
+
+    def copy_half() -> tuple[torch.Tensor, torch.Tensor]:
+        library.copy_floats(into, start, half, threads)
+        return source, target  # which keeps the memory alive as long as the call
+
+    def read_all() -> tuple[float, torch.Tensor]:
+        return library.read_floats(start, count, threads), source
+
+    read, copy = Probe(4.0 * _FLOATS, read_all), Probe(4.0 * _FLOATS, copy_half)
     fma = Probe(
         2.0 * 8 * 12 * _TURNS * threads,
         lambda: library.multiply_add(turns, threads),
