@@ -3,8 +3,10 @@
     python benchmarks/kernels.py --packages .demo/dist [--device cpu|cuda] [--out benchmarks/results/NAME.json]
 
 `--packages` is a folder of built packages (`khub build … --out FOLDER/NAME`). Each case runs the kernel and its
-peer alternately; a row gives the median, least and greatest time of each, the bytes that must move, the rate, and
-the ratio of medians (above 1: the kernel is faster).
+peer alternately; a row gives the median, least and greatest time of each, the work that must be done (bytes, or
+operations), the rate, and the ratio of medians (above 1: the kernel is faster). On a CPU what the same cores reach at
+most, reading, copying or multiplying and adding, is measured in the same turns; a row gives the part of that which
+the kernel reaches, the best of each.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
 
 import torch
+from _machine import Probe, probes
 from torch.nn import functional
 
 from hub_loader import get_loaded_kernels, get_local_kernel
@@ -33,20 +37,27 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel call, its peer's, and the result both must have. Neither call may change its inputs' meaning."""
+    """A kernel call, its peer's, and the result both must have. Neither call may change its inputs' meaning.
+
+    `work` is in bytes, or where it is held against `fma` in operations.
+    """
 
     name: str
     shape: str
     dtype: torch.dtype
-    bytes_moved: int
+    work: int
     kernel: Callable[[], torch.Tensor]
     peer: Callable[[], torch.Tensor]
     reference: Callable[[], torch.Tensor]
+    against: str = "read"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row; times in microseconds, rate in GB/s, error relative to the reference's largest element."""
+    """One row; times in microseconds, rates in GB/s or GFLOP/s, error relative to the reference's largest element.
+
+    `percent` of what the probe `against` reached in the same turns; None on a GPU, which has no such probe yet.
+    """
 
     name: str
     shape: str
@@ -54,8 +65,10 @@ class Result:
     relative_error: float
     kernel_us: tuple[float, float, float]
     peer_us: tuple[float, float, float]
-    gigabytes_per_second: float
+    giga_per_second: float
     ratio: float
+    against: str
+    percent: float | None
 
 
 def attention(kernel: ModuleType, batch: int, context: int, dtype: torch.dtype) -> Case:
@@ -78,6 +91,17 @@ def attention(kernel: ModuleType, batch: int, context: int, dtype: torch.dtype) 
         out = functional.scaled_dot_product_attention(q[:, :, None], keys, values, enable_gqa=True)
         return out[:, :, 0]
 
+    def exact() -> torch.Tensor:  # one sequence at a time: as float64 the caches together are gigabytes
+        rows = []
+        for sequence in range(batch):
+            keys, values = (
+                c[tables[sequence].long()].flatten(0, 1).transpose(0, 1).double()
+                for c in (key_cache, value_cache)
+            )
+            one = query[sequence, :, None].double()
+            rows.append(functional.scaled_dot_product_attention(one, keys, values, enable_gqa=True)[:, 0])
+        return torch.stack(rows)
+
     return Case(
         "attend (decode)",
         f"batch {batch}, context {context}",
@@ -85,8 +109,31 @@ def attention(kernel: ModuleType, batch: int, context: int, dtype: torch.dtype) 
         2 * key_cache.numel() * dtype.itemsize,
         lambda: kernel.attend(query, key_cache, value_cache, **arguments),
         lambda: gathered(query, key_cache, value_cache),
-        lambda: gathered(query.double(), key_cache.double(), value_cache.double()),
+        exact,
     )
+
+
+def fused_add_rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
+    """In place: a call normalizes what the last one left, and adds it to a residual that stays finite."""
+    x, residual = torch.randn(tokens, hidden, dtype=dtype), torch.randn(tokens, hidden, dtype=dtype)
+    weight = torch.randn(hidden, dtype=dtype)
+    start = residual[:4].clone(), x[:4].clone()
+
+    def run() -> torch.Tensor:
+        kernel.fused_add_rms_norm(x, residual, weight, 1e-6)
+        return x[:4]
+
+    def eager() -> torch.Tensor:
+        residual.add_(x)
+        x.copy_(functional.rms_norm(residual, (hidden,), weight, 1e-6))
+        return x
+
+    def reference() -> torch.Tensor:
+        residual[:4], x[:4] = start
+        return functional.rms_norm((start[0].double() + start[1].double()), (hidden,), weight.double(), 1e-6)
+
+    moved = 4 * x.numel() * dtype.itemsize
+    return Case("fused_add_rms_norm", f"{tokens} × {hidden}", dtype, moved, run, eager, reference, "copy")
 
 
 def rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
@@ -153,56 +200,80 @@ def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
 def matmul(kernel: ModuleType, format: str, tokens: int, size: int, dtype: torch.dtype) -> Case:
     """Against the dense product with the same values: what quantization saves is bytes."""
     weight = torch.randn(size, size, dtype=dtype) / size**0.5
-    packed = kernel.quantize(weight, format)
-    dense = kernel.dequantize(packed).to(dtype)
+    copies = 12 if tokens == 1 else 1  # a model has many: none is in a cache when its turn comes
+    one = kernel.quantize(weight, format)
+    packed = [replace(one, weight=one.weight.clone(), scales=one.scales.clone()) for _ in range(copies)]
+    dense = [kernel.dequantize(one).to(dtype).clone() for _ in range(copies)]
     x = torch.randn(tokens, size, dtype=dtype)
-    bits = {"int8": 8, "int4": 4}[format]
+    stored = packed[0].weight.nbytes + packed[0].scales.nbytes
+
+    def each(call: Callable[[Any], torch.Tensor], weights: list[Any]) -> torch.Tensor:
+        for one in weights:
+            out = call(one)
+        return out
+
     return Case(
         f"matmul {format}",
-        f"{tokens} × {size} × {size}",
+        f"{tokens} × {size} × {size}" + (f", {copies} weights" if copies > 1 else ""),
         dtype,
-        size * size * bits // 8,
-        lambda: kernel.matmul(x, packed),
-        lambda: functional.linear(x, dense),
-        lambda: functional.linear(x.double(), kernel.dequantize(packed).double()),
+        copies * stored if tokens <= 16 else 2 * tokens * size * size,
+        lambda: each(lambda w: kernel.matmul(x, w), packed),
+        lambda: each(lambda w: functional.linear(x, w), dense),
+        lambda: functional.linear(x.double(), kernel.dequantize(packed[0]).double()),
+        "read" if tokens <= 16 else "fma",
     )
 
 
-def cases(packages: Path, device: str) -> list[Case]:
-    """The cases of a device; a GPU gets the batches it is made for."""
+def cases(packages: Path, device: str) -> list[Callable[[], Case]]:
+    """The cases of a device, made when their turn comes; a GPU gets the batches it is made for."""
     attend, rows, quantized = (
         get_local_kernel(packages / name, backend=device)
         for name in ("paged-attention", "rmsnorm-rotary", "quantized-matmul")
     )
     gpu = device == "cuda"
-    found = []
+    found: list[Callable[[], Case]] = []
     for dtype in (torch.float16, torch.bfloat16) if gpu else (torch.float32, torch.bfloat16):
-        batches = ((1, 4096), (32, 4096), (256, 1024)) if gpu else ((1, 1024), (8, 1024))
-        found += [attention(attend, batch, context, dtype) for batch, context in batches]
+        batches = ((1, 4096), (32, 4096), (256, 1024)) if gpu else ((1, 1024), (32, 4096))
+        found += [partial(attention, attend, batch, context, dtype) for batch, context in batches]
         for tokens in (1, 4096) if gpu else (1, 64):
-            found.append(rms_norm(rows, tokens, 4096, dtype))
-            found.append(silu_and_mul(rows, tokens, 4096, dtype))
-            found.append(rotary(rows, tokens, dtype))
+            found.append(partial(rms_norm, rows, tokens, 4096, dtype))
+            found.append(partial(silu_and_mul, rows, tokens, 4096, dtype))
+            found.append(partial(rotary, rows, tokens, dtype))
+        found.append(partial(fused_add_rms_norm, rows, 16384, 4096, dtype))
         for format in ("int8", "int4"):
-            found += [matmul(quantized, format, tokens, 4096 if gpu else 2048, dtype) for tokens in (1, 16)]
+            found += [partial(matmul, quantized, format, tokens, 4096, dtype) for tokens in (1, 16, 512)]
     return found
 
 
-def measure(case: Case, repeats: int, device: str) -> Result:
-    """Check, warm up, then time kernel and peer in turn."""
+def measure(case: Case, repeats: int, device: str, machine: dict[str, Probe]) -> Result:
+    """Check, warm up, then time kernel, peer and probe in turn."""
     expected = case.reference()
     error = float((case.kernel().double() - expected).abs().max() / expected.abs().max())
     if not error < TOLERANCE[case.dtype]:
         raise SystemExit(f"{case.name} {case.shape} {case.dtype}: relative error {error:.1e}; not timed")
     case.peer()
-    kernel, peer = [], []
+    probe = machine.get(case.against)
+    kernel, peer, limit = [], [], []
     for _ in range(repeats):
         kernel.append(timed(case.kernel, device))
         peer.append(timed(case.peer, device))
-    rate = case.bytes_moved / median(kernel) / 1e3
+        if probe:
+            limit.append(timed(probe.run, device))
     ratio = median(peer) / median(kernel)
+    percent = 100 * (case.work / min(kernel)) / (probe.work / min(limit)) if probe else None
     dtype = str(case.dtype).removeprefix("torch.")
-    return Result(case.name, case.shape, dtype, error, spread(kernel), spread(peer), rate, ratio)
+    return Result(
+        name=case.name,
+        shape=case.shape,
+        dtype=dtype,
+        relative_error=error,
+        kernel_us=spread(kernel),
+        peer_us=spread(peer),
+        giga_per_second=case.work / median(kernel) / 1e3,
+        ratio=ratio,
+        against=case.against,
+        percent=percent,
+    )
 
 
 def timed(call: Callable[[], Any], device: str) -> float:
@@ -242,6 +313,15 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def line(row: Result) -> str:
+    unit = "GFLOP/s" if row.against == "fma" else "GB/s"
+    part = "" if row.percent is None else f"  {row.percent:>4.0f}% of {row.against}"
+    return (
+        f"{row.name:<25} {row.shape:<30} {row.dtype:<9} {row.kernel_us[0]:>10.1f} us"
+        f"  {row.giga_per_second:>7.1f} {unit}{part}  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -253,16 +333,11 @@ def main() -> int:
     args = parser.parse_args()
     torch.manual_seed(0)
     results = []
+    machine = probes(torch.get_num_threads()) if args.device == "cpu" else {}
     with torch.device(args.device), torch.inference_mode():
-        for case in cases(args.packages, args.device):
-            results.append(measure(case, args.repeats, args.device))
-            row = results[-1]
-            what = f"{row.name:<16} {row.shape:<22} {row.dtype:<9}"
-            speed = f"{row.kernel_us[0]:>10.1f} us  {row.gigabytes_per_second:>7.1f} GB/s"
-            print(
-                f"{what} {speed}  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}",
-                flush=True,
-            )
+        for make in cases(args.packages, args.device):
+            results.append(measure(make(), args.repeats, args.device, machine))
+            print(line(results[-1]), flush=True)
     if args.out:
         data = {"environment": environment(args.device), "results": [asdict(result) for result in results]}
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,86 @@
+"""docs/performance.md, written from the results of `make bench`.
+
+python benchmarks/performance.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+
+_HEAD = """# How fast the kernels are
+
+Written by `benchmarks/performance.py` from [kernels-cpu.json](../benchmarks/results/kernels-cpu.json), which
+`make bench` writes.
+
+A row is one call, checked against float64 before it is timed. *Limit* is what the same cores reached in the same
+turns with nothing else to do: reading memory, copying it, or multiplying and adding in registers; *part* is how much
+of that the kernel reached, each at its best. *Peer* is torch eager in the same turns: `scaled_dot_product_attention`
+over keys and values gathered from the cache, `rms_norm`, `silu` and a product, and the dense product where the
+kernel's weights are quantized; above 1 the kernel is faster, by medians. Calls whose data a cache holds can exceed the
+limit of memory, and short ones are mostly the cost of a call.
+"""
+
+
+def page(measured: Mapping[str, Any]) -> str:
+    """The page of one machine's results."""
+    environment = measured["environment"]
+    lines = [_HEAD]
+    lines.append(
+        f"## {environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
+    )
+    if environment.get("note"):
+        lines += ["", environment["note"]]
+    lines += [
+        "",
+        "| call | shape | dtype | median | rate | limit | part | peer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(row) for row in measured["results"]]
+    behind = [row for row in measured["results"] if row["ratio"] < 1]
+    lines += ["", "## What is not fast yet", ""]
+    lines += [
+        f"- {row['name']}, {row['shape']}, {row['dtype']}: {row['ratio']:.2f}x of its peer" for row in behind
+    ] or ["Nothing here is slower than its peer."]
+    lines += ["", "GPU: not yet measured (`python benchmarks/kernels.py --device cuda`).", ""]
+    lines += [
+        "## The same on another machine",
+        "",
+        "```sh",
+        "make bench",
+        "python benchmarks/performance.py",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    unit = "GFLOP/s" if row["against"] == "fma" else "GB/s"
+    part = "" if row["percent"] is None else f"{row['percent']:.0f} %"
+    cells = [
+        row["name"],
+        row["shape"],
+        row["dtype"],
+        f"{row['kernel_us'][0]:,.0f} µs",
+        f"{row['giga_per_second']:.1f} {unit}",
+        row["against"],
+        part,
+        f"{row['ratio']:.2f}x",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> int:
+    PAGE.write_text(page(json.loads((RESULTS / "kernels-cpu.json").read_text())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

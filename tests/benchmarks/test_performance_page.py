@@ -1,0 +1,56 @@
+"""docs/performance.md is what the measured results say, and what a probe of the machine counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import performance  # noqa: E402
+
+ROW = {
+    "name": "matmul int4",
+    "shape": "512 × 4096 × 4096",
+    "dtype": "bfloat16",
+    "kernel_us": [1500.4, 1400.0, 1600.0],
+    "giga_per_second": 71.26,
+    "ratio": 0.5,
+    "against": "fma",
+    "percent": 72.4,
+}
+MEASURED = {"environment": {"device": "a CPU", "threads": 2, "torch": "2.13.0"}, "results": [ROW]}
+
+
+@pytest.mark.skipif(not performance.PAGE.exists(), reason="the page is written by the first `make bench`")
+def test_performance_page_is_that_of_the_results() -> None:
+    measured = json.loads((performance.RESULTS / "kernels-cpu.json").read_text())
+    assert performance.PAGE.read_text() == performance.page(measured)
+
+
+def test_performance_page_has_a_row_for_each_result() -> None:
+    row = "| matmul int4 | 512 × 4096 × 4096 | bfloat16 | 1,500 µs | 71.3 GFLOP/s | fma | 72 % | 0.50x |"
+    assert row in performance.page(MEASURED).splitlines()
+
+
+def test_performance_page_names_each_call_that_is_slower_than_its_peer() -> None:
+    assert "- matmul int4, 512 × 4096 × 4096, bfloat16: 0.50x of its peer" in performance.page(MEASURED)
+    quick = MEASURED | {"results": [ROW | {"ratio": 1.5}]}
+    assert "Nothing here is slower than its peer." in performance.page(quick)
+
+
+@pytest.mark.slow
+def test_probes_of_the_machine_run_and_say_what_they_move() -> None:
+    from _machine import probes
+
+    machine = probes(2)
+    assert set(machine) == {"read", "copy", "fma"}
+    total, _ = machine["read"].run()
+    assert total == pytest.approx(1 << 26)
+    for probe in machine.values():
+        probe.run()
+        assert probe.work > 0
