@@ -142,7 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tokens", type=int, default=96, help="to generate for each prompt")
     add("--temperatures", type=float, nargs="+", default=[0.0, 0.7])
     add("--rounds", type=int, default=5, help="turns of each way")
-    add("--threads", type=int, default=1, help="of torch; more gain nothing on a model as small as the shipped one")
+    add(
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch; more gain nothing on a model as small as the shipped one",
+    )
     add("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
