@@ -24,7 +24,7 @@ from _report import ROOT, commit, machine, spread
 from safetensors.torch import load_file, save_file
 
 from engine import LLM, Completion, SamplingParams
-from engine.scheduler import Counters
+from engine.counters import Counters
 
 SHIPPED = ROOT / "engine" / "models" / "stdlib-llama"
 PROMPTS = (
@@ -103,8 +103,11 @@ def measure(
 ) -> list[Row]:
     """All ways in turns; raises RuntimeError where one generates other tokens than plain decoding."""
     params = SamplingParams(max_tokens=tokens, temperature=temperature, seed=1, ignore_stop=True)
-    ways = [Way("nothing", temperature, LLM(model), [])]
-    ways += [Way(s, temperature, LLM(model, speculate=s), []) for s in spellings(draft, budgets)]
+    ways = [Way("nothing", temperature, LLM(model, max_sequences=len(PROMPTS)), [])]
+    ways += [
+        Way(s, temperature, LLM(model, max_sequences=len(PROMPTS), speculate=s), [])
+        for s in spellings(draft, budgets)
+    ]
     for _ in range(rounds):
         expected: list[Completion] = []
         for way in ways:

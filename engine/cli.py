@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hub_loader.errors import MissingExtraError, UsageError
 
 from .bench.command import add_bench
+from .bench.compare import add_compare
 from .server.command import add_serve
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
@@ -77,6 +78,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     generate.set_defaults(run=run_generate)
     add_serve(commands)
     add_bench(commands)
+    add_compare(commands)
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -134,19 +136,15 @@ def run_generate(args: argparse.Namespace) -> int:
 
 
 def _run(llm: LLM, ids: list[int]) -> list[Completion]:
-    """Step until every request finished, with a line of progress on a terminal; in the order of `ids`."""
+    """Step until every request finished, with a bar on a terminal; in the order of `ids`."""
+    from .progress import Progress
+
     done: dict[int, Completion] = {}
-    steps = 0
-    while llm.busy:
-        done |= {delta.request_id: delta.completion for delta in llm.step() if delta.completion}
-        steps += 1
-        if sys.stderr.isatty():
-            running = len(llm.scheduler.running)
-            print(
-                f"\rstep {steps}: {running} running, {len(done)} of {len(ids)} done", end="", file=sys.stderr
-            )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    with Progress(len(ids), None) as bar:
+        while llm.busy:
+            deltas = llm.step()
+            bar.take(deltas)
+            done |= {delta.request_id: delta.completion for delta in deltas if delta.completion}
     return [done[request_id] for request_id in ids]
 
 

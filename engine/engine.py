@@ -7,7 +7,6 @@ for completion in llm.generate(["def main():"], SamplingParams(max_tokens=32)):
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Sized
@@ -28,11 +27,12 @@ from .model import Decoder, KVCache
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
+from .progress import Progress
 from .sampler import Choice, Draws
 from .scheduler import Chunk, Move, Scheduler, Step
 from .self_test import proven, shapes_of
 from .sequence import Sequence
-from .speculation.layout import moves, with_drafts
+from .speculation.layout import compact, with_drafts
 from .speculation.proposer import Context, Proposer
 from .speculation.spelling import Target, make_proposer
 from .speculation.verify import Walk, verify
@@ -160,7 +160,9 @@ class LLM:
             host_blocks=host_blocks,
             share_prefixes=share_prefixes,
         )
-        self._proposer = self._make_proposer(speculate, DTYPES[dtype])
+        places = (self.scheduler.capacity, max_sequences)
+        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places)
+        self._proposer = make_proposer(speculate, target)
         self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
         self._next_id = 0
@@ -215,17 +217,24 @@ class LLM:
         chunks = [chunk for chunk in step.chunks if chunk.samples]
         walks = self._walks(chunks)
         flat = [(line, walk) for group in walks for line, walk in group]
-        verify(logits, [walk for _, walk in flat])
-        self._compact(chunks, walks)
+        self._choose(logits, [walk for _, walk in flat])
+        accepted = [(chunk, group[0][1].path) for chunk, group in zip(chunks, walks, strict=True)]
+        compact(self._cache, accepted, self.scheduler.block_size)
         finished = self.scheduler.complete(step, [_following(group) for group in walks])
         if len(flat) > len(chunks):
             self._adopt([line for line, _ in flat], finished)
         return [self._advance(line, walk.choices) for line, walk in flat]
 
     def generate(
-        self, prompts: Sized[str | Sized[int]], params: SamplingParams | None = None
+        self,
+        prompts: Sized[str | Sized[int]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = False,
     ) -> list[Completion]:
         """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
+
+        progress: show a bar on standard error; None: where that is a terminal.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -238,11 +247,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        while len(done) < len(ids) * params.n:
-            for delta in self.step():
-                if delta.completion:
-                    done[delta.request_id, delta.index] = delta.completion
+        with Progress(len(ids) * params.n, progress) as bar:
+            while len(done) < len(ids) * params.n:
+                deltas = self.step()
+                bar.take(deltas)
+                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
+
+    def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
+        """Draw the tokens of each line from logits [rows, vocabulary]."""
+        verify(logits, walks)
 
     # -- one request
 
@@ -284,28 +298,16 @@ class LLM:
 
     # -- one step
 
-    def _make_proposer(self, speculate: str | Proposer | None, dtype: torch.dtype) -> Proposer | None:
-        if speculate is None:
-            return None
-        if isinstance(speculate, str):
-            capacity, places = self.scheduler.capacity, self.scheduler.max_sequences
-            target = Target(self.config, self.tokenizer, self.kernels, dtype, capacity, places)
-            speculate = make_proposer(speculate, target)
-        if speculate.draws_trees and "tree_mask" not in inspect.signature(self.kernels.attend).parameters:
-            raise UsageError(
-                "draft trees need a tree_mask, which the kernel of slot attention does not take: "
-                "use attention=torch, or speculate with chains"
-            )
-        return speculate
-
     def _propose(self) -> None:
         """Have the lines guessed on that are about to get a token each, if a step has room for more."""
+        if self._proposer is None:
+            return
         ready = [
             sequence
             for sequence in self.scheduler.running
             if sequence.branches == 1 and sequence.computed == len(sequence.tokens) - 1
         ]
-        if self._proposer is None or len(ready) >= self.scheduler.token_budget:
+        if len(ready) >= self.scheduler.token_budget:
             return
         contexts = []
         for sequence in ready:
@@ -323,20 +325,6 @@ class LLM:
             walks.append([(line, Walk(line.draws, row, line.take, chunk.draft)) for line in lines])
             row += 1 + len(chunk.draft)
         return walks
-
-    def _compact(self, chunks: Iterable[Chunk], walks: Iterable[list[tuple[_Line, Walk]]]) -> None:
-        """Move accepted nodes' keys and values to where those of tokens that were no guess would be."""
-        pairs = [
-            pair
-            for chunk, group in zip(chunks, walks, strict=True)
-            for pair in moves(chunk, group[0][1].path, self.scheduler.block_size)
-        ]
-        if not pairs:
-            return
-        sources, targets = (torch.tensor(slots) for slots in zip(*pairs, strict=True))
-        for held in (tensor for layer in self._cache for tensor in layer):
-            flat = held.view(-1, *held.shape[2:])
-            flat[targets.to(held.device)] = flat[sources.to(held.device)]
 
     def _lines_of(self, sequence: Sequence) -> list[_Line]:
         """The lines that a sampling chunk makes longer: all of a request's at its first token."""

@@ -11,6 +11,7 @@ import torch
 from hub_loader.errors import ModelError
 
 from .kernels import Kernels
+from .pages import in_huge_pages
 from .quant import packed as plain
 from .quant.checkpoint import Loaded
 from .quant.packed import PackedWeight
@@ -70,7 +71,7 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
             return Linear(kernels.matmul, kernels.PackedWeight(**vars(weight)), bias, loaded.order)
         return Linear(plain.matmul, weight, bias, loaded.order)
     if quantize is None:
-        return Linear(kernels.linear, weight, bias)
+        return Linear(kernels.linear, in_huge_pages(weight), bias)
     groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
     if quantize in kernels.formats:
         return Linear(kernels.matmul, kernels.quantize(weight, quantize, **groups), bias)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from tqdm import tqdm
 
 from .batch import Batch
 from .config import ModelConfig
 from .experts import Mixture
 from .kernels import Kernels
 from .linear import Map, make_linear
+from .pages import in_huge_pages
 from .quant.checkpoint import Loaded, dense
 from .rope import cos_sin_cache
 from .weights import Checkpoint
@@ -83,14 +85,15 @@ class Decoder:
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self._qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
         vocabulary = (config.vocab_size, config.hidden_size)
-        self._embedding = self._get("model.embed_tokens.weight", *vocabulary)
+        self._embedding = in_huge_pages(self._get("model.embed_tokens.weight", *vocabulary))
         self._cos_sin = self._rotation(config.rope)
         self._local_cos_sin = self._rotation(config.local_rope) if config.local_rope else self._cos_sin
-        self._layers = [self._layer(index) for index in range(config.num_layers)]
+        bar = tqdm(range(config.num_layers), "weights", unit=" layers", leave=False, disable=None)
+        self._layers = [self._layer(index) for index in bar]  # on a terminal: here every weight is read
         self._final_norm = self._norm("model.norm", config.hidden_size)
         self._output = self._embedding
         if not config.tied_embeddings:
-            self._output = dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype)
+            self._output = in_huge_pages(dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype))
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""

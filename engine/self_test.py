@@ -86,8 +86,10 @@ def proven(kernels: Kernels, shapes: Shapes, *, fall_back: bool = False, seed: i
     seed = random.getrandbits(32) if seed is None else seed
     bindings = []
     for binding in kernels.bindings:
-        if binding.source == TORCH or (binding.slot == "matmul" and not shapes.quantized & kernels.formats):
-            bindings.append(binding)
+        unserved = shapes.quantized - kernels.formats if binding.slot == "matmul" else frozenset[str]()
+        if binding.source == TORCH or (binding.slot == "matmul" and unserved == shapes.quantized):
+            note = f"not needed: {', '.join(sorted(unserved))} is plain torch's" if unserved else ""
+            bindings.append(binding if binding.source == TORCH else replace(binding, test=note))
             continue
         try:
             found = _run(binding, kernels, shapes, seed)

@@ -1,9 +1,10 @@
-"""The `kernel` fixture: the package a test file lies in, as a user gets it, and in two shapes a user does not.
+"""The `kernel` fixture: the package a test file lies in, as a user gets it, and in three shapes a user does not.
 
 - "cpu": built by `khub build`, loaded by `get_local_kernel`. `KHUB_KERNEL_BUILD` names a folder of packages
   (`<folder>/<package>/index.json`) to test instead of building them here.
 - "cuda": the same on a GPU, where there is one; every tensor of a test is made on it.
 - "cpu-baseline": compiled here without the paths for newer instruction sets.
+- "cpu-wide": the code for AVX-512's 16 lanes, compiled here for AVX2 where the processor has no more.
 - "cuda-emulated": the CUDA source compiled for the host, on the emulator in tests/cuda_emulator.
 """
 
@@ -31,7 +32,8 @@ else:
     import tomli as tomllib
 
 EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
-KINDS = ["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow), "cuda-emulated"]
+KINDS = ["cpu", "cuda-emulated"]
+KINDS[1:1] = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpu-baseline", "cpu-wide")]
 if torch.cuda.is_available():
     KINDS.append("cuda")
 
@@ -122,6 +124,8 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
     common += [f"-D{backend.upper()}_KERNEL", "-O1", "-DUSE_CUDA"] if emulated else ["-DCPU_KERNEL", "-O3"]
     if special == "baseline":
         common.append("-DKHUB_BASELINE")
+    if special == "wide":
+        common.append("-DKHUB_EMULATE_AVX512")
     includes = ["-I", str(EMULATOR)] if emulated else ["-idirafter", str(EMULATOR)]
     includes += ["-isystem", str(torch_root / "include"), "-isystem", sysconfig.get_paths()["include"]]
     jobs = [(src, []) for src in config["torch"]["src"]]

@@ -130,11 +130,11 @@ def _workers(text: str) -> int:
 
 
 def _mirror_of(args: argparse.Namespace) -> MirrorSettings | None:
+    if args.upstream is None:
+        return None
     from .mirror import MirrorSettings
     from .upstream import check_url
 
-    if args.upstream is None:
-        return None
     try:
         url = check_url(args.upstream)
     except ValueError as error:

@@ -12,20 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from hub_loader.errors import RegistryError
 
-from .app import create_app
 from .edge import Limits, guarded_protocol
-from .http import Service
-from .mirror import MirrorSettings
 from .place import Place
 from .store import Store
 from .telemetry.drain import Drain
 from .telemetry.log_format import configure
 from .telemetry.options import Options
+
+if TYPE_CHECKING:
+    from .http import Service
+    from .mirror import MirrorSettings
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ def log_to_stderr(plan: Plan) -> None:
 @contextmanager
 def prepared(plan: Plan) -> Iterator[tuple[uvicorn.Config, Drain]]:
     """The application as uvicorn runs it, and the state of its stopping. Raises what `create_app` raises."""
+    from .app import create_app  # the process that watches workers does without
+
     app = create_app(plan.place, plan.limits, plan.options, plan.mirror)
     with _serving(plan.place.data):
         service: Service = app.state.service

@@ -11,9 +11,11 @@ process that watches them, and cannot be given a server that drains.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -123,6 +125,7 @@ class Supervisor:
         """Tell the workers to stop; the second time end them and this process."""
         if self._stopping:
             self._kill_all()
+            shutil.rmtree(self._metrics, ignore_errors=True)
             end_by(sig)
         self._stopping = True
         self._due = []
@@ -245,10 +248,16 @@ class _WorkerServer(DrainingServer):
         self._say(_READY)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)  # uvicorn has its handlers in place
 
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:  # ticks of a tenth of a second
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._speaking = asyncio.create_task(
+            self._speak()
+        )  # to the end: also while the last answers are sent
+        await super().startup(sockets)
+
+    async def _speak(self) -> None:
+        while True:
             self._say(_ALIVE)
-        return await super().on_tick(counter)
+            await asyncio.sleep(1)
 
     def _say(self, word: str) -> None:
         try:

@@ -44,6 +44,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 }
 # Modules of an optional extra: imported by name, on demand.
 EXTRAS = {
+    "engine/progress.py": {"tqdm"},
     "engine/bench/gguf_file.py": {"gguf"},
     "engine/bench/peers/llama_cpp.py": {"llama_cpp"},
     "engine/bench/peers/transformers_batch.py": {"transformers"},

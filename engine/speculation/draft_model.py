@@ -46,7 +46,8 @@ class DraftModel:
     def run(self, contexts: Sequence[Context], depth: int, choose: Choose) -> None:
         """Let `choose` choose up to `depth` tokens after each context, as far as that is shorter than both limits.
 
-        A context for which the cache or the model's own context has no room is left out.
+        A context for which the cache or the model's own context has no room, or that has a token which the model
+        has no row for, is left out.
         """
         lines = [
             Line(number, list(context.tokens), min(depth, context.left))
@@ -55,15 +56,18 @@ class DraftModel:
         digests = self._digests
         self._digests = {}
         for context, line in zip(contexts, lines, strict=True):
-            total = len(line.tokens) + line.max_tokens
-            if line.max_tokens < 1 or total > min(self._model.config.context, self._scheduler.capacity):
-                continue
-            line.digests = digests.get(context.key, [])
-            self._scheduler.add(line)
+            if self._has_room(line):
+                line.digests = digests.get(context.key, [])
+                self._scheduler.add(line)
         while self._scheduler.running or self._scheduler.waiting:
             self._step(choose)
         for context, line in zip(contexts, lines, strict=True):
             self._digests[context.key] = line.digests[: len(context.tokens) // BLOCK_SIZE]
+
+    def _has_room(self, line: Line) -> bool:
+        config, total = self._model.config, len(line.tokens) + line.max_tokens
+        known = config.vocab_size >= self._vocabulary or max(line.tokens) < config.vocab_size
+        return line.max_tokens > 0 and total <= min(config.context, self._scheduler.capacity) and known
 
     def _step(self, choose: Choose) -> None:
         step = self._scheduler.schedule()

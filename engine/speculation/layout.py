@@ -7,13 +7,14 @@ places after the last token as it is deep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
 from ..batch import Batch
 from ..draft import LAST, Draft
+from ..model import KVCache
 from ..scheduler import Chunk, Step
 
 WORD = 32
@@ -82,3 +83,14 @@ def moves(chunk: Chunk, path: Sequence[int], block_size: int) -> list[tuple[int,
     return [
         (slot(chunk.end + node), slot(chunk.end + place)) for place, node in enumerate(path) if node != place
     ]
+
+
+def compact(cache: KVCache, accepted: Iterable[tuple[Chunk, Sequence[int]]], block_size: int) -> None:
+    """Move the keys and values of chunks' accepted nodes to where those of tokens that are no draft would be."""
+    pairs = [pair for chunk, path in accepted for pair in moves(chunk, path, block_size)]
+    if not pairs:
+        return
+    sources, targets = (torch.tensor(slots) for slots in zip(*pairs, strict=True))
+    for held in (tensor for layer in cache for tensor in layer):
+        flat = held.view(-1, *held.shape[2:])
+        flat[targets.to(held.device)] = flat[sources.to(held.device)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,8 +13,9 @@ from hub_loader.errors import UsageError
 from ..config import ModelConfig, load_config
 from ..kernels import Kernels
 from ..model import Decoder
+from ..model_source import find_model
 from ..tokenizer import Tokenizer
-from ..weights import Weights
+from ..weights import open_weights
 from .draft_model import DraftModel, ModelChain, ModelTree
 from .ngram import NGram
 from .proposer import Proposer
@@ -67,28 +68,41 @@ class Target:
     places: int
 
 
-def make_proposer(text: str, target: Target) -> Proposer:
-    """The proposer that `text` spells, its model loaded.
+def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer | None:
+    """The proposer that is spelled, its model loaded, or the given one.
 
     Raises:
-        UsageError: `text` cannot be parsed, or the draft model's tokens mean something else.
+        UsageError: the words mean nothing, the draft model's tokens mean something else, or attention cannot compute
+            what is asked for.
         ModelError: the draft model cannot be loaded.
     """
-    spelling = parse(text)
+    proposer = _make(parse(speculate), target) if isinstance(speculate, str) else speculate
+    if proposer is None or not proposer.draws_trees:
+        return proposer
+    if "tree_mask" not in inspect.signature(target.kernels.attend).parameters:
+        raise UsageError(
+            "draft trees need a tree_mask, which the kernel of slot attention does not take: "
+            "use attention=torch, or speculate with chains"
+        )
+    return proposer
+
+
+def _make(spelling: Spelling, target: Target) -> Proposer:
     if spelling.kind == "ngram":
         return NGram(spelling.count)
-    model = _load(Path(spelling.model), target)
+    model = _load(spelling.model, target)
     if spelling.kind == "draft":
         return ModelChain(model, spelling.count)
     return ModelTree(model, spelling.count, spelling.depth)
 
 
-def _load(folder: Path, target: Target) -> DraftModel:
+def _load(model: str, target: Target) -> DraftModel:
+    folder = find_model(model)
     config = load_config(folder)
     if Tokenizer(folder).vocabulary() != target.tokenizer.vocabulary():
         raise UsageError(
-            f"the tokens of draft model {folder} are not the model's: choose one with its tokenizer"
+            f"the tokens of draft model {model} are not the model's: choose one with its tokenizer"
         )
-    decoder = Decoder(config, Weights(folder), target.kernels, target.dtype)
+    decoder = Decoder(config, open_weights(folder, config.scheme), target.kernels, target.dtype)
     plan_step, vocabulary = target.kernels.plan_step, target.config.vocab_size
     return DraftModel(decoder, plan_step, vocabulary, target.tokens, target.places)

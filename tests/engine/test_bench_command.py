@@ -72,6 +72,53 @@ def test_bench_with_bad_input_exits_with_its_code_and_says_why(
     assert words in result.stderr.splitlines()[-1]
 
 
+def test_compare_of_torch_with_itself_finds_no_difference_and_shows_both_sides() -> None:
+    sides = ("--slot", "norm,rotary", "--with", "torch", "torch")
+    sizes = ("--requests", "3", "--inputs", "12", "--outputs", "6", "--rounds", "1")
+    result = khub_engine("compare", "--model", SHIPPED, *sides, *sizes, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["largest_logit_difference"], found["same_texts"]) == (0.0, True)
+    assert found["compared"] == 3 * 6
+    assert [side["source"] for side in found["sides"]] == ["torch", "torch"]
+    assert all(side["tokens_per_second"] > 0 for side in found["sides"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--slot", "norms"), "the slots are attention"),
+        (("--slot", "norm", "--rounds", "0"), "--rounds is 0"),
+        (("--slot", "norm", "--shape", "qwen3-tiny"), "either --model DIR or --shape NAME"),
+    ],
+    ids=["slot", "rounds", "both"],
+)
+def test_compare_with_bad_input_says_why_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+    result = khub_engine("compare", "--model", SHIPPED, "--with", "torch", "torch", *arguments)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert words in result.stderr
+
+
+@pytest.mark.slow
+def test_compare_of_a_built_kernel_with_torch_prints_speeds_and_a_small_difference(tmp_path: Path) -> None:
+    package = Path(os.environ.get("KHUB_KERNEL_BUILD", tmp_path)) / "dense-linear"
+    if not package.exists():
+        source = Path(__file__).parents[2] / "kernels_src" / "dense-linear"
+        select = ("--select", "torch-stable*-cpu-x86_64*")
+        build = [sys.executable, "-c", MAIN, "build", source, *select, "--out", package]
+        subprocess.run(list(map(str, build)), check=True, capture_output=True)
+    sides = ("--slot", "linear", "--with", "torch", package)
+    sizes = ("--requests", "2", "--inputs", "8", "--outputs", "4", "--rounds", "1")
+    result = khub_engine("compare", "--model", SHIPPED, *sides, *sizes)
+    assert result.returncode == 0, result.stderr
+    header, plain, built, ratio, difference = result.stdout.splitlines()
+    assert header.split()[:2] == ["linear", "tok/s"]
+    assert (plain.split()[0], built.split()[0]) == ("torch", str(package))
+    assert ratio.endswith("times the tokens of torch")
+    assert "every token is the same" in difference
+    assert 0 < float(difference.split()[3]) < 1e-3
+
+
 @pytest.mark.heavy
 def test_bench_with_transformers_in_both_ways_gives_everybody_the_same_tokens() -> None:
     peers = ("--peer", "transformers", "--peer", f"transformers-batch={sys.executable}")

@@ -202,14 +202,14 @@ def test_other_words_are_refused_with_those_that_are_meant(text: str) -> None:
 
 def test_a_draft_model_with_other_tokens_is_refused(make_model: MakeModel) -> None:
     with pytest.raises(UsageError, match="are not the model's: choose one with its tokenizer"):
-        LLM(SHIPPED, speculate=f"draft:{make_model()}:4")
+        LLM(SHIPPED, max_sequences=1, speculate=f"draft:{make_model()}:4")
 
 
 def test_trees_with_an_attention_kernel_that_knows_no_tree_mask_are_refused_and_chains_are_not() -> None:
     def attend(query: torch.Tensor, *caches: torch.Tensor, **rest: object) -> torch.Tensor:
         return query
 
-    kernels = replace(LLM(SHIPPED).kernels, attend=attend)
+    kernels = replace(LLM(SHIPPED, max_sequences=1).kernels, attend=attend)
     with pytest.raises(UsageError, match="use attention=torch, or speculate with chains"):
-        LLM(SHIPPED, kernels=kernels, speculate=f"tree:{SHIPPED}:4")
-    assert LLM(SHIPPED, kernels=kernels, speculate=f"draft:{SHIPPED}:4")
+        LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"tree:{SHIPPED}:4")
+    assert LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:4")

@@ -70,11 +70,11 @@ GREEDY = SamplingParams(max_tokens=16, ignore_stop=True)
     "limits",
     [
         {},
-        {"max_sequences": 1},
+        pytest.param({"max_sequences": 1}, marks=pytest.mark.slow),
         {"token_budget": 9},
-        {"num_blocks": 22, "block_size": 8},
+        pytest.param({"num_blocks": 22, "block_size": 8}, marks=pytest.mark.slow),
         {"num_blocks": 22, "block_size": 8, "host_blocks": 20},
-        {"share_prefixes": False, "block_size": 3},
+        pytest.param({"share_prefixes": False, "block_size": 3}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -83,11 +83,11 @@ def test_greedy_tokens_with_any_proposer_under_any_limits_are_those_of_plain_dec
     make_model: MakeModel, drafter: Path, kind: str, limits: dict[str, Any]
 ) -> None:
     folder = SHIPPED if kind == "ngram:4" else make_model()  # it repeats itself, random weights do not
-    expected = tokens(LLM(folder).generate(PROMPTS, GREEDY))
+    expected = tokens(LLM(folder, max_sequences=9).generate(PROMPTS, GREEDY))
     speculate: Any = kind.format(drafter)
     if kind == "trees":
         speculate = RandomTrees([(*p, *t) for p, t in zip(PROMPTS, expected, strict=True)])
-    llm = LLM(folder, speculate=speculate, **limits)
+    llm = LLM(folder, speculate=speculate, **{"max_sequences": 9, **limits})
     assert tokens(llm.generate(PROMPTS, GREEDY)) == expected
     again = llm.generate(PROMPTS, GREEDY)
     assert tokens(again) == expected
@@ -120,12 +120,12 @@ def shipped_drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain() -> LLM:
-    return LLM(SHIPPED)
+    return LLM(SHIPPED, max_sequences=9)
 
 
 @pytest.fixture(scope="module", params=["ngram:3", "draft:{}:3", "tree:{}:8:4"])
 def speculating(request: pytest.FixtureRequest, shipped_drafter: Path) -> LLM:
-    return LLM(SHIPPED, speculate=request.param.format(shipped_drafter))
+    return LLM(SHIPPED, max_sequences=9, speculate=request.param.format(shipped_drafter))
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -151,7 +151,7 @@ def test_pieces_of_several_tokens_a_step_join_to_the_text_and_nothing_follows_th
 ) -> None:
     params = SamplingParams(max_tokens=30, ignore_stop=True)
     [expected] = plain.generate(TEXTS[:1], params)
-    llm = LLM(SHIPPED, speculate=f"tree:{shipped_drafter}:8")
+    llm = LLM(SHIPPED, max_sequences=9, speculate=f"tree:{shipped_drafter}:8")
     llm.add(TEXTS[0], params)
     deltas = []
     while llm.busy:
@@ -166,7 +166,7 @@ def test_a_draft_model_equal_to_the_model_is_right_about_every_token(plain: LLM)
     params = SamplingParams(max_tokens=21, ignore_stop=True)
     expected = tokens(plain.generate(TEXTS, params))
     for speculate, a_turn in ((f"draft:{SHIPPED}:4", 5.0), (f"tree:{SHIPPED}:16:4", 5.0)):
-        llm = LLM(SHIPPED, speculate=speculate)
+        llm = LLM(SHIPPED, max_sequences=9, speculate=speculate)
         assert tokens(llm.generate(TEXTS, params)) == expected
         counters = llm.scheduler.counters
         assert (counters.guesses, counters.acceptance_length) == (3 * 4, 4.0)
@@ -179,7 +179,7 @@ def test_an_aborted_line_and_one_that_is_added_later_leave_the_others_tokens_alo
 ) -> None:
     params = SamplingParams(max_tokens=20, ignore_stop=True)
     expected = tokens(plain.generate(TEXTS[:2], params))
-    llm = LLM(SHIPPED, speculate=f"draft:{shipped_drafter}:4")
+    llm = LLM(SHIPPED, max_sequences=9, speculate=f"draft:{shipped_drafter}:4")
     kept, gone = llm.add(TEXTS[0], params), llm.add(TEXTS[2], params)
     done = {delta.request_id: delta.completion for _ in range(2) for delta in llm.step()}
     llm.abort(gone)

@@ -18,9 +18,9 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
     llm = LLM(plan["model"], dtype=plan["dtype"], **plan["options"])
     load_seconds = time.perf_counter() - begun
     for request in plan["before"]:  # one after the other: the last may be what fills the cache
-        _generate(llm, [request])
+        generate(llm, [request])
     cpu = time.process_time()
-    requests, waste = _generate(llm, plan["requests"])
+    requests, waste = generate(llm, plan["requests"])
     return {
         "version": getattr(engine, "__version__", ""),
         "load_seconds": load_seconds,
@@ -30,7 +30,8 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _generate(llm: LLM, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+def generate(llm: LLM, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+    """The tokens of each request with their times, and the mean waste of the cache while it ran."""
     begun = time.perf_counter()
     traces: dict[int, dict[str, Any]] = {}
     for request in requests:

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -136,9 +138,16 @@ void check_values(const Attention& a) {
 
 void run(const Attention& a, const Tensor&) {
   check_values(a);
-  const auto tiles = khub::cpu::plan_tiles(a);
-  torch::stable::parallel_for(0, int64_t(tiles.size()) * a.num_kv_heads, 1,
-                              [&](int64_t begin, int64_t end) { khub::cpu::attend(a, tiles, begin, end); });
+  const int64_t threads = torch::stable::get_num_threads();
+  khub::cpu::Plan plan = khub::cpu::make_plan(a, threads);
+  // Threads take items as they come: a core that somebody else is using takes fewer.
+  std::atomic<int64_t> next{0};
+  const int64_t items = int64_t(plan.items.size());
+  torch::stable::parallel_for(0, std::min(threads, items), 1, [&](int64_t, int64_t) {
+    for (int64_t i = next++; i < items; i = next++) khub::cpu::attend(a, plan, i, i + 1);
+  });
+  torch::stable::parallel_for(0, int64_t(plan.apart.size()), 1,
+                              [&](int64_t begin, int64_t end) { khub::cpu::merge(a, plan, begin, end); });
 }
 
 void run(const CacheWrite& w, const Tensor&) {

@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <vector>
 
@@ -66,15 +67,21 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 void run(const QuantizedMatmul& q, const Tensor&) {
   if (q.m == 0 || q.n == 0) return;
-  std::vector<float> widened(size_t(q.m * khub::cpu::widened_width(q)));
+  khub::cpu::Digits digits = khub::cpu::make_digits(q);
   torch::stable::parallel_for(0, q.m, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
-    khub::cpu::widen(q, widened.data(), begin, end);
+    khub::cpu::fill_digits(q, digits, begin, end);
   });
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
-  const int64_t tile_work = khub::cpu::kTileRows * q.k;
-  torch::stable::parallel_for(
-      0, tiles, std::max<int64_t>(1, 65536 / tile_work),
-      [&](int64_t begin, int64_t end) { khub::cpu::matmul(q, widened.data(), begin, end); });
+  const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
+  // Threads take tiles as they come: a core that somebody else is using takes fewer.
+  std::atomic<int64_t> next{0};
+  const int64_t turns = (tiles + grain - 1) / grain;
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t begin = next.fetch_add(grain); begin < tiles; begin = next.fetch_add(grain)) {
+      khub::cpu::matmul(q, digits, begin, std::min(begin + grain, tiles));
+    }
+  });
 }
 
 #elif defined(CUDA_KERNEL)

@@ -1,60 +1,186 @@
-// The attention loop, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run
-// time.
+// How a step is cut into items, how partial results come together, and which instruction set does the work.
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "attention_cpu.h"
-
-#if defined(__x86_64__) && !defined(KHUB_BASELINE)
-#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
-#endif
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
 namespace khub::cpu {
 
 namespace {
 
-namespace baseline {
-#include "lanes.h"
-//
-#include "attend_impl.h"
-}  // namespace baseline
-
-#if defined(KHUB_AVX2)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-#include "lanes.h"
-//
-#include "attend_impl.h"
-}  // namespace avx2
-#pragma GCC pop_options
-#endif
-
 constexpr int64_t kTileTokens = 8;
+constexpr int64_t kApartRows = 16;  // a tile of at most so many rows for each KV head is read once, as in decoding
+
+AttendSpan pick() {
+#if defined(KHUB_EMULATE_AVX512)
+  return attend_span_avx512;
+#elif defined(__x86_64__)
+  __builtin_cpu_init();
+  if (attend_span_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return attend_span_avx512;
+  }
+  if (attend_span_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    return attend_span_avx2;
+  }
+#endif
+  return attend_span_baseline;
+}
+
+void clear(const Partial& row, int64_t width) {
+  std::fill(row.output, row.output + width, 0.0f);
+  *row.maximum = -INFINITY;
+  *row.total = 0.0f;
+}
+
+void merge_into(const Partial& into, const Partial& from, int64_t width) {
+  if (*from.total == 0.0f) return;
+  const float maximum = std::max(*into.maximum, *from.maximum);
+  const float before = *into.total == 0.0f ? 0.0f : std::exp(*into.maximum - maximum);
+  const float added = std::exp(*from.maximum - maximum);
+  for (int64_t d = 0; d < width; ++d) into.output[d] = into.output[d] * before + from.output[d] * added;
+  *into.total = *into.total * before + *from.total * added;
+  *into.maximum = maximum;
+}
+
+void write_out(const Attention& a, int64_t token, int64_t head, const Partial& row) {
+  const int64_t at = token * a.out_token_stride + head * a.out_head_stride;
+  const float scale = *row.total == 0.0f ? 0.0f : 1.0f / *row.total;
+  const auto write = [&](auto* out) {
+    for (int64_t d = 0; d < a.head_size; ++d) khub::from_float(row.output[d] * scale, out + at + d);
+  };
+  switch (a.dtype) {
+    case DType::f32: write(static_cast<float*>(a.out)); break;
+    case DType::f16: write(static_cast<Half*>(a.out)); break;
+    case DType::bf16: write(static_cast<BFloat16*>(a.out)); break;
+  }
+  if (a.lse) {
+    a.lse[token * a.num_heads + head] = *row.total == 0.0f ? -INFINITY : *row.maximum + std::log(*row.total);
+  }
+}
+
+void start_rows(const Attention& a, const Tile& tile, const Item& item, std::vector<Row>& rows) {
+  const int64_t group = a.num_heads / a.num_kv_heads;
+  const int64_t query_end = a.query_start_loc ? a.query_start_loc[tile.seq + 1] : tile.seq + 1;
+  const int64_t seq_len = a.seq_lens[tile.seq];
+  rows.clear();
+  for (int64_t head = item.first_head; head < item.end_head; ++head) {
+    for (int64_t token = tile.first_token; token < tile.first_token + tile.count; ++token) {
+      const int64_t position = seq_len - query_end + token;
+      const int64_t end_key = a.causal ? std::min(position + 1, seq_len) : seq_len;
+      const int64_t first_key = a.window ? std::max<int64_t>(0, position + 1 - a.window) : 0;
+      for (int64_t i = 0; i < group; ++i) {
+        rows.push_back({token, head * group + i, position, first_key, end_key});
+      }
+    }
+  }
+}
+
+// An item over all its spans: merged here and written out, or one span into the plan's partials.
+void attend_item(const Attention& a, Plan& plan, const Item& item, const std::vector<Row>& rows,
+                 const Scratch& scratch, float* merged) {
+  static const AttendSpan attend_span = pick();
+  const Tile& tile = plan.tiles[item.tile];
+  const int64_t count = int64_t(rows.size());
+  const bool apart = item.span >= 0;
+  const int64_t first = apart ? tile.first_span() + item.span : tile.first_span();
+  for (int64_t r = 0; !apart && r < count; ++r) clear(partial_row(merged, plan.width, r), plan.width);
+  for (int64_t span = first; span < (apart ? first + 1 : first + tile.spans()); ++span) {
+    for (int64_t r = 0; r < count; ++r) clear(partial_row(scratch.span, plan.width, r), plan.width);
+    attend_span(a, tile, item, span, scratch);
+    for (int64_t r = 0; !apart && r < count; ++r) {
+      merge_into(partial_row(merged, plan.width, r), partial_row(scratch.span, plan.width, r), plan.width);
+    }
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    if (!apart) {
+      write_out(a, rows[r].token, rows[r].head, partial_row(merged, plan.width, r));
+      continue;
+    }
+    const int64_t row = (item.span * tile.count + rows[r].token - tile.first_token) * a.num_heads + rows[r].head;
+    const float* from = scratch.span + r * plan.row_floats();
+    std::copy(from, from + plan.row_floats(), plan.partials.data() + (tile.part + row) * plan.row_floats());
+  }
+}
+
+Tile make_tile(const Attention& a, int64_t seq, int64_t token, int64_t count, int64_t query_end) {
+  const int64_t length = a.seq_lens[seq];
+  const int64_t position = length - query_end + token;  // of the first token; keys up to the last one's
+  const int64_t end_key = a.causal ? std::clamp<int64_t>(position + count, 0, length) : length;
+  const int64_t first_key = a.window ? std::max<int64_t>(0, position + 1 - a.window) : 0;
+  return {seq, token, count, std::min(first_key, end_key), end_key, -1};
+}
 
 }  // namespace
 
-std::vector<Tile> plan_tiles(const Attention& a) {
-  std::vector<Tile> tiles;
+Plan make_plan(const Attention& a, int64_t threads) {
+  Plan plan;
+  plan.width = (a.head_size + 31) / 32 * 32;
   for (int64_t seq = 0; seq < a.num_seqs; ++seq) {
     const int64_t end = a.query_start_loc ? a.query_start_loc[seq + 1] : seq + 1;
-    for (int64_t token = a.query_start_loc ? a.query_start_loc[seq] : seq; token < end;
-         token += kTileTokens) {
-      tiles.push_back({seq, token, std::min(kTileTokens, end - token)});
+    for (int64_t token = a.query_start_loc ? a.query_start_loc[seq] : seq; token < end; token += kTileTokens) {
+      plan.tiles.push_back(make_tile(a, seq, token, std::min(kTileTokens, end - token), end));
     }
   }
-  return tiles;
+  const int64_t group = a.num_heads / a.num_kv_heads;
+  int64_t rows = 0, shares = 0;
+  for (Tile& tile : plan.tiles) {
+    if (tile.spans() > 1 && tile.count * group <= kApartRows) {
+      tile.part = rows;
+      rows += tile.spans() * tile.count * a.num_heads;
+      shares += tile.spans();
+      plan.apart.push_back(&tile - plan.tiles.data());
+    } else {
+      shares += tile.count * group <= kApartRows ? 1 : a.num_kv_heads;
+    }
+  }
+  plan.partials.resize(size_t(rows * plan.row_floats()));
+  // All heads of a slot lie together: taking them together reads memory in order. Few items are cut by heads.
+  const int64_t cuts = std::max<int64_t>(1, std::min(a.num_kv_heads, 4 * threads / std::max<int64_t>(1, shares)));
+  for (int64_t i = 0; i < int64_t(plan.tiles.size()); ++i) {
+    const Tile& tile = plan.tiles[i];
+    const int64_t together =
+        tile.count * group <= kApartRows ? (a.num_kv_heads + cuts - 1) / cuts : int64_t(1);
+    for (int64_t s = 0; s < (tile.part < 0 ? 1 : tile.spans()); ++s) {
+      for (int64_t head = 0; head < a.num_kv_heads; head += together) {
+        plan.items.push_back({i, tile.part < 0 ? -1 : s, head, std::min(head + together, a.num_kv_heads)});
+      }
+    }
+  }
+  return plan;
 }
 
-void attend(const Attention& a, const std::vector<Tile>& tiles, int64_t begin, int64_t end) {
-#if defined(KHUB_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return avx2::attend(a, tiles, begin, end);
-#endif
-  baseline::attend(a, tiles, begin, end);
+void attend(const Attention& a, Plan& plan, int64_t begin, int64_t end) {
+  std::vector<Row> rows;
+  std::vector<float> memory;
+  for (int64_t i = begin; i < end; ++i) {
+    const Item& item = plan.items[i];
+    start_rows(a, plan.tiles[item.tile], item, rows);
+    const int64_t count = int64_t(rows.size());
+    memory.resize(size_t(count * (plan.width + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16));
+    Scratch scratch = {rows.data(), count / (item.end_head - item.first_head), plan.width};
+    // On a cache line: a load across two of them is two loads.
+    scratch.query = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+    scratch.keys = scratch.query + count * plan.width;
+    scratch.values = scratch.keys + kChunk * plan.width;
+    scratch.span = scratch.values + kChunk * plan.width;
+    attend_item(a, plan, item, rows, scratch, scratch.span + count * plan.row_floats());
+  }
+}
+
+void merge(const Attention& a, Plan& plan, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const Tile& tile = plan.tiles[plan.apart[i]];
+    const int64_t rows = tile.count * a.num_heads;
+    for (int64_t r = 0; r < rows; ++r) {
+      const Partial first = partial_row(plan.partials.data(), plan.width, tile.part + r);
+      for (int64_t s = 1; s < tile.spans(); ++s) {
+        merge_into(first, partial_row(plan.partials.data(), plan.width, tile.part + s * rows + r), plan.width);
+      }
+      write_out(a, tile.first_token + r / a.num_heads, r % a.num_heads, first);
+    }
+  }
 }
 
 }  // namespace khub::cpu

@@ -1,211 +1,217 @@
-// Attention of one tile of query tokens over its sequence's paged keys and values, flash style: keys in
-// chunks, a running maximum and sum per row. Included inside a namespace after lanes.h, once per instruction
-// set.
+// Attention of an item over one span of keys, flash style: keys in chunks, a running maximum and sum per row.
+// Included inside a namespace after lanes.h and attend_dots.h, once per instruction set.
 
-static constexpr int64_t kChunk = 32;  // keys at a time; chunks start at multiples of it in every sequence
-
-struct Row {
-  int64_t token;
-  int64_t head;
-  int64_t first_key;  // the keys this row sees: [first_key, end_key)
-  int64_t end_key;
-  float maximum;
-  float total;
-};
-
-struct Scratch {
-  int64_t width;  // the head size, rounded up to whole vectors
-  std::vector<Row> rows;
-  std::vector<float> query, output;  // [rows, width]
-  std::vector<float> keys, values;   // [kChunk, width]
-};
-
-// The head at `from` as `width` contiguous floats: in place where it is that already, else in `buffer`.
+// A chunk's slots, as pointers to the first KV head of the cache.
 template <class T>
-static const float* widen(const T* from, const CacheView& view, int64_t head_size, int64_t width,
-                          float* buffer) {
-  const bool contiguous = view.chunk == head_size && view.dim_stride == 1;
-  if constexpr (std::is_same_v<T, float>) {
-    if (contiguous && width == head_size) return from;
-  }
-  if (contiguous) {
-    int64_t d = 0;
-    for (; d + kLanes <= head_size; d += kLanes) store(buffer + d, load(from + d));
-    if (d < head_size) store(buffer + d, load_part(from + d, head_size - d));
-    return buffer;
-  }
-  for (int64_t start = 0, d = 0; d < head_size; start += view.chunk_stride) {
-    for (int64_t i = 0; i < view.chunk && d < head_size; ++i, ++d) {
-      buffer[d] = khub::to_float(from[start + i * view.dim_stride]);
-    }
-  }
-  return buffer;
-}
+struct Chunk {
+  const T* keys[kChunk];
+  const T* values[kChunk];
+};
 
-static void start_rows(const Attention& a, const Tile& tile, int64_t kv_head, std::vector<Row>& rows) {
-  const int64_t group = a.num_heads / a.num_kv_heads;
-  const int64_t query_end = a.query_start_loc ? a.query_start_loc[tile.seq + 1] : tile.seq + 1;
-  const int64_t seq_len = a.seq_lens[tile.seq];
-  rows.clear();
-  for (int64_t token = tile.first_token; token < tile.first_token + tile.count; ++token) {
-    const int64_t position = seq_len - query_end + token;
-    const int64_t end_key = a.causal ? std::min(position + 1, seq_len) : seq_len;
-    const int64_t first_key = a.window ? std::max<int64_t>(0, position + 1 - a.window) : 0;
-    for (int64_t i = 0; i < group; ++i) {
-      rows.push_back({token, kv_head * group + i, first_key, end_key, -INFINITY, 0.0f});
-    }
+// `In` is the type that keys and values are read as: T in place, float where they are copied.
+template <class T, class In>
+static void start_query(const Attention& a, int64_t rows, const Scratch& scratch) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const Row& row = scratch.rows[r];
+    const T* from =
+        static_cast<const T*>(a.query) + row.token * a.query_token_stride + row.head * a.query_head_stride;
+    float* to = scratch.query + r * scratch.stride;
+    for (int64_t d = 0; d < scratch.stride; ++d) to[d] = 0.0f;
+    for (int64_t d = 0; d < a.head_size; ++d) to[to_lanes<In>(d)] = khub::to_float(from[d]) * a.scale;
   }
 }
 
-// scores[k] for k in [begin, end): the scaled and masked logits of one row against the chunk's keys.
-static void score(const float* query, const float* const* keys, int64_t width, int64_t begin, int64_t end,
-                  float* scores) {
-  int64_t k = begin;
-  for (; k + 4 <= end; k += 4) {
-    f32x8 s0{}, s1{}, s2{}, s3{};
-    for (int64_t d = 0; d < width; d += kLanes) {
-      const f32x8 q = load(query + d);
-      s0 += q * load(keys[k] + d);
-      s1 += q * load(keys[k + 1] + d);
-      s2 += q * load(keys[k + 2] + d);
-      s3 += q * load(keys[k + 3] + d);
-    }
-    scores[k] = sum(s0);
-    scores[k + 1] = sum(s1);
-    scores[k + 2] = sum(s2);
-    scores[k + 3] = sum(s3);
-  }
-  for (; k < end; ++k) {
-    f32x8 s{};
-    for (int64_t d = 0; d < width; d += kLanes) s += load(query + d) * load(keys[k] + d);
-    scores[k] = sum(s);
+// Pointers past either end repeat the nearest slot that is seen: loads are whole, what they bring is masked.
+template <class T>
+static void find_chunk(const Attention& a, const Tile& tile, int64_t start, int64_t begin, int64_t end,
+                       Chunk<T>& chunk) {
+  const int32_t* table = a.block_tables + tile.seq * a.block_table_stride;
+  const T *keys = static_cast<const T*>(a.key.data), *values = static_cast<const T*>(a.value.data);
+  for (int64_t k = 0; k < kChunk; ++k) {
+    const int64_t key = start + (k < begin ? begin : k < end ? k : end - 1);
+    const int64_t block = table[key / a.block_size], slot = key % a.block_size;
+    chunk.keys[k] = keys + block * a.key.block_stride + slot * a.key.slot_stride;
+    chunk.values[k] = values + block * a.value.block_stride + slot * a.value.slot_stride;
   }
 }
 
-// output = output * correction + sum over k of weights[k] * values[k]. The chunk is summed on its own first:
-// over a long context that keeps the rounding error of the running sum small.
-template <int kVectors>
-static void accumulate(const float* weights, const float* const* values, int64_t begin, int64_t end,
-                       int64_t d, float correction, float* output) {
-  f32x8 partial[kVectors] = {};
-  for (int64_t k = begin; k < end; ++k) {
-    const f32x8 weight = splat(weights[k]);
-    for (int v = 0; v < kVectors; ++v) partial[v] += weight * load(values[k] + d + v * kLanes);
-  }
-  for (int v = 0; v < kVectors; ++v) {
-    float* to = output + d + v * kLanes;
-    store(to, load(to) * correction + partial[v]);
-  }
-}
-
-// One row against the keys [begin, end) of the chunk that starts at `chunk_start`.
-static void update_row(const Attention& a, Row& row, int64_t position, int64_t chunk_start, int64_t begin,
-                       int64_t end, const float* const* keys, const float* const* values, int64_t width,
-                       const float* query, float* output) {
-  alignas(32) float scores[kChunk];
-  for (float& s : scores) s = -INFINITY;
-  score(query, keys, width, begin, end, scores);
+// The logits of a row for the keys [begin, end) of a chunk become weights. Returns the correction of what the
+// row has summed so far.
+static float soften(const Attention& a, const Row& row, int64_t chunk_start, int64_t begin, int64_t end,
+                    float* scores, const Partial& sums) {
+  for (int64_t k = 0; k < begin; ++k) scores[k] = -INFINITY;
+  for (int64_t k = end; k < kChunk; ++k) scores[k] = -INFINITY;
   if (a.softcap > 0) {
     for (int64_t k = begin; k < end; ++k) scores[k] = a.softcap * std::tanh(scores[k] / a.softcap);
   }
   if (a.alibi_slopes) {
     const float slope = a.alibi_slopes[row.head];
-    for (int64_t k = begin; k < end; ++k) scores[k] += slope * float(chunk_start + k - position);
+    for (int64_t k = begin; k < end; ++k) scores[k] += slope * float(chunk_start + k - row.position);
   }
-  float maximum = row.maximum;
-  for (int64_t k = begin; k < end; ++k) maximum = scores[k] > maximum ? scores[k] : maximum;
-  const float correction = row.maximum == maximum ? 1.0f : std::exp(row.maximum - maximum);
-  f32x8 total{};
+  f32v most = splat(*sums.maximum);
+  for (int64_t k = 0; k < kChunk; k += kLanes) most = larger(load(scores + k), most);
+  const float maximum = largest(most);
+  const float correction = *sums.maximum == maximum ? 1.0f : std::exp(*sums.maximum - maximum);
+  f32v total{};
   for (int64_t k = 0; k < kChunk; k += kLanes) {
-    const f32x8 weights = exp(load(scores + k) - maximum);
+    const f32v weights = exp(load(scores + k) - maximum);
     store(scores + k, weights);
     total += weights;
   }
-  row.maximum = maximum;
-  row.total = row.total * correction + sum(total);
-  int64_t d = 0;
-  for (; d + 4 * kLanes <= width; d += 4 * kLanes) {
-    accumulate<4>(scores, values, begin, end, d, correction, output);
-  }
-  for (; d < width; d += kLanes) accumulate<1>(scores, values, begin, end, d, correction, output);
+  *sums.maximum = maximum;
+  *sums.total = *sums.total * correction + sum(total);
+  return correction;
 }
 
+// What a chunk is to one KV head.
+template <class In>
+struct Keys {
+  int64_t start;       // the first key's position
+  int64_t begin, end;  // those that are in the span
+  int64_t width;       // floats of a head, whole steps
+  const In* keys[kChunk];
+  const In* values[kChunk];
+  Ahead next_keys, next_values;
+};
+
+// kRows rows from `first` that see the keys [begin, end) of a chunk.
+template <int kRows, class In>
+static void update_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, const Keys<In>& keys,
+                        bool ask, const Scratch& scratch) {
+  alignas(64) float scores[kRows][kChunk];
+  const int64_t stride = scratch.stride;
+  dot_keys<kRows>(scratch.query + first * stride, keys.keys, ask ? keys.next_keys : Ahead{}, stride, keys.width,
+                  begin, end, scores);
+  float correction[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    correction[r] = soften(a, scratch.rows[first + r], keys.start, begin, end, scores[r],
+                           partial_row(scratch.span, stride, first + r));
+  }
+  float* output = partial_row(scratch.span, stride, first).output;
+  weigh_values<kRows>(scores, keys.values, ask ? keys.next_values : Ahead{}, begin, end, correction, output,
+                      row_floats(stride), keys.width);
+}
+
+// The rows [first, last) of one KV head over a chunk. Rows of one token see the same keys and go in pairs.
+template <class In>
+static void attend_chunk(const Attention& a, int64_t first, int64_t last, const Keys<In>& keys,
+                         const Scratch& scratch) {
+  for (int64_t r = first; r < last;) {
+    const Row& row = scratch.rows[r];
+    const int64_t sees = row.first_key - keys.start, until = row.end_key - keys.start;
+    const int64_t begin = sees > keys.begin ? sees : keys.begin, end = until < keys.end ? until : keys.end;
+    const bool two = r + 1 < last && scratch.rows[r + 1].token == row.token;
+    const bool ask = r == first;
+    if (begin < end && two) update_rows<2>(a, r, begin, end, keys, ask, scratch);
+    if (begin < end && !two) update_rows<1>(a, r, begin, end, keys, ask, scratch);
+    r += two ? 2 : 1;
+  }
+}
+
+// One head of a slot as floats, and zeros up to `stride`.
 template <class T>
-static void attend_tile(const Attention& a, const Tile& tile, int64_t kv_head, Scratch& scratch) {
-  const int64_t width = scratch.width;
-  const int64_t seq_len = a.seq_lens[tile.seq];
-  const int64_t query_end = a.query_start_loc ? a.query_start_loc[tile.seq + 1] : tile.seq + 1;
-  start_rows(a, tile, kv_head, scratch.rows);
-  std::vector<Row>& rows = scratch.rows;
-  scratch.query.assign(rows.size() * width, 0.0f);
-  scratch.output.assign(rows.size() * width, 0.0f);
-
-  int64_t first_key = seq_len, end_key = 0;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const T* from = static_cast<const T*>(a.query) + rows[r].token * a.query_token_stride +
-                    rows[r].head * a.query_head_stride;
-    for (int64_t d = 0; d < a.head_size; ++d) {
-      scratch.query[r * width + d] = khub::to_float(from[d]) * a.scale;
-    }
-    first_key = std::min(first_key, rows[r].first_key);
-    end_key = std::max(end_key, rows[r].end_key);
-  }
-
-  const int32_t* table = a.block_tables + tile.seq * a.block_table_stride;
-  const float* keys[kChunk];
-  const float* values[kChunk];
-  for (int64_t start = first_key / kChunk * kChunk; start < end_key; start += kChunk) {
-    const int64_t chunk_begin = std::max<int64_t>(first_key - start, 0);
-    const int64_t chunk_end = std::min(end_key - start, kChunk);
-    for (int64_t k = chunk_begin; k < chunk_end; ++k) {
-      const int64_t block = table[(start + k) / a.block_size];
-      const int64_t slot = (start + k) % a.block_size;
-      keys[k] = widen(static_cast<const T*>(a.key.data) + block * a.key.block_stride +
-                          slot * a.key.slot_stride + kv_head * a.key.head_stride,
-                      a.key, a.head_size, width, scratch.keys.data() + k * width);
-      values[k] = widen(static_cast<const T*>(a.value.data) + block * a.value.block_stride +
-                            slot * a.value.slot_stride + kv_head * a.value.head_stride,
-                        a.value, a.head_size, width, scratch.values.data() + k * width);
-    }
-    for (size_t r = 0; r < rows.size(); ++r) {
-      const int64_t begin = std::max(rows[r].first_key - start, chunk_begin);
-      const int64_t end = std::min(rows[r].end_key - start, chunk_end);
-      if (begin >= end) continue;
-      const int64_t position = seq_len - query_end + rows[r].token;
-      update_row(a, rows[r], position, start, begin, end, keys, values, width,
-                 scratch.query.data() + r * width, scratch.output.data() + r * width);
-    }
-  }
-
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const Row& row = rows[r];
-    const bool empty = row.first_key >= row.end_key;
-    T* to = static_cast<T*>(a.out) + row.token * a.out_token_stride + row.head * a.out_head_stride;
-    for (int64_t d = 0; d < a.head_size; ++d) {
-      khub::from_float(empty ? 0.0f : scratch.output[r * width + d] / row.total, to + d);
-    }
-    if (a.lse) {
-      a.lse[row.token * a.num_heads + row.head] = empty ? -INFINITY : row.maximum + std::log(row.total);
+static void copy_head(const T* from, const CacheView& view, int64_t head_size, int64_t stride, float* to) {
+  for (int64_t d = head_size; d < stride; ++d) to[d] = 0.0f;
+  for (int64_t start = 0, d = 0; d < head_size; start += view.chunk_stride) {
+    for (int64_t i = 0; i < view.chunk && d < head_size; ++i, ++d) {
+      to[d] = khub::to_float(from[start + i * view.dim_stride]);
     }
   }
 }
 
 template <class T>
-static void attend_items(const Attention& a, const std::vector<Tile>& tiles, int64_t begin, int64_t end) {
-  Scratch scratch;
-  scratch.width = (a.head_size + kLanes - 1) / kLanes * kLanes;
-  scratch.keys.assign(kChunk * scratch.width, 0.0f);
-  scratch.values.assign(kChunk * scratch.width, 0.0f);
-  const int64_t num_tiles = int64_t(tiles.size());
-  for (int64_t item = begin; item < end; ++item) {
-    attend_tile<T>(a, tiles[item % num_tiles], item / num_tiles, scratch);
+static void head_keys(const Attention& a, const Chunk<T>& chunk, int64_t head, const T** keys, const T** values) {
+  for (int64_t k = 0; k < kChunk; ++k) {
+    keys[k] = chunk.keys[k] + head * a.key.head_stride;
+    values[k] = chunk.values[k] + head * a.value.head_stride;
   }
 }
 
-static void attend(const Attention& a, const std::vector<Tile>& tiles, int64_t begin, int64_t end) {
+// Of a cache that cannot be read in place.
+template <class T>
+static void head_copies(const Attention& a, const Chunk<T>& chunk, int64_t head, const Scratch& scratch,
+                        Keys<float>& keys) {
+  for (int64_t k = 0; k < kChunk; ++k) {
+    const int64_t at = k < keys.begin ? keys.begin : k < keys.end ? k : keys.end - 1;
+    keys.keys[k] = scratch.keys + at * scratch.stride;
+    keys.values[k] = scratch.values + at * scratch.stride;
+    if (at != k) continue;
+    const int64_t stride = scratch.stride;
+    copy_head(chunk.keys[k] + head * a.key.head_stride, a.key, a.head_size, stride, scratch.keys + k * stride);
+    copy_head(chunk.values[k] + head * a.value.head_stride, a.value, a.head_size, stride,
+              scratch.values + k * stride);
+  }
+}
+
+// The partial rows, which have been summed in the order of the lanes, in that of the head.
+template <class In>
+static void order_outputs(int64_t rows, int64_t head_size, const Scratch& scratch) {
+  if (!std::is_same_v<In, khub::BFloat16>) return;
+  float lanes[kMaxHead];
+  for (int64_t r = 0; r < rows; ++r) {
+    float* output = partial_row(scratch.span, scratch.stride, r).output;
+    std::memcpy(lanes, output, size_t(head_size) * sizeof(float));
+    for (int64_t d = 0; d < head_size; ++d) output[d] = lanes[to_lanes<In>(d)];
+  }
+}
+
+template <class T, class In, bool kInPlace>
+static void attend_keys(const Attention& a, const Tile& tile, const Item& item, int64_t span,
+                        const Scratch& scratch) {
+  const int64_t heads = item.end_head - item.first_head, rows = scratch.rows_per_head;
+  start_query<T, In>(a, heads * rows, scratch);
+  const int64_t first_key = tile.first_key > span * kSpan ? tile.first_key : span * kSpan;
+  const int64_t end_key = tile.end_key < (span + 1) * kSpan ? tile.end_key : (span + 1) * kSpan;
+  const int64_t head_bytes = a.head_size * int64_t(sizeof(T));
+  Chunk<T> chunks[2];
+  Keys<In> keys;
+  keys.width = (a.head_size + kStep - 1) / kStep * kStep;
+  int64_t begin = first_key % kChunk, start = first_key - begin;
+  int64_t end = end_key - start < kChunk ? end_key - start : kChunk;
+  find_chunk(a, tile, start, begin, end, chunks[0]);
+  for (int turn = 0; start < end_key; turn ^= 1) {
+    keys.start = start, keys.begin = begin, keys.end = end;
+    start += kChunk, begin = 0, end = end_key - start < kChunk ? end_key - start : kChunk;
+    const char *later_keys[kChunk], *later_values[kChunk];
+    if (start < end_key) {
+      find_chunk(a, tile, start, begin, end, chunks[turn ^ 1]);
+      for (int64_t k = 0; k < kChunk; ++k) {
+        later_keys[k] = reinterpret_cast<const char*>(chunks[turn ^ 1].keys[k] + item.first_head * a.key.head_stride);
+        later_values[k] =
+            reinterpret_cast<const char*>(chunks[turn ^ 1].values[k] + item.first_head * a.value.head_stride);
+      }
+    }
+    for (int64_t head = item.first_head; head < item.end_head; ++head) {
+      const int64_t before = (head - item.first_head) * kChunk * head_bytes;
+      keys.next_keys = {start < end_key ? later_keys : nullptr, heads * head_bytes, before};
+      keys.next_values = {start < end_key ? later_values : nullptr, heads * head_bytes, before};
+      if constexpr (kInPlace) {
+        head_keys(a, chunks[turn], head, keys.keys, keys.values);
+      } else {
+        head_copies(a, chunks[turn], head, scratch, keys);
+      }
+      const int64_t first = (head - item.first_head) * rows;
+      attend_chunk(a, first, first + rows, keys, scratch);
+    }
+  }
+  order_outputs<In>(heads * rows, a.head_size, scratch);
+}
+
+template <class T>
+static void attend_as(const Attention& a, const Tile& tile, const Item& item, int64_t span,
+                      const Scratch& scratch) {
+  const auto contiguous = [&](const CacheView& view) { return view.chunk == a.head_size && view.dim_stride == 1; };
+  if (contiguous(a.key) && contiguous(a.value) && a.head_size % kStep == 0) {
+    return attend_keys<T, T, true>(a, tile, item, span, scratch);
+  }
+  attend_keys<T, float, false>(a, tile, item, span, scratch);
+}
+
+static void attend_span(const Attention& a, const Tile& tile, const Item& item, int64_t span,
+                        const Scratch& scratch) {
   switch (a.dtype) {
-    case DType::f32: return attend_items<float>(a, tiles, begin, end);
-    case DType::f16: return attend_items<Half>(a, tiles, begin, end);
-    case DType::bf16: return attend_items<BFloat16>(a, tiles, begin, end);
+    case DType::f32: return attend_as<float>(a, tile, item, span, scratch);
+    case DType::f16: return attend_as<Half>(a, tile, item, span, scratch);
+    case DType::bf16: return attend_as<BFloat16>(a, tile, item, span, scratch);
   }
 }

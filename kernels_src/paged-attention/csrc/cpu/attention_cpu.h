@@ -7,19 +7,92 @@
 
 namespace khub::cpu {
 
-// Consecutive query tokens of one sequence, which share its keys and values.
+// Keys go by in spans that start at multiples of kSpan in every sequence. A span is attended on its own and
+// merged with those before it, always in order: who computes it does not change a bit.
+constexpr int64_t kSpan = 512;
+
+// Consecutive query tokens of one sequence, which share its keys and values, and the keys they see.
 struct Tile {
   int64_t seq;
   int64_t first_token;
   int64_t count;
+  int64_t first_key;
+  int64_t end_key;
+  int64_t part;  // its first row in Plan::partials if its spans are apart, else -1
+
+  int64_t first_span() const { return first_key / kSpan; }
+  int64_t spans() const { return end_key <= first_key ? 0 : (end_key - 1) / kSpan + 1 - first_span(); }
 };
 
-std::vector<Tile> plan_tiles(const Attention& attention);
+// What one thread takes at a time: KV heads [first_head, end_head) of one span of a tile, or of all its spans.
+struct Item {
+  int64_t tile;
+  int64_t span;  // -1: all
+  int64_t first_head;
+  int64_t end_head;
+};
 
-// Work items [begin, end) of tiles.size() * num_kv_heads. Any split gives the same bits: an item writes its
-// own rows, and a row is computed alike whatever else is in its tile.
-void attend(const Attention& attention, const std::vector<Tile>& tiles, int64_t begin, int64_t end);
+// Of a partial row: the output, its maximum and its total, in whole cache lines.
+inline int64_t row_floats(int64_t width) { return width + 16; }
+
+struct Plan {
+  std::vector<Tile> tiles;
+  std::vector<Item> items;
+  int64_t width;                // floats of a head: the head size, rounded up for every instruction set
+  std::vector<float> partials;  // [spans, tokens, heads] of each tile that is apart: width, maximum, total
+  std::vector<int64_t> apart;   // the tiles to be merged
+
+  int64_t row_floats() const { return khub::cpu::row_floats(width); }
+};
+
+// Items are of the bytes that go by, not of sequences: `threads` at work on one long sequence share it.
+Plan make_plan(const Attention& attention, int64_t threads);
+
+// Work items [begin, end) of plan.items, then, once all are done, tiles [begin, end) of plan.apart.
+void attend(const Attention& attention, Plan& plan, int64_t begin, int64_t end);
+void merge(const Attention& attention, Plan& plan, int64_t begin, int64_t end);
 
 void write_cache(const CacheWrite& write, int64_t begin_token, int64_t end_token);
+
+// The partial result of a query token and head over a span of keys, and its place among those before it.
+struct Partial {
+  float* output;  // [width]
+  float* maximum;
+  float* total;  // 0 and -inf: no key was seen
+};
+
+inline Partial partial_row(float* rows, int64_t width, int64_t row) {
+  float* at = rows + row * row_floats(width);
+  return {at, at + width, at + width + 1};
+}
+
+// A query token and head of an item, and the keys it sees: [first_key, end_key).
+struct Row {
+  int64_t token;
+  int64_t head;
+  int64_t position;
+  int64_t first_key;
+  int64_t end_key;
+};
+
+// A thread's memory for one item. Rows are those of all its KV heads, a head's rows together.
+struct Scratch {
+  const Row* rows;
+  int64_t rows_per_head;
+  int64_t stride;  // Plan::width
+  float* query;    // [rows, stride]
+  float* span;     // partial rows of one span
+  float* keys;     // [kChunk, stride]: of caches that cannot be read in place
+  float* values;
+};
+
+constexpr int64_t kChunk = 32;  // keys at a time; chunks start at multiples of it in every sequence
+constexpr int64_t kMaxHead = 256;  // elements, as the binding checks
+
+// One item over one span, into scratch.span. The same loop, each compiled for its own instruction set; null
+// where the build has none of it.
+using AttendSpan = void (*)(const Attention& attention, const Tile& tile, const Item& item, int64_t span,
+                            const Scratch& scratch);
+extern const AttendSpan attend_span_baseline, attend_span_avx2, attend_span_avx512;
 
 }  // namespace khub::cpu

@@ -1,66 +1,150 @@
-// The product, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
-#include <algorithm>
-#include <vector>
-
+// x as fixed point, the results as x's own type, and which instruction set does the work between.
 #include "matmul_cpu.h"
 
-#if defined(__x86_64__) && !defined(KHUB_BASELINE)
-#define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
-#endif
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
+#include <algorithm>
+#include <cmath>
 
 namespace khub::cpu {
 
 namespace {
 
-namespace baseline {
-#include "lanes.h"
-//
-#include "matmul_impl.h"
-}  // namespace baseline
-
-#if defined(KHUB_AVX2)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-#include "lanes.h"
-//
-#include "matmul_impl.h"
-}  // namespace avx2
-#pragma GCC pop_options
+SumTile pick() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (sum_tile_vnni && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    return sum_tile_vnni;
+  }
+  if (sum_tile_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    return sum_tile_avx2;
+  }
 #endif
+  return sum_tile_baseline;
+}
+
+// Values in the order in which they meet their weights. Eight words of 32 bits unpack together, each to pairs: of
+// int4 nibbles j and j + 4 are the j-th pair of a word, of int8 bytes j and j + 2.
+template <int kBits>
+void place(const int16_t* from, int64_t width, int16_t* to) {
+  constexpr int kPerWord = 32 / kBits, kPairs = kPerWord / 2;
+  for (int64_t unit = 0; unit < width; unit += 8 * kPerWord) {
+    for (int word = 0; word < 8; ++word) {
+      for (int i = 0; i < kPerWord; ++i) {
+        to[unit + i % kPairs * 16 + word * 2 + i / kPairs] = from[unit + word * kPerWord + i];
+      }
+    }
+  }
+}
+
+// The nearest whole number, for less than 2^22.
+float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
+constexpr float kSecond = 65000.0f;  // what half of it is, and a rounding more, fits a digit
+
+// One step of a row: `count` floats as digits, `second` null where one is enough. Returns what a first digit of 1
+// stands for; a second digit's is a kSecond-th of it.
+float split(const float* x, int64_t count, int16_t* first, int16_t* second) {
+  float most = 0.0f, wrong = 0.0f;
+  for (int64_t k = 0; k < count; ++k) {
+    const float magnitude = std::fabs(x[k]);
+    most = magnitude > most ? magnitude : most;
+    wrong += x[k] - x[k];  // 0, and NaN for what is not finite
+  }
+  if (wrong != 0.0f) return NAN;
+  const float unit = most / 32767.0f;
+  if (unit < 0x1p-126f) {  // too small to divide by: nothing, or as good as
+    std::fill(first, first + count, int16_t(0));
+    if (second) std::fill(second, second + count, int16_t(0));
+    return 0.0f;
+  }
+  const float inverse = 32767.0f / most;
+  for (int64_t k = 0; k < count; ++k) {
+    const float scaled = x[k] * inverse, whole = nearest(scaled);
+    first[k] = int16_t(int32_t(whole));
+    if (second) second[k] = int16_t(int32_t(nearest((scaled - whole) * kSecond)));
+  }
+  return unit;
+}
 
 template <class T>
-void widen_rows(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end) {
-  const int64_t width = widened_width(q), unit = weights_per_unpack(q), per_word = unit / 8;
+void fill(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
+  const int64_t per_row = d.rows / q.m;
+  std::vector<int16_t> digits(size_t(2 * d.width));
   for (int64_t m = begin; m < end; ++m) {
     const T* from = static_cast<const T*>(q.x) + m * q.x_stride;
-    float* to = widened + m * width;
-    std::fill(to, to + width, 0.0f);
-    for (int64_t k = 0; k < q.k; ++k) {  // element i of word l goes to lane l of vector i
-      const int64_t start = k / unit * unit, i = k % per_word, l = k % unit / per_word;
-      to[start + 8 * i + l] = to_float(from[k]);
+    for (int64_t s = 0; s < d.steps; ++s) {
+      const int64_t k = s * d.step, count = std::min(d.step, q.k - k);
+      float x[kStep];
+      for (int64_t i = 0; i < count; ++i) x[i] = to_float(from[k + i]);
+      int16_t* first = digits.data() + k;
+      const float unit = split(x, count, first, per_row > 1 ? first + d.width : nullptr);
+      for (int64_t digit = 0; digit < per_row; ++digit) {
+        const int64_t at = (digit * q.m + m) * d.steps + s;
+        int32_t sum = 0;
+        for (int64_t i = 0; i < count; ++i) sum += first[digit * d.width + i];
+        d.scales[at] = digit ? unit / kSecond : unit;
+        d.sums[at] = sum;
+      }
+    }
+    for (int64_t digit = 0; digit < per_row; ++digit) {
+      int16_t* to = d.values + (digit * q.m + m) * d.width;
+      const int16_t* natural = digits.data() + digit * d.width;
+      q.bits == 4 ? place<4>(natural, d.width, to) : place<8>(natural, d.width, to);
+    }
+  }
+}
+
+template <class T>
+void write(const QuantizedMatmul& q, const Digits& d, int64_t first, const float* sums) {
+  const int64_t rows = std::min(kTileRows, q.n - first);
+  for (int64_t m = 0; m < q.m; ++m) {
+    T* out = static_cast<T*>(q.out) + m * q.out_stride + first;
+    for (int64_t r = 0; r < rows; ++r) {
+      float sum = sums[m * kTileRows + r];
+      if (d.rows > q.m) sum += sums[(q.m + m) * kTileRows + r];
+      from_float(sum + (q.bias ? to_float(static_cast<const T*>(q.bias)[first + r]) : 0.0f), out + r);
     }
   }
 }
 
 }  // namespace
 
-void widen(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end) {
+Digits make_digits(const QuantizedMatmul& q) {
+  Digits d;
+  d.rows = q.dtype == DType::f32 ? 2 * q.m : q.m;
+  d.step = q.groups == 1 ? kStep : std::min(q.group_size, kStep);
+  d.steps = (q.k + d.step - 1) / d.step;
+  d.width = (q.k + 63) / 64 * 64;
+  d.memory.resize(size_t(d.rows * d.width + 32));
+  d.values = on_line(d.memory.data());
+  d.scales.resize(size_t(d.rows * d.steps));
+  d.sums.resize(size_t(d.rows * d.steps));
+  return d;
+}
+
+void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_t end) {
   switch (q.dtype) {
-    case DType::f32: return widen_rows<float>(q, widened, begin, end);
-    case DType::f16: return widen_rows<Half>(q, widened, begin, end);
-    case DType::bf16: return widen_rows<BFloat16>(q, widened, begin, end);
+    case DType::f32: return fill<float>(q, digits, begin, end);
+    case DType::f16: return fill<Half>(q, digits, begin, end);
+    case DType::bf16: return fill<BFloat16>(q, digits, begin, end);
   }
 }
 
-void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end) {
-#if defined(KHUB_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return avx2::matmul(q, widened, begin, end);
-#endif
-  baseline::matmul(q, widened, begin, end);
+void matmul(const QuantizedMatmul& q, const Digits& d, int64_t begin, int64_t end) {
+  static const SumTile sum_tile = pick();
+  std::vector<float> floats(size_t(kTileRows * (d.steps + d.rows)));
+  std::vector<int32_t> zeros(size_t(kTileRows * d.steps));
+  std::vector<int16_t> weights(size_t(kTileRows * kUnpacked + 32));
+  Scratch scratch = {floats.data(), zeros.data(), on_line(weights.data()), floats.data() + kTileRows * d.steps};
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t first = tile * kTileRows;
+    sum_tile(q, d, first, scratch);
+    switch (q.dtype) {
+      case DType::f32: write<float>(q, d, first, scratch.sums); break;
+      case DType::f16: write<Half>(q, d, first, scratch.sums); break;
+      case DType::bf16: write<BFloat16>(q, d, first, scratch.sums); break;
+    }
+  }
 }
 
 }  // namespace khub::cpu

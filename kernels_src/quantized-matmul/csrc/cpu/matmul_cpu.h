@@ -1,28 +1,56 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../matmul.h"
 
 namespace khub::cpu {
 
-constexpr int64_t kTileRows = 16;  // weight rows of one work item of `matmul`
+constexpr int64_t kStep = 128;     // of k, at most: products are summed as integers over a step
+constexpr int64_t kPanel = 8;      // weight rows that are multiplied together
+constexpr int64_t kTileRows = 32;  // weight rows of one work item: a row of x is read once for all of them
 
-// Weights in eight words of 32 bits, which are unpacked together.
-inline int64_t weights_per_unpack(const QuantizedMatmul& q) { return 8 * 32 / q.bits; }
+// x in fixed point: each row as one digit of 15 bits, or two of a float32 row, with a scale for each step. A digit
+// is a row of its own here; products of digits and weights are whole numbers, exact in any order.
+struct Digits {
+  int64_t rows;    // m, or twice that: all first digits, then all second ones
+  int64_t step;    // 32, 64 or kStep: the weights' group, or a part of it
+  int64_t steps;   // in k
+  int64_t width;   // values of a row: k, rounded up to whole vectors
+  std::vector<int16_t> memory;
+  int16_t* values;  // [rows, width] in the order in which weights unpack, zeros at the end; on a cache line
+  std::vector<float> scales;    // [rows, steps]; NaN where a value of the step is not finite
+  std::vector<int32_t> sums;    // [rows, steps] of the values, for zero points
+};
 
-// Floats per row of the widened x.
-inline int64_t widened_width(const QuantizedMatmul& q) {
-  const int64_t unit = weights_per_unpack(q);
-  return (q.k + unit - 1) / unit * unit;
+// The first cache line at or after `from`: a load across two of them is two loads.
+template <class T>
+T* on_line(T* from) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(from) + 63) / 64 * 64);
 }
 
-// Rows [begin, end) of x as float32 in the order in which weights unpack, padded with zeros: [m,
-// widened_width].
-void widen(const QuantizedMatmul& q, float* widened, int64_t begin, int64_t end);
+Digits make_digits(const QuantizedMatmul& q);
 
-// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any
-// m.
-void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end);
+// Rows [begin, end) of x.
+void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_t end);
+
+// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any m.
+void matmul(const QuantizedMatmul& q, const Digits& digits, int64_t begin, int64_t end);
+
+// What a thread works with, sized by `Digits`.
+struct Scratch {
+  float* scales;   // [steps, kPanel] of four panels
+  int32_t* zeros;  // the same
+  int16_t* weights;  // [kTileRows, kUnpacked]
+  float* sums;       // [rows, kTileRows]
+};
+
+constexpr int64_t kUnpacked = 256;  // of k that are unpacked at a time, for many rows of x
+
+// The sums of the tile that starts at weight row `first`. The same loop, each compiled for its own instruction
+// set; null where the build has none of it.
+using SumTile = void (*)(const QuantizedMatmul& q, const Digits& digits, int64_t first, const Scratch& scratch);
+extern const SumTile sum_tile_baseline, sum_tile_avx2, sum_tile_vnni;
 
 }  // namespace khub::cpu

@@ -1,23 +1,18 @@
-// Weights are unpacked to float32 a few rows and a stretch of k at a time, small enough for the nearest
-// caches, and multiplied with every row of x. Included inside a namespace after lanes.h, once per instruction
-// set.
+// The products of a tile of weight rows with the digits of x, as 16-bit integers. Included inside a namespace after
+// lanes.h and `add_products`, once per instruction set.
+//
+// Roofline: with one row of x the weights' bytes, each read once and in order; 16 multiply-adds take one
+// instruction where floats take two and a conversion. With many rows the multiply-adds.
 
-static constexpr int64_t kStretch = 512;  // of k; whole groups, unless there is only one
-static constexpr int64_t kColumns = 4;    // weight rows that share a load of x
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
 
-static float load_scale(const QuantizedMatmul& q, int64_t index) {
-  switch (q.scale_dtype) {
-    case DType::f32: return static_cast<const float*>(q.scales)[index];
-    case DType::f16: return khub::to_float(static_cast<const Half*>(q.scales)[index]);
-    case DType::bf16: return khub::to_float(static_cast<const BFloat16*>(q.scales)[index]);
-  }
-  return 0.0f;
-}
+static constexpr int64_t kVector = 16;  // 16-bit values
 
-// Eight words of a weight row, zeros past its end.
-KHUB_INLINE i32x8 load_words(const uint8_t* row, int64_t at, int64_t row_bytes) {
-  i32x8 words{};
-  if (at + 32 <= row_bytes) {  // a copy of a constant size is one load
+// 32 bytes of a weight row; of its end `kPart`, zeros after it.
+template <bool kPart>
+KHUB_INLINE u32x8 load_words(const uint8_t* row, int64_t at, int64_t row_bytes) {
+  u32x8 words{};
+  if (!kPart) {  // a copy of a constant size is one load
     std::memcpy(&words, row + at, 32);
   } else if (at < row_bytes) {
     std::memcpy(&words, row + at, size_t(row_bytes - at));
@@ -25,101 +20,258 @@ KHUB_INLINE i32x8 load_words(const uint8_t* row, int64_t at, int64_t row_bytes) 
   return words;
 }
 
-// Elements [begin, end) of an int8 weight row, times its scale; both are whole numbers of eight words. Lane l
-// of the i-th vector is byte i of word l: 32-bit shifts unpack far faster than bytes are widened.
-static void unpack_int8(const QuantizedMatmul& q, int64_t n, int64_t begin, int64_t end, float* to) {
-  const float scale = load_scale(q, n);
-  for (int64_t k = begin; k < end; k += 32) {
-    const i32x8 words = load_words(q.weight + n * q.row_bytes, k, q.row_bytes);
-    for (int i = 0; i < 4; ++i, to += kLanes) {
-      store(to, __builtin_convertvector((words << (24 - 8 * i)) >> 24, f32x8) * scale);
-    }
+// Vector j of the kBits-bit values in eight words: nibbles as they are stored, bytes with their sign.
+template <int kBits>
+KHUB_INLINE i16x16 unpack(u32x8 words, int j) {
+  if (kBits == 4) return bit_cast<i16x16>((words >> (4 * j)) & 0x000f000fu);
+  const i16x16 bytes = bit_cast<i16x16>(words);
+  return j ? bytes >> 8 : (bytes << 8) >> 8;
+}
+
+KHUB_INLINE i32x8 add_pairs(i32x8 a, i32x8 b) {
+  return __builtin_shuffle(a, b, i32x8{0, 8, 1, 9, 4, 12, 5, 13}) +
+         __builtin_shuffle(a, b, i32x8{2, 10, 3, 11, 6, 14, 7, 15});
+}
+
+KHUB_INLINE i32x8 add_quads(i32x8 a, i32x8 b) {
+  return __builtin_shuffle(a, b, i32x8{0, 1, 8, 9, 4, 5, 12, 13}) +
+         __builtin_shuffle(a, b, i32x8{2, 3, 10, 11, 6, 7, 14, 15});
+}
+
+// Lane r of to[h]: the sum of half h of rows[r].
+KHUB_INLINE void sum_halves(const i32x8* rows, i32x8* to) {
+  const i32x8 low = add_quads(add_pairs(rows[0], rows[1]), add_pairs(rows[2], rows[3]));
+  const i32x8 high = add_quads(add_pairs(rows[4], rows[5]), add_pairs(rows[6], rows[7]));
+  to[0] = __builtin_shuffle(low, high, i32x8{0, 1, 2, 3, 8, 9, 10, 11});
+  to[1] = __builtin_shuffle(low, high, i32x8{4, 5, 6, 7, 12, 13, 14, 15});
+}
+
+// Where a panel's weight rows and what belongs to them lie.
+struct Panel {
+  const uint8_t* rows[kPanel];  // past the last row: the last one again
+  const float* scales;          // [steps, kPanel]
+  const int32_t* zeros;         // the same, or null:
+  int32_t zero;                 // of all
+  const uint8_t* later;  // what to ask for meanwhile, in order
+};
+
+// The scales of a weight row as floats, one for each step, `kPanel` apart.
+template <class T>
+static void spread(const T* from, int64_t groups, int64_t per_group, int64_t steps, int64_t begin, float* to) {
+  for (int64_t g = begin; g < groups; ++g) {
+    const float scale = khub::to_float(from[g]);
+    const int64_t end = groups == 1 ? steps : (g + 1) * per_group;
+    for (int64_t s = g * per_group; s < end; ++s) to[s * kPanel] = scale;
   }
 }
 
-// The same for int4, where lane l of the i-th vector is nibble i of word l. Groups are 32 (then the eight
-// words have two of them) or a whole number of eight words, or there is only one.
-static void unpack_int4(const QuantizedMatmul& q, int64_t n, int64_t begin, int64_t end, float* to) {
-  for (int64_t k = begin; k < end;) {
-    const int64_t first = k / q.group_size;
-    const int64_t second = q.group_size == 32 ? std::min(first + 1, q.groups - 1) : first;
-    const int64_t span_end = q.group_size == 32 ? k + 64 : q.groups == 1 ? end : (first + 1) * q.group_size;
-    const float a = load_scale(q, n * q.groups + first), b = load_scale(q, n * q.groups + second);
-    const f32x8 scale = {a, a, a, a, b, b, b, b};
-    const int32_t c = q.zeros ? q.zeros[n * q.groups + first] : 8;
-    const int32_t d = q.zeros ? q.zeros[n * q.groups + second] : 8;
-    const i32x8 zero = {c, c, c, c, d, d, d, d};
-    for (; k < std::min(span_end, end); k += 64) {
-      const i32x8 words = load_words(q.weight + n * q.row_bytes, k / 2, q.row_bytes);
-      for (int i = 0; i < 8; ++i, to += kLanes) {
-        store(to, __builtin_convertvector(((words >> (4 * i)) & 15) - zero, f32x8) * scale);
-      }
-    }
+// to[i] = {from[0][i], from[1][i], ...}: rows and columns change places.
+KHUB_INLINE void transpose(const f32x8* from, f32x8* to) {
+  f32x8 pairs[8], quads[8];
+  for (int i = 0; i < 4; ++i) {  // rows 2i and 2i + 1, in each half of the lanes
+    pairs[2 * i] = __builtin_shuffle(from[2 * i], from[2 * i + 1], i32x8{0, 8, 1, 9, 4, 12, 5, 13});
+    pairs[2 * i + 1] = __builtin_shuffle(from[2 * i], from[2 * i + 1], i32x8{2, 10, 3, 11, 6, 14, 7, 15});
+  }
+  for (int i = 0; i < 4; ++i) {  // columns i and i + 4 of rows 0 to 3, and of rows 4 to 7
+    const i32x8 half = i % 2 ? i32x8{2, 3, 10, 11, 6, 7, 14, 15} : i32x8{0, 1, 8, 9, 4, 5, 12, 13};
+    quads[i] = __builtin_shuffle(pairs[i / 2], pairs[i / 2 + 2], half);
+    quads[i + 4] = __builtin_shuffle(pairs[i / 2 + 4], pairs[i / 2 + 6], half);
+  }
+  for (int i = 0; i < 4; ++i) {
+    to[i] = __builtin_shuffle(quads[i], quads[i + 4], i32x8{0, 1, 2, 3, 8, 9, 10, 11});
+    to[i + 4] = __builtin_shuffle(quads[i], quads[i + 4], i32x8{4, 5, 6, 7, 12, 13, 14, 15});
   }
 }
 
-// sums[row][column] += the dot products of kRows rows of x with kColumns unpacked weight rows.
-template <int kRows>
-static void multiply(const float* x, int64_t x_stride, const float* weights, int64_t count, float* sums) {
-  f32x8 partial[kRows][kColumns] = {};
-  for (int64_t k = 0; k < count; k += kLanes) {
-    f32x8 w[kColumns];
-    for (int64_t c = 0; c < kColumns; ++c) w[c] = load(weights + c * kStretch + k);
-    for (int r = 0; r < kRows; ++r) {
-      const f32x8 row = load(x + r * x_stride + k);
-      for (int64_t c = 0; c < kColumns; ++c) partial[r][c] += row * w[c];
-    }
+// Where each step has a group of its own, eight groups of the panel's rows at a time. Returns the groups done.
+template <class T>
+static int64_t gather_groups(const QuantizedMatmul& q, int64_t first, float* scales) {
+  const T* from[kPanel];
+  for (int64_t r = 0; r < kPanel; ++r) {
+    from[r] = static_cast<const T*>(q.scales) + (first + r < q.n ? first + r : q.n - 1) * q.groups;
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t c = 0; c < kColumns; ++c) sums[r * kTileRows + c] += sum(partial[r][c]);
+  int64_t g = 0;
+  for (; g + 8 <= q.groups; g += 8) {
+    f32x8 rows[8], columns[8];
+    for (int r = 0; r < 8; ++r) rows[r] = load(from[r] + g);
+    transpose(rows, columns);
+    std::memcpy(scales + g * kPanel, columns, sizeof(columns));
   }
+  return g;
 }
 
 template <class T>
-static void matmul_tiles(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end) {
-  const int64_t width = widened_width(q);
-  std::vector<float> weights(kTileRows * kStretch), sums(q.m * kTileRows);
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t first = tile * kTileRows, rows = std::min(kTileRows, q.n - first);
-    std::fill(sums.begin(), sums.end(), 0.0f);
-    for (int64_t k = 0; k < width; k += kStretch) {
-      const int64_t count = std::min(kStretch, width - k);
-      for (int64_t r = 0; r < rows; ++r) {
-        float* to = weights.data() + r * kStretch;
-        if (q.bits == 8) {
-          unpack_int8(q, first + r, k, k + count, to);
-        } else {
-          unpack_int4(q, first + r, k, k + count, to);
-        }
-      }
-      int64_t m = 0;
-      for (; m + 2 <= q.m; m += 2) {
-        for (int64_t r = 0; r < rows; r += kColumns) {
-          multiply<2>(widened + m * width + k, width, weights.data() + r * kStretch, count,
-                      &sums[m * kTileRows + r]);
-        }
-      }
-      for (; m < q.m; ++m) {
-        for (int64_t r = 0; r < rows; r += kColumns) {
-          multiply<1>(widened + m * width + k, width, weights.data() + r * kStretch, count,
-                      &sums[m * kTileRows + r]);
-        }
-      }
+static void gather_scales(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales) {
+  const int64_t per_group = q.groups == 1 ? 0 : q.group_size / d.step;
+  const int64_t done = per_group == 1 ? gather_groups<T>(q, first, scales) : 0;
+  for (int64_t r = 0; r < kPanel; ++r) {
+    const int64_t n = first + r < q.n ? first + r : q.n - 1;
+    spread(static_cast<const T*>(q.scales) + n * q.groups, q.groups, per_group, d.steps, done, scales + r);
+  }
+}
+
+// The scales, and zero points, of a panel by step, a lane for each row.
+static void gather(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales, int32_t* zeros) {
+  switch (q.scale_dtype) {
+    case DType::f32: gather_scales<float>(q, d, first, scales); break;
+    case DType::f16: gather_scales<Half>(q, d, first, scales); break;
+    case DType::bf16: gather_scales<BFloat16>(q, d, first, scales); break;
+  }
+  for (int64_t r = 0; q.zeros && r < kPanel; ++r) {
+    const uint8_t* from = q.zeros + (first + r < q.n ? first + r : q.n - 1) * q.groups;
+    for (int64_t s = 0; s < d.steps; ++s) {
+      zeros[s * kPanel + r] = from[q.groups == 1 ? 0 : s * d.step / q.group_size];
     }
-    for (int64_t m = 0; m < q.m; ++m) {
-      T* out = static_cast<T*>(q.out) + m * q.out_stride + first;
-      for (int64_t r = 0; r < rows; ++r) {
-        const float bias = q.bias ? khub::to_float(static_cast<const T*>(q.bias)[first + r]) : 0.0f;
-        khub::from_float(sums[m * kTileRows + r] + bias, out + r);
+  }
+}
+
+// sums += (products - zeros * sum of x) * scales, of one step.
+KHUB_INLINE f32x8 scaled(i32x8 products, const Panel& p, const Digits& d, int64_t row, int64_t step, f32x8 sums) {
+  f32x8 scale;
+  std::memcpy(&scale, p.scales + step * kPanel, sizeof(scale));
+  const int64_t at = row * d.steps + step;
+  if (p.zeros) {
+    i32x8 zero;
+    std::memcpy(&zero, p.zeros + step * kPanel, sizeof(zero));
+    products -= zero * d.sums[at];
+  } else {
+    products -= p.zero * d.sums[at];
+  }
+  return sums + __builtin_convertvector(products, f32x8) * (scale * d.scales[at]);
+}
+
+// `products` holds a vector for each weight row; its halves are two steps of 32 or both of one.
+KHUB_INLINE f32x8 add_step(const i32x8* products, const Panel& p, const Digits& d, int64_t row, int64_t step,
+                           f32x8 sums) {
+  i32x8 halves[2];
+  sum_halves(products, halves);
+  if (d.step > 32) return scaled(halves[0] + halves[1], p, d, row, step, sums);
+  sums = scaled(halves[0], p, d, row, step, sums);
+  return step + 1 < d.steps ? scaled(halves[1], p, d, row, step + 1, sums) : sums;
+}
+
+// products[r] += 32 bytes of weight row r times the digits at `x`.
+template <int kBits, bool kPart>
+KHUB_INLINE void add_unit(const QuantizedMatmul& q, const Panel& p, int64_t at, const int16_t* x,
+                          i32x8* products) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kPanel; ++r) {
+    const u32x8 words = load_words<kPart>(p.rows[r], at, q.row_bytes);
+#pragma GCC unroll 4
+    for (int j = 0; j < 16 / kBits; ++j) {
+      i16x16 values;
+      std::memcpy(&values, x + j * kVector, sizeof(values));
+      products[r] = add_products(products[r], unpack<kBits>(words, j), values);
+    }
+  }
+}
+
+// All of k for one row of digits, weights unpacked in registers.
+template <int kBits>
+static void sum_panel(const QuantizedMatmul& q, const Digits& d, const Panel& p, int64_t row, float* to) {
+  constexpr int64_t kUnit = 8 * 32 / kBits;  // of k, in 32 bytes
+  const int64_t stride = d.step > kUnit ? d.step : kUnit, whole = q.row_bytes / 32 * kUnit;
+  const int16_t* x = d.values + row * d.width;
+  const uint8_t* later = p.later;
+  f32x8 sums{};
+  const int64_t turn = stride / d.step;
+  for (int64_t k = 0, step = 0; k < d.width; k += stride, step += turn) {
+    i32x8 products[kPanel] = {};
+    int64_t at = k;
+    for (; at < k + stride && at < whole; at += kUnit) {
+      add_unit<kBits, false>(q, p, at / kUnit * 32, x + at, products);
+      for (int line = 0; line < 4; ++line, later += 64) __builtin_prefetch(later, 0, 2);
+    }
+    for (; at < k + stride && at < d.width; at += kUnit) {
+      add_unit<kBits, true>(q, p, at / kUnit * 32, x + at, products);
+    }
+    sums = add_step(products, p, d, row, step, sums);
+  }
+  std::memcpy(to, &sums, sizeof(sums));
+}
+
+// Weights [k, k + kUnpacked) of a panel: [kPanel, kUnpacked], in the order of the digits.
+template <int kBits>
+static void unpack_panel(const QuantizedMatmul& q, const Digits& d, const Panel& p, int64_t k, int16_t* to) {
+  constexpr int64_t kUnit = 8 * 32 / kBits;
+  for (int64_t at = k; at < k + kUnpacked && at < d.width; at += kUnit) {
+    for (int r = 0; r < kPanel; ++r) {
+      const int64_t byte = at / kUnit * 32;
+      const u32x8 words = byte + 32 <= q.row_bytes ? load_words<false>(p.rows[r], byte, q.row_bytes)
+                                                   : load_words<true>(p.rows[r], byte, q.row_bytes);
+      for (int j = 0; j < 16 / kBits; ++j) {
+        const i16x16 values = unpack<kBits>(words, j);
+        std::memcpy(to + r * kUnpacked + at - k + j * kVector, &values, sizeof(values));
       }
     }
   }
 }
 
-static void matmul(const QuantizedMatmul& q, const float* widened, int64_t begin, int64_t end) {
-  switch (q.dtype) {
-    case DType::f32: return matmul_tiles<float>(q, widened, begin, end);
-    case DType::f16: return matmul_tiles<Half>(q, widened, begin, end);
-    case DType::bf16: return matmul_tiles<BFloat16>(q, widened, begin, end);
+// A stretch of k for one row of digits, of weights that are unpacked already.
+static void sum_unpacked(const Digits& d, const Panel& p, const int16_t* weights, int64_t row, int64_t begin,
+                         float* to) {
+  f32x8 sums;
+  std::memcpy(&sums, to, sizeof(sums));
+  const int64_t stride = d.step > 64 ? d.step : 64;
+  const int64_t end = begin + kUnpacked < d.width ? begin + kUnpacked : d.width;
+  const int16_t* x = d.values + row * d.width;
+  const int64_t turn = stride / d.step;
+  int64_t step = begin / d.step;
+  for (int64_t k = begin; k < end; k += stride, step += turn) {
+    i32x8 products[kPanel] = {};
+    for (int64_t at = k; at < k + stride && at < end; at += kVector) {
+      i16x16 values;
+      std::memcpy(&values, x + at, sizeof(values));
+#pragma GCC unroll 8
+      for (int r = 0; r < kPanel; ++r) {
+        i16x16 weight;
+        std::memcpy(&weight, weights + r * kUnpacked + at - begin, sizeof(weight));
+        products[r] = add_products(products[r], weight, values);
+      }
+    }
+    sums = add_step(products, p, d, row, step, sums);
   }
+  std::memcpy(to, &sums, sizeof(sums));
+}
+
+template <int kBits>
+static void sum_tile_of(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
+  Panel panels[kTileRows / kPanel];
+  const int64_t count = ((q.n - first < kTileRows ? q.n - first : kTileRows) + kPanel - 1) / kPanel;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t top = first + i * kPanel;
+    float* scales = s.scales + i * d.steps * kPanel;
+    int32_t* zeros = s.zeros + i * d.steps * kPanel;
+    gather(q, d, top, scales, zeros);
+    for (int64_t r = 0; r < kPanel; ++r) {
+      panels[i].rows[r] = q.weight + (top + r < q.n ? top + r : q.n - 1) * q.row_bytes;
+    }
+    const uint8_t* end = q.weight + (q.n - 1) * q.row_bytes;
+    panels[i].scales = scales;
+    panels[i].zeros = q.zeros ? zeros : nullptr;
+    panels[i].zero = q.bits == 4 ? 8 : 0;
+    panels[i].later = top + 2 * kPanel <= q.n ? panels[i].rows[0] + kPanel * q.row_bytes : end;
+  }
+  if (d.rows <= 2) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t row = 0; row < d.rows; ++row) {
+        sum_panel<kBits>(q, d, panels[i], row, s.sums + row * kTileRows + i * kPanel);
+      }
+    }
+    return;
+  }
+  std::memset(s.sums, 0, size_t(d.rows * kTileRows) * sizeof(float));
+  for (int64_t k = 0; k < d.width; k += kUnpacked) {
+    for (int64_t i = 0; i < count; ++i) unpack_panel<kBits>(q, d, panels[i], k, s.weights + i * kPanel * kUnpacked);
+    for (int64_t row = 0; row < d.rows; ++row) {
+      for (int64_t i = 0; i < count; ++i) {
+        sum_unpacked(d, panels[i], s.weights + i * kPanel * kUnpacked, row, k, s.sums + row * kTileRows + i * kPanel);
+      }
+    }
+  }
+}
+
+static void sum_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& scratch) {
+  if (q.bits == 4) return sum_tile_of<4>(q, d, first, scratch);
+  sum_tile_of<8>(q, d, first, scratch);
 }

@@ -11,4 +11,16 @@ void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end);
 void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end);
 void rotary(const Rotary& rotary, int64_t begin, int64_t end);
 
+// The same loops, each compiled for its own instruction set; null where the build has none of it. `row` holds
+// norm.size floats, `angles` 2 * rotary.half.
+struct RowKernels {
+  void (*rms_norm)(const RmsNorm& norm, int64_t begin, int64_t end, float* row);
+  void (*silu_and_mul)(const SiluAndMul& silu, int64_t begin, int64_t end);
+  void (*rotary)(const Rotary& rotary, int64_t begin, int64_t end, float* angles);
+};
+
+extern const RowKernels* const rows_baseline;
+extern const RowKernels* const rows_avx2;
+extern const RowKernels* const rows_avx512;
+
 }  // namespace khub::cpu

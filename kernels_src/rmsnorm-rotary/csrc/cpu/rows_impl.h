@@ -9,37 +9,57 @@ KHUB_INLINE void for_vectors(int64_t size, const Body& body) {
 }
 
 template <class T>
-KHUB_INLINE f32x8 load_some(const T* from, int64_t count) {
+KHUB_INLINE f32v load_some(const T* from, int64_t count) {
   return count == kLanes ? load(from) : load_part(from, count);
 }
 
 template <class T>
-KHUB_INLINE void store_some(T* to, f32x8 lanes, int64_t count) {
+KHUB_INLINE void store_some(T* to, f32v lanes, int64_t count) {
   if (count == kLanes) return store(to, lanes);
   for (int64_t i = 0; i < count; ++i) khub::from_float(lanes[i], to + i);
 }
 
+// One vector of the first pass: the sum of both is rounded only where it is stored.
 template <class T>
-static void rms_norm_rows(const RmsNorm& n, int64_t begin, int64_t end) {
-  std::vector<float> row(n.size);  // as float32: the residual sum is rounded only where it is stored
+KHUB_INLINE f32v add_some(const T* input, T* residual, float* row, int64_t count, f32v squares) {
+  f32v x = load_some(input, count);
+  if (residual) {
+    x += load_some(residual, count);
+    store_some(residual, x, count);
+  }
+  store_some(row, x, count);
+  return squares + x * x;
+}
+
+// The rows are read once: while the second pass works from the nearest cache, the next row is asked for.
+// Roofline: input and residual in and out.
+template <class T, bool kResidual>
+static void rms_norm_rows(const RmsNorm& n, int64_t begin, int64_t end, float* row) {
   for (int64_t r = begin; r < end; ++r) {
     const T* input = static_cast<const T*>(n.input) + r * n.input_stride;
-    T* residual = n.residual ? static_cast<T*>(n.residual) + r * n.residual_stride : nullptr;
+    T* residual = kResidual ? static_cast<T*>(n.residual) + r * n.residual_stride : nullptr;
     T* out = static_cast<T*>(n.out) + r * n.out_stride;
-    f32x8 squares{};
-    for_vectors(n.size, [&](int64_t i, int64_t count) {
-      f32x8 x = load_some(input + i, count);
-      if (residual) {
-        x += load_some(residual + i, count);
-        store_some(residual + i, x, count);
+    f32v squares[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= n.size; i += 4 * kLanes) {
+      for (int v = 0; v < 4; ++v) {
+        const int64_t at = i + v * kLanes;
+        squares[v] = add_some(input + at, kResidual ? residual + at : nullptr, row + at, kLanes, squares[v]);
       }
-      store_some(row.data() + i, x, count);
-      squares += x * x;
-    });
-    const float scale = 1.0f / std::sqrt(sum(squares) / float(n.size) + n.epsilon);
-    for_vectors(n.size, [&](int64_t i, int64_t count) {
-      const f32x8 weight = load_some(static_cast<const T*>(n.weight) + i, count);
-      store_some(out + i, load_some(row.data() + i, count) * scale * weight, count);
+    }
+    for (; i < n.size; i += kLanes) {
+      const int64_t count = n.size - i < kLanes ? n.size - i : kLanes;
+      squares[0] = add_some(input + i, kResidual ? residual + i : nullptr, row + i, count, squares[0]);
+    }
+    const float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    const float scale = 1.0f / std::sqrt(total / float(n.size) + n.epsilon);
+    const T* later = r + 1 < end ? input + n.input_stride : input;
+    const T* later_residual = r + 1 < end && kResidual ? residual + n.residual_stride : residual;
+    for_vectors(n.size, [&](int64_t at, int64_t count) {
+      __builtin_prefetch(later + at);
+      if (kResidual) __builtin_prefetch(later_residual + at, 1);
+      const f32v weight = load_some(static_cast<const T*>(n.weight) + at, count);
+      store_some(out + at, load_some(row + at, count) * scale * weight, count);
     });
   }
 }
@@ -51,13 +71,13 @@ static void silu_and_mul_rows(const SiluAndMul& s, int64_t begin, int64_t end) {
     const T* up = gate + s.size;
     T* out = static_cast<T*>(s.out) + r * s.out_stride;
     for_vectors(s.size, [&](int64_t i, int64_t count) {
-      const f32x8 x = load_some(gate + i, count);
+      const f32v x = load_some(gate + i, count);
       // e^-|x| cannot overflow, and for a negative x the sigmoid 1 / (1 + e^-x) is e^x / (1 + e^x).
-      const i32x8 negative = x < 0.0f;
-      const f32x8 magnitude = bit_cast<f32x8>(bit_cast<i32x8>(x) & 0x7fffffff);
-      const f32x8 e = exp(-magnitude);
-      const f32x8 numerator =
-          bit_cast<f32x8>((bit_cast<i32x8>(e) & negative) | (bit_cast<i32x8>(splat(1.0f)) & ~negative));
+      const i32v negative = x < 0.0f;
+      const f32v magnitude = bit_cast<f32v>(bit_cast<i32v>(x) & 0x7fffffff);
+      const f32v e = exp(-magnitude);
+      const f32v numerator =
+          bit_cast<f32v>((bit_cast<i32v>(e) & negative) | (bit_cast<i32v>(splat(1.0f)) & ~negative));
       store_some(out + i, x * numerator / (1.0f + e) * load_some(up + i, count), count);
     });
   }
@@ -70,8 +90,8 @@ static void rotate_heads(const Heads& heads, int64_t token, int64_t half, bool i
     T* head = static_cast<T*>(heads.data) + token * heads.token_stride + h * heads.head_stride;
     if (is_neox) {
       for_vectors(half, [&](int64_t i, int64_t count) {
-        const f32x8 x = load_some(head + i, count), y = load_some(head + half + i, count);
-        const f32x8 c = load_some(cosines + i, count), s = load_some(sines + i, count);
+        const f32v x = load_some(head + i, count), y = load_some(head + half + i, count);
+        const f32v c = load_some(cosines + i, count), s = load_some(sines + i, count);
         store_some(head + i, x * c - y * s, count);
         store_some(head + half + i, y * c + x * s, count);
       });
@@ -91,29 +111,33 @@ static void widen(const void* from, int64_t offset, int64_t size, float* to) {
 }
 
 template <class T>
-static void rotary_tokens(const Rotary& r, int64_t begin, int64_t end) {
-  std::vector<float> angles(2 * r.half);
+static void rotary_tokens(const Rotary& r, int64_t begin, int64_t end, float* angles) {
   for (int64_t token = begin; token < end; ++token) {
     const int64_t offset = r.positions[token] * r.cache_stride;
     switch (r.cache_dtype) {
-      case DType::f32: widen<float>(r.cos_sin_cache, offset, 2 * r.half, angles.data()); break;
-      case DType::f16: widen<Half>(r.cos_sin_cache, offset, 2 * r.half, angles.data()); break;
-      case DType::bf16: widen<BFloat16>(r.cos_sin_cache, offset, 2 * r.half, angles.data()); break;
+      case DType::f32: widen<float>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
+      case DType::f16: widen<Half>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
+      case DType::bf16: widen<BFloat16>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
     }
-    rotate_heads<T>(r.query, token, r.half, r.is_neox, angles.data(), angles.data() + r.half);
-    rotate_heads<T>(r.key, token, r.half, r.is_neox, angles.data(), angles.data() + r.half);
+    rotate_heads<T>(r.query, token, r.half, r.is_neox, angles, angles + r.half);
+    rotate_heads<T>(r.key, token, r.half, r.is_neox, angles, angles + r.half);
   }
 }
 
-static void rms_norm(const RmsNorm& n, int64_t begin, int64_t end) {
+template <class T>
+static void rms_norm_of(const RmsNorm& n, int64_t begin, int64_t end, float* row) {
+  n.residual ? rms_norm_rows<T, true>(n, begin, end, row) : rms_norm_rows<T, false>(n, begin, end, row);
+}
+
+static void run_rms_norm(const RmsNorm& n, int64_t begin, int64_t end, float* row) {
   switch (n.dtype) {
-    case DType::f32: return rms_norm_rows<float>(n, begin, end);
-    case DType::f16: return rms_norm_rows<Half>(n, begin, end);
-    case DType::bf16: return rms_norm_rows<BFloat16>(n, begin, end);
+    case DType::f32: return rms_norm_of<float>(n, begin, end, row);
+    case DType::f16: return rms_norm_of<Half>(n, begin, end, row);
+    case DType::bf16: return rms_norm_of<BFloat16>(n, begin, end, row);
   }
 }
 
-static void silu_and_mul(const SiluAndMul& s, int64_t begin, int64_t end) {
+static void run_silu_and_mul(const SiluAndMul& s, int64_t begin, int64_t end) {
   switch (s.dtype) {
     case DType::f32: return silu_and_mul_rows<float>(s, begin, end);
     case DType::f16: return silu_and_mul_rows<Half>(s, begin, end);
@@ -121,10 +145,10 @@ static void silu_and_mul(const SiluAndMul& s, int64_t begin, int64_t end) {
   }
 }
 
-static void rotary(const Rotary& r, int64_t begin, int64_t end) {
+static void run_rotary(const Rotary& r, int64_t begin, int64_t end, float* angles) {
   switch (r.dtype) {
-    case DType::f32: return rotary_tokens<float>(r, begin, end);
-    case DType::f16: return rotary_tokens<Half>(r, begin, end);
-    case DType::bf16: return rotary_tokens<BFloat16>(r, begin, end);
+    case DType::f32: return rotary_tokens<float>(r, begin, end, angles);
+    case DType::f16: return rotary_tokens<Half>(r, begin, end, angles);
+    case DType::bf16: return rotary_tokens<BFloat16>(r, begin, end, angles);
   }
 }

@@ -1,0 +1,45 @@
+// The integer products for AVX-512 VNNI on 256 bits.
+// No machine that this project has been run on has it: compiled, never run.
+#include <cmath>
+#include <cstring>
+
+#include "matmul_cpu.h"
+
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)  // which tests set to be given the other paths
+#include <immintrin.h>
+
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
+
+namespace khub::cpu {
+
+namespace {
+
+#define KHUB_LANES 8
+#include "lanes.h"
+
+typedef int16_t i16x16 __attribute__((vector_size(32)));
+
+// sums + a * b, where a lane takes two 16-bit products.
+KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
+  return bit_cast<i32x8>(
+      _mm256_dpwssd_epi32(bit_cast<__m256i>(sums), bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
+}
+
+#include "matmul_impl.h"
+
+}  // namespace
+
+const SumTile sum_tile_vnni = sum_tile;
+
+}  // namespace khub::cpu
+
+#else
+
+namespace khub::cpu {
+
+const SumTile sum_tile_vnni = nullptr;
+
+}  // namespace khub::cpu
+
+#endif

@@ -1,0 +1,42 @@
+// The row kernels for AVX-512 (F, BW, DQ, VL).
+#include <cmath>
+#include <cstring>
+
+#include "rows_cpu.h"
+
+#if defined(__x86_64__) && !defined(KHUB_BASELINE)  // which tests set to be given the other paths
+#include <immintrin.h>
+
+#if defined(KHUB_EMULATE_AVX512)  // 16 lanes on a processor of 8: the same code, lowered to AVX2
+#pragma GCC target("avx2,fma,f16c")
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
+#define KHUB_F16C
+#endif
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
+
+namespace khub::cpu {
+
+namespace {
+
+#define KHUB_LANES 16
+#include "lanes.h"
+//
+#include "rows_impl.h"
+
+}  // namespace
+
+static const RowKernels kernels = {run_rms_norm, run_silu_and_mul, run_rotary};
+const RowKernels* const rows_avx512 = &kernels;
+
+}  // namespace khub::cpu
+
+#else
+
+namespace khub::cpu {
+
+const RowKernels* const rows_avx512 = nullptr;
+
+}  // namespace khub::cpu
+
+#endif

@@ -1,0 +1,23 @@
+// The row kernels for the instruction set every processor of the architecture has.
+#include <cmath>
+#include <cstring>
+
+#include "rows_cpu.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
+
+namespace khub::cpu {
+
+namespace {
+
+#define KHUB_LANES 8
+#include "lanes.h"
+//
+#include "rows_impl.h"
+
+}  // namespace
+
+static const RowKernels kernels = {run_rms_norm, run_silu_and_mul, run_rotary};
+const RowKernels* const rows_baseline = &kernels;
+
+}  // namespace khub::cpu

@@ -1,0 +1,56 @@
+"""The published matmul package multiplies what checkpoints store: int4 with groups and zero points, int8 by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import quantized_models as stored
+from engine_models import MakeModel
+from test_quantized_checkpoints import BOUNDS, CASES, PROMPT, logits_of
+
+from build_matrix.build_toml import read_build_file
+from build_matrix.executors import build_cells
+from build_matrix.matrix import read_matrix
+from build_matrix.plan import plan, select
+from build_matrix.toolchain.cache import ToolchainCache
+from engine import LLM
+
+pytestmark = pytest.mark.slow
+SOURCE = Path(__file__).resolve().parents[2] / "kernels_src" / "quantized-matmul"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("matmul")
+    build, matrix = read_build_file(SOURCE), read_matrix()
+    cells = select(plan(build, matrix)[0], ["torch-stable*-cpu-x86_64*"])
+    (outcome,) = build_cells(build, cells, matrix, out, ToolchainCache())
+    assert outcome.error is None, outcome.error
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        target = tmp_path_factory.mktemp("quantized") / name
+        return stored.quantize_folder(make_model("biases", attention_bias=True), target, *CASES[name])
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("name", ["awq", "gptq", "gptq-act-order", "packed-int4-asymmetric", "int8", "fp8"])
+def test_logits_by_the_package_are_within_the_bound_of_what_is_stored(
+    package: Path, folder: Callable[[str], Path], make_model: MakeModel, name: str, dtype: str
+) -> None:
+    target = folder(name)
+    llm = LLM(target, kernels={"matmul": str(package)}, dtype=dtype)
+    row = next(binding for binding in llm.kernel_table if binding.slot == "matmul")
+    assert row.signature == "none: a folder of this machine"
+    served = "fp8" in llm.kernels.formats or name != "fp8"
+    assert row.test.startswith("passed" if served else "not needed: fp8 is plain torch's")
+    expected = stored.twin_logits(make_model("biases"), target, PROMPT)[-1]
+    error = (logits_of(llm, PROMPT).double() - expected).abs().max() / expected.abs().max()
+    assert error < BOUNDS[dtype]
