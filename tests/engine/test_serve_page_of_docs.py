@@ -33,7 +33,7 @@ def test_commands_of_the_page_run_in_order(tmp_path: Path) -> None:
     khub.write_text(f'#!/bin/sh\nexec {sys.executable} -m hub_loader "$@"\n')
     khub.chmod(0o755)
     done = subprocess.run(
-        ["bash", "-m", "-c", "set -e\ntrap 'kill %1 2>/dev/null' EXIT\n" + script[1].replace("8000", port)],
+        ["bash", "-m", "-c", "set -e\ntrap 'kill %1 2>/dev/null || true' EXIT\n" + script[1].replace("8000", port)],
         cwd=tmp_path,
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         capture_output=True,
