@@ -77,19 +77,22 @@ def get_kernel(
     found = _modules.get(key)  # without the lock: a module is put there when it is whole
     if found is not None:
         return found
-    from .config import load_config
-    from .pinned import ask_ahead, make_request
+    from .uncollected import uncollected
 
-    config, request = load_config(user_agent=user_agent), make_request(repo_id, version, revision)
-    asked = not os.environ.get("LOCAL_KERNELS") and ask_ahead(config, request)
-    # What follows is imported while the hub's answer is under way.
-    from .loaded import lock
-    from .source import hub_source, load_tree
+    with uncollected():
+        from .config import load_config
+        from .pinned import ask_ahead, make_request
 
-    if asked:
-        from .trust.keys import import_library
+        config, request = load_config(user_agent=user_agent), make_request(repo_id, version, revision)
+        asked = not os.environ.get("LOCAL_KERNELS") and ask_ahead(config, request)
+        # What follows is imported while the hub's answer is under way.
+        from .loaded import lock
+        from .source import hub_source, load_tree
 
-        import_library()
+        if asked:
+            from .trust.keys import import_library
+
+            import_library()
     with lock:
         if key not in _modules:
             source = hub_source(
