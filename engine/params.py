@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from hub_loader.errors import UsageError
 
 MAX_LOGPROBS = 20
+_COLDEST = 1e-3  # temperatures below are greedy: divided by them, logits leave the numbers
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How a request chooses tokens and when it ends.
 
-    temperature 0 is greedy. What a draw may choose from is cut in this order: top_k likeliest tokens (0: all);
-    the fewest likeliest whose probabilities sum to at least top_p; those at least min_p times as likely as
+    temperature 0, or below 0.001, is greedy. What a draw may choose from is cut in this order: top_k likeliest tokens
+    (0: all); the fewest likeliest whose probabilities sum to at least top_p; those at least min_p times as likely as
     the likeliest. Before that, repetition_penalty divides the logits of tokens seen in prompt or answer (and
     multiplies negative ones), frequency_penalty takes off that much for each time a token was generated,
     presence_penalty once, and logit_bias adds to single tokens.
@@ -54,7 +55,7 @@ class SamplingParams:
             ("top_k", self.top_k >= 0, "0 (every token) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100"),
             ("presence_penalty", -2 <= self.presence_penalty <= 2, "-2 to 2"),
             ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "-2 to 2"),
             ("n", self.n >= 1, "at least 1"),
@@ -70,6 +71,11 @@ class SamplingParams:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected {expected}")
         if self.json_schema is not None and self.regex is not None:
             raise UsageError("json_schema and regex cannot both be given: choose one")
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn by chance; else the likeliest is taken."""
+        return self.temperature >= _COLDEST
 
     @property
     def shapes_logits(self) -> bool:

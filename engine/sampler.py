@@ -77,7 +77,7 @@ def sample(
     shaped = _shape(wide, draws)
     tokens = shaped.argmax(dim=-1)
     guessed = {row for row, guess in enumerate(guesses) if guess}
-    drawn = [row for row, line in enumerate(draws) if line.params.temperature > 0 and row not in guessed]
+    drawn = [row for row, line in enumerate(draws) if line.params.draws and row not in guessed]
     if drawn:
         index = torch.tensor(drawn, device=logits.device)
         numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)

@@ -16,7 +16,6 @@ from .completions import check_served
 from .conversation import Prompt, make_prompt, said
 from .http import EventStream, event, read_body, unless_gone
 from .job import Job
-from .schema import COLDEST
 from .served import Served, new_id
 from .tools import Call
 from .tracing import note
@@ -28,10 +27,9 @@ async def messages(request: Request) -> Response:
     body = await read_body(request, MessagesBody, served.options.max_body)
     served.check_name(body.model)
     prompt = await _prompt(served, body)
-    temperature = 1.0 if body.temperature is None else body.temperature
     params = SamplingParams(
         max_tokens=served.room([prompt.tokens], body.max_tokens),
-        temperature=temperature if temperature >= COLDEST else 0.0,
+        temperature=1.0 if body.temperature is None else body.temperature,
         top_k=body.top_k or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
         stop=tuple(body.stop_sequences or ()),

@@ -15,7 +15,6 @@ from hub_loader.errors import UsageError
 
 from ..params import MAX_LOGPROBS, SamplingParams
 
-COLDEST = 1e-3  # temperatures below are greedy: dividing by them leaves no number to draw with
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
 _Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 
@@ -86,10 +85,9 @@ class Sampling(Strict):
     ) -> SamplingParams:
         """For the engine. Raises UsageError for what it refuses."""
         structured = self.structured_outputs or Structured()
-        temperature = 1.0 if self.temperature is None else self.temperature
         return SamplingParams(
             max_tokens=max_tokens,
-            temperature=temperature if temperature >= COLDEST else 0.0,
+            temperature=1.0 if self.temperature is None else self.temperature,
             top_k=max(0, self.top_k or 0),
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,

@@ -102,7 +102,7 @@ class ModelChain:
         def choose(numbers: list[int], logits: torch.Tensor) -> list[int]:
             chosen = logits.argmax(dim=-1)
             asked = [contexts[number].params for number in numbers]
-            drawn = [row for row, each in enumerate(asked) if each.temperature > 0 and each.seed is None]
+            drawn = [row for row, each in enumerate(asked) if each.draws and each.seed is None]
             if drawn:
                 own = distributions(logits[drawn], [asked[row] for row in drawn])
                 places = torch.tensor([self._random.random() for _ in drawn], dtype=torch.float64)

@@ -143,3 +143,16 @@ def test_draw_when_top_p_reaches_past_the_candidates_then_all_of_it_can_come() -
 def test_params_out_of_range_then_a_usage_error_names_the_one(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} is"):
         SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-9, 9.9e-4])
+def test_a_temperature_too_low_to_divide_by_is_greedy(temperature: float) -> None:
+    line = Draws.start(SamplingParams(temperature=temperature, seed=1), [])
+    logits = torch.randn(1, 100, generator=torch.Generator().manual_seed(3))
+    assert sample(logits, [line])[0].token == int(logits.argmax())
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-45, 1e9])
+def test_a_repetition_penalty_that_leaves_no_number_is_refused(penalty: float) -> None:
+    with pytest.raises(UsageError, match=r"repetition_penalty .*0\.01 to 100"):
+        SamplingParams(repetition_penalty=penalty)
