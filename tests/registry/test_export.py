@@ -156,6 +156,18 @@ def test_import_when_one_repository_is_refused_then_none_is_imported(source: Ope
         hub[0].repo(RepoName("acme", "aaa"))
 
 
+def test_import_when_one_organizations_name_is_taken_in_another_case_then_none_is_imported(
+    source: Opened, tmp_path: Path
+) -> None:
+    commit(source, {"a": b"new"}, RepoName("zeta", "gelu"))
+    export(*source, tmp_path / "both.tar", [], utc_now())
+    hub = opened(Place(tmp_path / "to"))
+    commit(hub, {"a": b"another"}, RepoName("Zeta", "relu"))
+    with pytest.raises(RegistryError, match="'zeta' is taken by the organization 'Zeta'"):
+        carry_in(*hub, tmp_path / "both.tar")
+    assert nothing(hub)
+
+
 def test_import_when_a_tag_is_elsewhere_then_refused(source: Opened, archive: Path, tmp_path: Path) -> None:
     hub = opened(Place(tmp_path / "to"))
     carry_in(*hub, archive)
