@@ -75,7 +75,7 @@ def carry_in(
             lists = {_org(member): b"".join(source.take(member)) for member in source.of("tuf/")}
             size = _take_blobs(source, blobs, repos)
             source.end()
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last for odd headers
         raise IntegrityError(f"{file} is no whole archive of `khub registry export`: {error}.") from None
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error}.") from None

@@ -282,6 +282,21 @@ def test_import_when_a_repository_is_forged_then_refused_although_every_hash_fit
     assert nothing(hub)
 
 
+@pytest.mark.parametrize("key", ["GNU.sparse.size", "GNU.sparse.map"])
+def test_import_when_a_header_is_nonsense_then_refused(archive: Path, tmp_path: Path, key: str) -> None:
+    found = members(archive)
+    found[0][0].pax_headers = {key: "x,y"}
+    with pytest.raises(IntegrityError, match="is no whole archive"):
+        carry_in(*opened(Place(tmp_path / "to")), rewrite(archive, found))
+
+
+def test_import_when_its_manifest_is_nested_without_end_then_refused(archive: Path, tmp_path: Path) -> None:
+    found = members(archive)
+    found[0] = (found[0][0], b"[" * 100_000)
+    with pytest.raises(IntegrityError, match="manifest is not one of"):
+        carry_in(*opened(Place(tmp_path / "to")), rewrite(archive, found))
+
+
 def test_import_when_a_manifest_is_asked_for_then_no_other_archive_is_taken(
     archive: Path, tmp_path: Path
 ) -> None:
