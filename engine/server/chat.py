@@ -76,6 +76,9 @@ def _message(message: Message) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         arguments = json.loads(text or "{}")
+        json.dumps(
+            arguments, ensure_ascii=False
+        ).encode()  # half a surrogate pair can be read, and not encoded
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
