@@ -29,6 +29,7 @@ _ANTHROPIC = {
     529: "overloaded_error",
 }
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_MOST_COMPLAINTS = 1000
 _FIELD = re.compile(r"(?:the )?([a-z_]+)(?: is |=)")
 
 
@@ -91,6 +92,8 @@ def answer_to(error: Exception) -> RequestError | None:
 def _invalid(error: ValidationError) -> RequestError:
     """What is wrong with a body: of all things the one furthest inside, for of a value that may be of several
     types every type complains."""
+    if error.error_count() > _MOST_COMPLAINTS:  # as many objects, and seconds, if they were looked at
+        return RequestError(400, f"The body has {error.error_count()} values or parameters that are wrong.")
     problem = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
     place = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
     if problem["type"] == "json_invalid":

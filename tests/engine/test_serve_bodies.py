@@ -1,0 +1,44 @@
+"""Bodies with very many mistakes: what is wrong with them is said without a look at each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engine.server.embeddings import EmbeddingBody
+from engine.server.errors import answer_to
+from engine.server.schema import ChatBody, CompletionBody, Strict
+
+MANY = 5000
+
+
+def complaint(kind: type[Strict], body: dict[str, Any]) -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate_json(json.dumps(body))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CompletionBody, {"model": "x", "prompt": [1.5] * MANY}),
+        (CompletionBody, {"model": "x", "prompt": [[1.5] * MANY] * 3}),
+        (EmbeddingBody, {"model": "x", "input": [1.5] * MANY}),
+        (ChatBody, {"model": "x", "messages": [{"role": "user", "content": [{}] * MANY}]}),
+        (ChatBody, {"model": "x", "messages": [{}] * MANY}),
+    ],
+)
+def test_list_of_wrong_items_is_read_to_the_first(kind: type[Strict], body: dict[str, Any]) -> None:
+    error = complaint(kind, body)
+    assert error.error_count() < 10
+    answer = answer_to(error)
+    assert answer is not None and ".0" in (answer.param or "")
+
+
+def test_body_of_many_unknown_parameters_is_refused_with_their_number() -> None:
+    error = complaint(CompletionBody, {"model": "x", "prompt": "x"} | {f"p{n}": n for n in range(MANY)})
+    answer = answer_to(error)
+    assert answer is not None and f"{MANY} values or parameters" in answer.message
