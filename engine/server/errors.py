@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from hub_loader.errors import KernelHubError
 
-from .worker import EngineFailure
+from .worker import EngineFailure, GivenUp
 
 Style = Literal["openai", "anthropic"]
 _OPENAI = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -75,12 +75,23 @@ def too_long(message: str) -> RequestError:
     return RequestError(400, message, param="messages", code="context_length_exceeded")
 
 
+def stopped() -> RequestError:
+    """The server ends before the answer does."""
+    return RequestError(
+        503,
+        "This server stopped before the answer was complete: send the request again.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def answer_to(error: Exception) -> RequestError | None:
     """How a request is answered that ended with `error`; None if nobody foresaw it."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, ValidationError):
         return _invalid(error)
+    if isinstance(error, GivenUp):  # by the server: a sender who went away does not read it
+        return stopped()
     if isinstance(error, EngineFailure):
         return RequestError(500, str(error))
     if isinstance(error, KernelHubError):  # of the engine: the parameters, the template or a missing extra
