@@ -1,16 +1,19 @@
-"""Bodies with very many mistakes: what is wrong with them is said without a look at each."""
+"""Large bodies, and such with very many mistakes, do not keep the server from others."""
 
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
+from engine_models import SHIPPED
 from pydantic import ValidationError
 
 from engine.server.embeddings import EmbeddingBody
 from engine.server.errors import answer_to
 from engine.server.schema import ChatBody, CompletionBody, Strict
+from engine.tokenizer import Tokenizer
 
 MANY = 5000
 
@@ -42,3 +45,18 @@ def test_body_of_many_unknown_parameters_is_refused_with_their_number() -> None:
     error = complaint(CompletionBody, {"model": "x", "prompt": "x"} | {f"p{n}": n for n in range(MANY)})
     answer = answer_to(error)
     assert answer is not None and f"{MANY} values or parameters" in answer.message
+
+
+def test_tokenizer_lets_other_threads_go_on() -> None:
+    tokenizer, seen, ticks = Tokenizer(SHIPPED), list[int](), 0
+
+    def encode() -> None:
+        seen.append(ticks)
+        tokenizer.encode("def main(): return 17\n" * 10_000)
+        seen.append(ticks)
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    while thread.is_alive():
+        ticks += 1
+    assert seen[1] - seen[0] > 1000
