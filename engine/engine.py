@@ -354,7 +354,6 @@ class LLM:
         del self._lines[line.request_id, line.index]
         line.text.finish()
         tokens = tuple(line.draws.generated)
-        cached = line.sequence.cached
         return Completion(
             line.request_id,
             tuple(line.draws.prompt),
@@ -363,7 +362,7 @@ class LLM:
             reason,
             line.index,
             tuple(line.choices),
-            cached,
+            line.sequence.cached or 0,
         )
 
     def _move(self, step: Step) -> None:

@@ -197,6 +197,9 @@ class Scheduler:
             self._count(chunk, taken, len(line))
             sequence.draft = NOTHING
             sequence.computed = len(sequence.tokens) - 1  # accepted drafts are in the cache as well
+            needed = blocks_for(sequence.computed, self.block_size)
+            self.pool.release(sequence.blocks[needed:])  # what rejected drafts lay in
+            del sequence.blocks[needed:]
             for each in line:
                 self._seal(each)
             finished += [each for each in line if each.finish_reason]
@@ -232,9 +235,9 @@ class Scheduler:
             draft.swap_in += zip(sequence.host_blocks, sequence.blocks, strict=False)
             self._host_leaving += sequence.host_blocks
             sequence.host_blocks = []
-        elif sequence.computed:
-            self.counters.prefix_hit_tokens += sequence.computed
-            sequence.cached = sequence.cached or min(sequence.computed, sequence.prompt_length)
+        elif sequence.cached is None:  # later it finds what it computed itself
+            sequence.cached = sequence.computed
+            self.counters.prefix_hit_tokens += sequence.cached
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_key)
         self._add_chunk(sequence, end, draft)

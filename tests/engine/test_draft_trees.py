@@ -168,6 +168,22 @@ def test_drafts_take_what_room_is_left_and_never_a_place_or_block_of_others() ->
     assert not step.preempted
 
 
+def test_blocks_of_rejected_drafts_are_given_back_so_that_nobody_is_preempted_for_a_guess() -> None:
+    scheduler = Scheduler(BlockPool(6), 2, 64, 2)
+    for number in range(2):
+        scheduler.add(Sequence(number, [number] * 2, 9))
+    scheduler.complete(scheduler.schedule(), [[1], [1]])
+    scheduler.running[0].draft = chain([9] * 5)
+    step = scheduler.schedule()
+    assert (len(step.chunks[0].draft), scheduler.pool.available) == (5, 0)
+    scheduler.complete(step, [[1], [1]])
+    for _ in range(2):
+        step = scheduler.schedule()
+        assert not step.preempted
+        scheduler.complete(step, [[1], [1]])
+    assert [len(s.blocks) for s in scheduler.running] == [3, 3]
+
+
 def test_a_draft_never_leads_past_the_last_token_that_was_asked_for() -> None:
     scheduler = Scheduler(BlockPool(9), 4, 64, 1)
     scheduler.add(Sequence(0, [1] * 3, 4))
