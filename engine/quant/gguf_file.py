@@ -101,6 +101,11 @@ class GGUFFile:
             raise ModelError(
                 f"{self.path}: rope_freqs are not run from GGUF: use the model's safetensors folder"
             )
+        rotated, head = self._setting("rope.dimension_count"), self._setting("attention.key_length")
+        if None not in (rotated, head) and rotated != head:
+            raise ModelError(
+                f"{self.path}: {rotated} of a head's {head} elements are rotated; the engine rotates whole heads"
+            )
         if "token_embd.weight" not in self._tensors:
             raise ModelError(f"{self.path}: there is no tensor token_embd.weight: fetch it again")
         config = {

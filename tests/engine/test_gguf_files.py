@@ -247,6 +247,9 @@ def test_file_of_another_architecture_or_with_what_is_not_run_is_refused(
         load_config(write_gguf(arch="mamba"))
     with pytest.raises(ModelError, match="rope type 'yarn'"):
         load_config(write_gguf(llama__rope__scaling__type="yarn"))
+    with pytest.raises(ModelError, match="32 of a head's 64 elements are rotated"):
+        load_config(write_gguf(llama__rope__dimension_count=32))
+    assert load_config(write_gguf(llama__rope__dimension_count=HEAD)).head_dim == HEAD
 
 
 def test_file_that_is_cut_short_or_none_is_refused(write_gguf: WriteModel, tmp_path: Path) -> None:

@@ -15,12 +15,6 @@ __all__ = ["linear"]
 
 # From here on a blocked matrix product reuses what it copies often enough to be faster.
 _MANY_ROWS = 64
-# Whether torch has a matrix product of a dtype for this processor; otherwise it has loops. Asked once, here, because
-# torch.compile cannot trace the question.
-_MULTIPLIES_NARROW = {
-    torch.bfloat16: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-    torch.float16: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-}
 # Weight rows that are widened at a time: they stay in the last cache.
 _WIDENED_ROWS = 2048
 
@@ -76,5 +70,16 @@ def _widen_and_multiply(
         part = bias[begin:end].float() if bias is not None else None
         out[:, begin:end] = functional.linear(wide, weight[begin:end].float(), part)
 
+
+def _supports(name: str) -> bool:
+    return hasattr(torch.ops.mkldnn, name) and bool(getattr(torch.ops.mkldnn, name)())
+
+
+# Whether torch has a matrix product of a dtype for this processor; otherwise it has loops. Asked once, here, because
+# torch.compile cannot trace the question.
+_MULTIPLIES_NARROW = {
+    torch.bfloat16: _supports("_is_mkldnn_bf16_supported"),
+    torch.float16: _supports("_is_mkldnn_fp16_supported"),
+}
 
 torch.library.register_fake(add_op_namespace_prefix("linear"))(lambda *args: None)
