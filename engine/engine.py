@@ -161,7 +161,7 @@ class LLM:
             share_prefixes=share_prefixes,
         )
         places = (self.scheduler.capacity, max_sequences)
-        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places)
+        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places, fall_back)
         self._proposer = make_proposer(speculate, target)
         self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
@@ -247,11 +247,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        with Progress(len(ids) * params.n, progress) as bar:
-            while len(done) < len(ids) * params.n:
-                deltas = self.step()
-                bar.take(deltas)
-                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
+        try:
+            with Progress(len(ids) * params.n, progress) as bar:
+                while len(done) < len(ids) * params.n:
+                    deltas = self.step()
+                    bar.take(deltas)
+                    done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
+        except BaseException:  # an interrupt too: what nobody waits for any more is not to block the queue
+            for request_id in ids:
+                self.abort(request_id)
+            raise
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
 
     def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
@@ -300,15 +305,14 @@ class LLM:
 
     def _propose(self) -> None:
         """Have the lines guessed on that are about to get a token each, if a step has room for more."""
-        if self._proposer is None:
+        left_to_compute = sum(len(each.tokens) - each.computed for each in self.scheduler.running)
+        if self._proposer is None or left_to_compute >= self.scheduler.token_budget:
             return
         ready = [
             sequence
             for sequence in self.scheduler.running
             if sequence.branches == 1 and sequence.computed == len(sequence.tokens) - 1
         ]
-        if len(ready) >= self.scheduler.token_budget:
-            return
         contexts = []
         for sequence in ready:
             draws = self._lines[sequence.id, sequence.branch].draws

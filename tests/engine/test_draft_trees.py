@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence as Sized
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from engine.speculation.ngram import NGram
 from engine.speculation.proposer import Context
 from engine.speculation.spelling import Spelling, parse
 from engine.speculation.tree import Position, best_tree
-from hub_loader.errors import UsageError
+from hub_loader.errors import SelfTestError, UsageError
 
 weights = st.lists(st.floats(0.01, 1), min_size=1, max_size=4)
 
@@ -229,3 +230,44 @@ def test_trees_with_an_attention_kernel_that_knows_no_tree_mask_are_refused_and_
     with pytest.raises(UsageError, match="use attention=torch, or speculate with chains"):
         LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"tree:{SHIPPED}:4")
     assert LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:4")
+
+
+def test_a_kernel_that_is_right_for_the_model_and_wrong_for_its_draft_model_is_refused_at_the_start() -> None:
+    def attend(query: torch.Tensor, keys: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+        if keys.shape[1] != 16:
+            raise ValueError("blocks of 16 only")
+        return torch_ops.attend(query, keys, *rest, **options)  # type: ignore[arg-type]
+
+    plain = LLM(SHIPPED, max_sequences=1).kernels
+    bindings = tuple(replace(b, source="org/x") if b.slot == "attention" else b for b in plain.bindings)
+    kernels = replace(plain, attend=attend, bindings=bindings)
+    assert LLM(SHIPPED, max_sequences=1, kernels=kernels)
+    with pytest.raises(SelfTestError, match=r"draft model .*: slot attention: org/x .* blocks of 16 only"):
+        LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:2")
+    llm = LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:2", fall_back=True)
+    assert llm.kernels.attend is attend
+    assert llm.generate(["def "], SamplingParams(max_tokens=4)) == LLM(SHIPPED).generate(
+        ["def "], SamplingParams(max_tokens=4)
+    )
+
+
+def test_nobody_guesses_for_a_step_that_prompts_fill() -> None:
+    asked = []
+
+    class Asked:
+        draws_trees = False
+
+        def propose(self, contexts: Sized[Context]) -> list[Draft]:
+            asked.append(len(contexts))
+            return [chain([7]) for _ in contexts]
+
+    llm = LLM(SHIPPED, max_sequences=2, token_budget=8, speculate=Asked())
+    llm.add([1, 2], SamplingParams(max_tokens=20, ignore_stop=True))
+    llm.step()
+    llm.step()
+    assert sum(asked) == 1
+    llm.add(list(range(10, 34)), SamplingParams(max_tokens=1))
+    llm.step()  # it is queued, and its length not yet known to be in the way
+    for _ in range(2):
+        llm.step()
+    assert sum(asked) == 2
