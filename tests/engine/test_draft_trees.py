@@ -89,7 +89,7 @@ def test_a_node_of_a_tree_sees_what_it_would_see_at_the_end_of_its_own_line(
     length, size, heads = 9, 8, 2
     tree = Chunk(Sequence(0, [1] * length, 9, computed=5, blocks=[3, 0, 2, 5]), 5, length, True, draft)
     other = Chunk(Sequence(1, [1] * 7, 9, blocks=[1, 4]), 0, 7, True)
-    batch = with_drafts(build_batch(Step((tree, other)), 4, torch_ops.plan_step), Step((tree, other)))
+    batch = with_drafts(build_batch(Step([tree, other]), 4, torch_ops.plan_step), Step([tree, other]))
     assert batch.positions.tolist() == [5, 6, 7, 8, 9, 10, 9, 11, 10, 10, *range(7)]
     assert batch.sample_rows.tolist() == [*range(3, 10), 16]
     keys, values = torch.randn(2, 17, heads, size, generator=generator)
@@ -127,7 +127,7 @@ def test_a_node_of_a_tree_sees_what_it_would_see_at_the_end_of_its_own_line(
 
 def test_a_tree_of_more_than_32_nodes_has_a_mask_of_as_many_words_as_it_takes() -> None:
     draft = Draft(tuple(range(40)), (LAST,) * 40)
-    step = Step((Chunk(Sequence(0, [1] * 3, 9, blocks=list(range(11))), 2, 3, True, draft),))
+    step = Step([Chunk(Sequence(0, [1] * 3, 9, blocks=list(range(11))), 2, 3, True, draft)])
     batch = with_drafts(build_batch(step, 4, torch_ops.plan_step), step)
     assert batch.tree_mask is not None
     assert batch.tree_mask.shape == (41, 2)
