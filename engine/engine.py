@@ -20,7 +20,7 @@ from hub_loader.errors import UsageError
 from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
-from .guide import Guides
+from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
@@ -182,15 +182,31 @@ class LLM:
         """Whether a request is unfinished."""
         return bool(self._lines)
 
-    def add(self, prompt: str | Sized[int], params: SamplingParams | None = None) -> int:
+    def guide(self, params: SamplingParams) -> TokenGuide | None:
+        """What `add` would compile of the schema or expression in `params`; any thread may call it.
+
+        Raises:
+            UsageError: it cannot be followed.
+            MissingExtraError: llguidance is not installed.
+        """
+        return self._guides.make(params)
+
+    def add(
+        self,
+        prompt: str | Sized[int],
+        params: SamplingParams | None = None,
+        guide: TokenGuide | None = None,
+    ) -> int:
         """Queue a prompt, as text or as token ids; returns the request's id.
+
+        guide: what `guide` made of these parameters, for as many requests as have them.
 
         Raises:
             UsageError: the prompt is empty, has an id outside the vocabulary, or does not fit with max_tokens
                 into the model's context or into the cache; or its guide cannot be followed.
         """
         params = params or SamplingParams()
-        return self._queue(self._check(prompt, params), params)
+        return self._queue(self._check(prompt, params), params, guide)
 
     def abort(self, request_id: int) -> list[Completion]:
         """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
@@ -287,8 +303,8 @@ class LLM:
             )
         return tokens
 
-    def _queue(self, tokens: list[int], params: SamplingParams) -> int:
-        guide = self._guides.make(params)
+    def _queue(self, tokens: list[int], params: SamplingParams, guide: TokenGuide | None = None) -> int:
+        guide = guide or self._guides.make(params)
         stop = frozenset[int]() if params.ignore_stop else self.config.stop_tokens
         stop |= frozenset(params.stop_tokens)
         request_id, self._next_id = self._next_id, self._next_id + 1

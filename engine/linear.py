@@ -17,6 +17,7 @@ from .quant.checkpoint import Loaded
 from .quant.packed import PackedWeight
 
 INT4_GROUPS = (128, 64, 32)
+SERVED_GROUPS = (32, 64, 128, 256, 512)  # of int4, and all columns: what quantized-matmul multiplies
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 Multiply = Callable[..., torch.Tensor]
@@ -79,12 +80,15 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
 
 
 def serves(kernels: Kernels, packed: PackedWeight) -> bool:
-    """Whether the matmul slot multiplies this weight: its format, and for bytes one scale a row without zero point."""
+    """Whether the matmul slot multiplies this weight: its format, int4's group, and bytes by row without zero point."""
     if packed.format not in kernels.formats:
         return False
     if packed.zeros is not None and packed.zeros.dtype != torch.uint8:
         return False
-    return packed.format == "int4" or (packed.zeros is None and packed.group_size == packed.shape[1])
+    by_row = packed.group_size == packed.shape[1]
+    if packed.format == "int4":
+        return by_row or packed.group_size in SERVED_GROUPS
+    return packed.zeros is None and by_row
 
 
 def _merge(parts: Sequence[Loaded]) -> Loaded | None:

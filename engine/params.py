@@ -82,6 +82,11 @@ class SamplingParams:
         return self.temperature >= _COLDEST
 
     @property
+    def guided(self) -> bool:
+        """Whether the text has to match a schema or an expression."""
+        return self.json_schema is not None or self.regex is not None
+
+    @property
     def shapes_logits(self) -> bool:
         """Whether logits change before anything is drawn from them."""
         return (

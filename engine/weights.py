@@ -17,6 +17,7 @@ from .quant.scheme import Scheme
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DENSE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class Checkpoint(Protocol):
@@ -71,11 +72,17 @@ class Weights:
         """The weight of the linear layer `module`, which has `shape` [outputs, inputs].
 
         Raises:
-            ModelError: as `get`, or it does not fit the scheme.
+            ModelError: as `get`, or it does not fit the scheme, or is quantized and no scheme says how.
         """
         if self._scheme is not None and self._scheme.covers(module):
             return read_linear(self, module, shape, self._scheme)
-        return Loaded(self.get(f"{module}.weight", shape))
+        weight = self.get(f"{module}.weight", shape)
+        if weight.dtype not in DENSE:
+            raise ModelError(
+                f"{self._folder}: tensor '{module}.weight' is {weight.dtype}, and config.json's quantization_config "
+                "does not say how it is quantized: fetch the whole model again"
+            )
+        return Loaded(weight)
 
     def get(self, name: str, shape: tuple[int, ...] | None) -> torch.Tensor:
         """The tensor `name` in the dtype it is stored in, still mapped.

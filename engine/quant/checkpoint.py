@@ -156,14 +156,19 @@ def _bytes(tensors: Tensors, module: str, shape: tuple[int, int], scheme: Scheme
         raise ModelError(
             f"{name} is {list(scales.shape)}, quantization_config implies {[rows, columns // group]}"
         )
-    scales = scales.expand(rows).contiguous() if scales.numel() == 1 else scales.reshape(rows, -1)
+    scales = scales.reshape(1).expand(rows).contiguous() if scales.numel() == 1 else scales.reshape(rows, -1)
     scales = scales.reshape(rows) if group == columns else scales
     zeros = None
     if not scheme.symmetric:
-        zeros = (
-            tensors.get(f"{module}.weight_zero_point", None).to(torch.float32).reshape(-1, columns // group)
+        name = f"{module}.weight_zero_point"
+        zeros = tensors.get(name, None).to(torch.float32)
+        if zeros.numel() not in (1, rows * (columns // group)):
+            raise ModelError(
+                f"{name} is {list(zeros.shape)}, quantization_config implies {[rows, columns // group]}"
+            )
+        zeros = zeros.reshape(-1, 1 if zeros.numel() == 1 else columns // group).expand(
+            rows, columns // group
         )
-        zeros = zeros.expand(rows, columns // group)
     return Loaded(PackedWeight(shape, scheme.format, group, weight, scales, zeros))
 
 

@@ -37,6 +37,8 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# Tokens that end a text: of the model, of a turn, of a message that calls a tool.
+_ENDS = tuple(f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom"))
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -99,6 +101,11 @@ class GGUFFile:
             raise ModelError(
                 f"{self.path}: rope_freqs are not run from GGUF: use the model's safetensors folder"
             )
+        rotated, head = self._setting("rope.dimension_count"), self._setting("attention.key_length")
+        if None not in (rotated, head) and rotated != head:
+            raise ModelError(
+                f"{self.path}: {rotated} of a head's {head} elements are rotated; the engine rotates whole heads"
+            )
         if "token_embd.weight" not in self._tensors:
             raise ModelError(f"{self.path}: there is no tensor token_embd.weight: fetch it again")
         config = {
@@ -115,7 +122,8 @@ class GGUFFile:
             "rope_theta": self._setting("rope.freq_base"),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "attention_bias": "blk.0.attn_q.bias" in self._tensors,
-            "eos_token_id": self.field("tokenizer.ggml.eos_token_id"),
+            "mlp_bias": "blk.0.ffn_gate.bias" in self._tensors,
+            "eos_token_id": [token for token in map(self.field, _ENDS) if token is not None],
         }
         scaling = self._setting("rope.scaling.type")
         if scaling not in (None, "none"):

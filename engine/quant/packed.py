@@ -17,7 +17,8 @@ class PackedWeight:
 
     format: "int8", weight int8 [N, K]; "int4", uint8 [N, ceil(K / 2)] with the even k in the low four bits; "fp8",
     float8_e4m3fn [N, K]. group_size: input channels that share a scale. scales: float32 [N] where that is K, else
-    [N, K / group_size] in any floating dtype. zeros: uint8 [N, K / group_size] or None, which is 8 for int4, else 0.
+    [N, K / group_size] in any floating dtype. zeros: [N, K / group_size], uint8 or, where they are no whole numbers
+    or below 0, float32; None is 8 for int4, else 0.
     """
 
     shape: tuple[int, int]

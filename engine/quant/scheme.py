@@ -87,18 +87,25 @@ def _compressed(data: Mapping[str, Any], source: str) -> Scheme:
     if not isinstance(groups, Mapping) or len(groups) != 1:
         raise _refusal(source, "config_groups", groups, "one group")
     (found,) = groups.values()
-    if list(found.get("targets") or ()) != ["Linear"]:
+    if not isinstance(found, Mapping) or not isinstance(found.get("weights"), Mapping):
+        raise _refusal(source, "config_groups", groups, "one group with weights")
+    if found.get("targets") != ["Linear"]:
         raise _refusal(source, "targets", found.get("targets"), '["Linear"]')
+    if data.get("transform_config"):
+        raise _refusal(
+            source, "transform_config", data["transform_config"], "weights that are not transformed"
+        )
     layout = found.get("format") or data.get("format")
     if layout not in LAYOUTS:
         raise _refusal(source, "format", layout, ", ".join(LAYOUTS))
-    weights = found.get("weights") or {}
+    weights = found["weights"]
     bits, kind, strategy = weights.get("num_bits"), weights.get("type"), weights.get("strategy")
     accepted = {"pack-quantized": (4, "int"), "int-quantized": (8, "int"), "float-quantized": (8, "float")}
     if (bits, kind) != accepted[layout]:
-        raise _refusal(source, "weights", f"{kind}{bits}", "int4 packed, int8, or float8")
-    if strategy not in ("tensor", "channel", "group", "block"):
-        raise _refusal(source, "strategy", strategy, "tensor, channel, group or block")
+        raise _refusal(source, f"{layout} weights", f"{kind}{bits}", "{1}{0}".format(*accepted[layout]))
+    strategies = ("tensor", "channel", "group", *(["block"] if kind == "float" else []))
+    if strategy not in strategies:
+        raise _refusal(source, "strategy", strategy, ", ".join(strategies))
     group = _group(weights.get("group_size"), source) if strategy == "group" else 0
     blocks = _blocks(weights.get("block_structure"), source) if strategy == "block" else None
     format = "fp8" if kind == "float" else f"int{bits}"
@@ -112,7 +119,8 @@ def _fp8(data: Mapping[str, Any], source: str) -> Scheme:
         raise _refusal(source, "fmt", data["fmt"], "e4m3")
     size = data.get("weight_block_size")
     blocks = None if size is None else _blocks(size, source)
-    ignored = (*_names(data.get("modules_to_not_convert"), source), "lm_head")
+    names = (data.get(key) for key in ("modules_to_not_convert", "ignored_layers"))
+    ignored = (*(name for found in names for name in _names(found, source)), "lm_head")
     return Scheme("fp8", "fp8", 0, True, "fp8", ignored=ignored, blocks=blocks)
 
 
@@ -139,6 +147,11 @@ def _names(value: Any, source: str) -> tuple[str, ...]:
         or not all(isinstance(v, str) for v in value)
     ):
         raise _refusal(source, "the layers left out", value, "a list of names")
+    for name in value:
+        try:
+            re.compile(name.removeprefix("re:") if name.startswith("re:") else "")
+        except re.error as error:
+            raise _refusal(source, "the layers left out", name, f"regular expressions ({error})") from None
     return tuple(value)
 
 

@@ -20,6 +20,7 @@ from engine.chat import render_chat
 from engine.config import load_config
 from engine.quant.gguf_blocks import BLOCKS, BYTES, read_blocks
 from engine.quant.packed import dequantize
+from engine.tokenizer import Tokenizer
 from hub_loader.errors import ModelError, UsageError
 
 HIDDEN, INNER, HEADS, KV_HEADS, LAYERS = 256, 512, 4, 2, 2
@@ -50,7 +51,13 @@ def blocks(kind: str, rows: int, columns: int, seed: int) -> np.ndarray:
 def write_gguf(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
     """write_gguf("Q4_K", arch="llama") -> a file of random weights with a byte-level tokenizer."""
 
-    def write(kind: str = "F32", arch: str = "llama", tied: bool = False, **fields: Any) -> Path:
+    def write(
+        kind: str = "F32",
+        arch: str = "llama",
+        tied: bool = False,
+        biases: tuple[str, ...] = (),
+        **fields: Any,
+    ) -> Path:
         path = tmp_path_factory.mktemp("gguf") / "model.gguf"
         writer = gguf.GGUFWriter(path, arch)
         writer.add_context_length(128)
@@ -65,9 +72,10 @@ def write_gguf(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
         writer.add_rope_freq_base(10000.0)
         _add_tokenizer(writer)
         for key, value in fields.items():
-            writer.add_string(key.replace("__", "."), value)
+            add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}[type(value)]
+            add(key.replace("__", "."), value)
         random = np.random.default_rng(7)
-        for seed, (name, shape) in enumerate(_tensors(arch, tied)):
+        for seed, (name, shape) in enumerate(_tensors(arch, tied, biases)):
             if kind in FACTORS and name.endswith(".weight") and len(shape) == 2 and "embd" not in name:
                 writer.add_tensor(name, blocks(kind, *shape, seed), raw_dtype=KINDS[kind])
                 continue
@@ -83,7 +91,7 @@ def write_gguf(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
     return write
 
 
-def _tensors(arch: str, tied: bool) -> list[tuple[str, tuple[int, ...]]]:
+def _tensors(arch: str, tied: bool, biases: tuple[str, ...]) -> list[tuple[str, tuple[int, ...]]]:
     names: list[tuple[str, tuple[int, ...]]] = [
         ("token_embd.weight", (256, HIDDEN)),
         ("output_norm.weight", (HIDDEN,)),
@@ -104,6 +112,7 @@ def _tensors(arch: str, tied: bool) -> list[tuple[str, tuple[int, ...]]]:
         if arch == "qwen3":
             shapes |= {"attn_q_norm": (HEAD,), "attn_k_norm": (HEAD,)}
         names += [(f"blk.{layer}.{name}.weight", shape) for name, shape in shapes.items()]
+        names += [(f"blk.{layer}.{name}.bias", shapes[name][:1]) for name in biases]
         if arch == "qwen2":
             for part, size in (("q", HEADS * HEAD), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD)):
                 names.append((f"blk.{layer}.attn_{part}.bias", (size,)))
@@ -112,7 +121,7 @@ def _tensors(arch: str, tied: bool) -> list[tuple[str, tuple[int, ...]]]:
 
 def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet[:253], "he", "hel", "<|end|>"]  # the last bytes never occur in UTF-8
+    tokens = [*alphabet[:252], "xyz", "he", "hel", "<|end|>"]  # no test has the bytes that are left out
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list(tokens)
@@ -133,11 +142,12 @@ def test_blocks_stand_for_what_the_gguf_package_says(kind: str) -> None:
     torch.testing.assert_close(got, expected, rtol=2e-6, atol=float(expected.abs().max()) * 1e-6)
 
 
-def by_transformers(path: Path) -> Any:
+def by_transformers(path: Path, **settings: Any) -> Any:
     """The model of a file in float64, by transformers' own reading of settings, names and blocks."""
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     config._attn_implementation = "eager"
     config.head_dim = HEAD  # which it takes from the file for some architectures only
+    config.update(settings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
     missing = model.load_state_dict(read["tensors"], strict=False).missing_keys
@@ -185,6 +195,42 @@ def test_tokenizer_and_chat_template_of_the_file_are_used(write_gguf: WriteModel
     assert len(guided.text) == 3
 
 
+def test_word_of_llama_3_that_is_a_token_is_not_merged_from_its_parts(write_gguf: WriteModel) -> None:
+    tokenizer = Tokenizer(write_gguf())
+    assert tokenizer.encode("xyz") == [252]  # which no merge makes
+    assert len(tokenizer.encode("xyzz")) == 4
+
+
+def test_text_of_llama_3_begins_with_bos_unless_the_file_says_not(write_gguf: WriteModel) -> None:
+    bos = {"tokenizer__ggml__bos_token_id": 255}
+    assert Tokenizer(write_gguf(**bos)).encode("xyz") == [255, 252]
+    assert Tokenizer(write_gguf(**bos)).encode("xyz", add_special_tokens=False) == [252]
+    assert Tokenizer(write_gguf(**bos, tokenizer__ggml__add_bos_token=False)).encode("xyz") == [252]
+
+
+def test_end_of_a_turn_or_of_a_message_stops_as_the_end_of_text_does(write_gguf: WriteModel) -> None:
+    path = write_gguf(tokenizer__ggml__eot_token_id=7, tokenizer__ggml__eom_token_id=8)
+    assert load_config(path).stop_tokens == {255, 7, 8}
+
+
+def test_tokenizer_that_is_malformed_is_refused(write_gguf: WriteModel) -> None:
+    with pytest.raises(ModelError, match=r"model\.gguf: its tokenizer cannot be read"):
+        Tokenizer(write_gguf(tokenizer__ggml__bos_token_id=256))
+    path = write_gguf()
+    (path.parent / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        Tokenizer(path)
+
+
+def test_biases_of_the_feed_forward_layers_are_not_left_out(write_gguf: WriteModel) -> None:
+    path = write_gguf(biases=("ffn_gate", "ffn_up", "ffn_down"))
+    model = by_transformers(path, mlp_bias=True)
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPT])).logits[0, -1]
+    error = (logits_of(LLM(path), PROMPT).double() - expected).abs().max() / expected.abs().max()
+    assert error < BOUNDS["float32"]
+
+
 def test_tokenizer_of_another_kind_is_refused_with_the_cure(write_gguf: WriteModel, tmp_path: Path) -> None:
     data = write_gguf().read_bytes().replace(b"llama-bpe", b"other-bpe")
     (other := tmp_path / "other.gguf").write_bytes(data)
@@ -201,6 +247,9 @@ def test_file_of_another_architecture_or_with_what_is_not_run_is_refused(
         load_config(write_gguf(arch="mamba"))
     with pytest.raises(ModelError, match="rope type 'yarn'"):
         load_config(write_gguf(llama__rope__scaling__type="yarn"))
+    with pytest.raises(ModelError, match="32 of a head's 64 elements are rotated"):
+        load_config(write_gguf(llama__rope__dimension_count=32))
+    assert load_config(write_gguf(llama__rope__dimension_count=HEAD)).head_dim == HEAD
 
 
 def test_file_that_is_cut_short_or_none_is_refused(write_gguf: WriteModel, tmp_path: Path) -> None:

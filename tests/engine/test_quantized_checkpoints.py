@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from safetensors.torch import load_file, save_file
 
 from engine import LLM, SamplingParams, torch_ops
 from engine.batch import build_batch
+from engine.kernels import bind, slot_sources
+from engine.linear import serves
+from engine.quant.checkpoint import dense, read_linear
+from engine.quant.packed import quantize
 from engine.quant.scheme import parse_scheme
 from engine.scheduler import Chunk, Sequence, Step
 from hub_loader.errors import ModelError, UsageError
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
-BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2}
+# Of the largest logit; bfloat16 keeps 8 bits of each of the dozens of results between.
+BOUNDS = {"float32": 1e-5, "bfloat16": 5e-2}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
 INT8 = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
@@ -126,7 +132,7 @@ def test_logits_of_weights_quantized_on_load_are_within_the_bound_of_the_rounded
 
 
 def test_quantized_checkpoint_is_not_quantized_again(quantized: Callable[[str], tuple[Path, Path]]) -> None:
-    with pytest.raises(UsageError, match=r"is quantized already \(awq\)"):
+    with pytest.raises(UsageError, match=r"awq is quantized already \(int4\)"):
         LLM(quantized("awq")[1], quantize="int8")
 
 
@@ -204,3 +210,50 @@ def test_layers_that_a_scheme_leaves_out_are_matched_by_name_or_expression() -> 
     awq = parse_scheme(AWQ | {"modules_to_not_convert": ["visual"]}, "config.json")
     assert not awq.covers("model.visual.q_proj")
     assert not awq.covers("lm_head")
+
+
+class Stored(dict[str, torch.Tensor]):
+    """A checkpoint's tensors."""
+
+    def has(self, name: str) -> bool:
+        return name in self
+
+    def get(self, name: str, shape: tuple[int, ...] | None) -> torch.Tensor:  # type: ignore[override]
+        return self[name]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_scale_and_zero_point_of_a_whole_tensor_may_have_any_number_of_dimensions(
+    shape: tuple[int, ...],
+) -> None:
+    values = torch.arange(-16, 16).to(torch.int8).view(4, 8)
+    tensors = Stored({"m.weight": values, "m.weight_scale": torch.full(shape, 0.5)})
+    tensors["m.weight_zero_point"] = torch.full(shape, 3, dtype=torch.int8)
+    scheme = parse_scheme(
+        stored.compressed("int-quantized", INT8 | {"strategy": "tensor", "symmetric": False}), "c"
+    )
+    weight = dense(read_linear(tensors, "m", (4, 8), scheme))
+    assert torch.equal(weight, (values.float() - 3) * 0.5)
+    tensors["m.weight_zero_point"] = torch.zeros(3, dtype=torch.int8)
+    with pytest.raises(
+        ModelError, match=r"m.weight_zero_point is \[3\], quantization_config implies \[4, 1\]"
+    ):
+        read_linear(tensors, "m", (4, 8), scheme)
+
+
+def test_quantized_weights_without_a_scheme_are_refused(
+    quantized: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    for file in quantized("int8")[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"q_proj.weight' is torch.int8, and .* does not say how"):
+        LLM(tmp_path)
+
+
+def test_groups_that_the_kernel_does_not_multiply_are_left_to_torch() -> None:
+    kernels = replace(bind(slot_sources("torch", None)), formats=frozenset({"int4"}))
+    for group, served in ((32, True), (512, True), (1024, False), (96, False), (3072, True)):
+        assert serves(kernels, quantize(torch.randn(2, 3072), "int4", group)) == served

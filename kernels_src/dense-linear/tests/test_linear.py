@@ -77,6 +77,15 @@ def test_linear_of_leading_dimensions_keeps_them_and_writes_to_out(kernel):
     assert kernel.linear(x, weight, out=out) is out
     assert_close(out, reference(x, weight))
     assert kernel.linear(torch.randn(0, 40), weight).shape == (0, 6)
+    assert kernel.linear(x, torch.empty(0, 40)).shape == (2, 3, 0)
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [3, 70])
+def test_linear_into_its_own_input_is_the_reference(kernel, rows, dtype):
+    x, weight = torch.randn(rows, 100).to(dtype), torch.randn(100, 100).to(dtype)
+    expected = reference(x, weight)
+    assert_close(kernel.linear(x, weight, out=x), expected)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,9 @@ def test_linear_of_mixed_or_unknown_dtypes_is_refused(kernel):
         kernel.linear(torch.ones(1, 8), torch.ones(8, 2).T)
 
 
-def test_linear_is_traced_by_its_fake(cpu_kernel):
+@dtypes
+@pytest.mark.parametrize("rows", [3, 70])
+def test_linear_is_traced_by_its_fake(cpu_kernel, rows, dtype):
     traced = torch.compile(lambda x, w: cpu_kernel.linear(x, w) + 1, backend="eager", fullgraph=True)
-    x, weight = torch.randn(3, 20), torch.randn(4, 20)
+    x, weight = torch.randn(rows, 20).to(dtype), torch.randn(4, 20).to(dtype)
     assert_close(traced(x, weight), reference(x, weight) + 1)

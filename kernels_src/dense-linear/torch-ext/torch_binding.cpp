@@ -39,6 +39,15 @@ void check_matrix(const Tensor& tensor, const char* name, ScalarType dtype, int6
                   " must be contiguous in its last dimension, got stride ", tensor.stride(1));
 }
 
+// Whether the bytes of two matrices, rows and what is between them, share any.
+bool overlap(const Tensor& a, const Tensor& b) {
+  const auto end = [](const Tensor& t) {
+    const int64_t items = (t.size(0) - 1) * t.stride(0) + t.size(1);
+    return reinterpret_cast<uintptr_t>(t.data_ptr()) + uintptr_t(items) * t.element_size();
+  };
+  return reinterpret_cast<uintptr_t>(a.data_ptr()) < end(b) && reinterpret_cast<uintptr_t>(b.data_ptr()) < end(a);
+}
+
 void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   Linear q = {};
   q.dtype = dtype_of(x, "x");
@@ -64,14 +73,15 @@ void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std:
   q.out = out.data_ptr();
   q.out_stride = out.stride(0);
   std::vector<float> widened;
-  if (q.dtype == DType::f32) {
+  if (q.dtype == DType::f32 && !overlap(out, x)) {
     q.x = static_cast<const float*>(x.data_ptr());
     q.x_stride = x.stride(0);
   } else {
     widened.resize(size_t(q.m * q.k));
     const char* from = static_cast<const char*>(x.data_ptr());
+    const int64_t row_bytes = x.stride(0) * int64_t(x.element_size());
     for (int64_t m = 0; m < q.m; ++m) {
-      khub::cpu::widen(q.dtype, from + 2 * m * x.stride(0), widened.data() + m * q.k, q.k);
+      khub::cpu::widen(q.dtype, from + m * row_bytes, widened.data() + m * q.k, q.k);
     }
     q.x = widened.data();
     q.x_stride = q.k;

@@ -3,6 +3,7 @@
 Weights stay as they are, in float32, float16 or bfloat16, and are read once for up to 64 rows of x.
 """
 
+import math
 from typing import Optional
 
 import torch
@@ -30,7 +31,7 @@ def linear(
         x: ``[..., K]``, float32, float16 or bfloat16.
         weight: ``[N, K]`` of the dtype of x, contiguous rows.
         bias: ``[N]`` of the dtype of x.
-        out: where to write, ``[..., N]``, contiguous, of the dtype of x; a new tensor without it.
+        out: where to write, ``[..., N]``, contiguous, of the dtype of x, which it may be; a new tensor without it.
 
     Returns:
         ``[..., N]``. With fewer than 64 rows, a row's result does not depend on the others.
@@ -48,21 +49,15 @@ def linear(
         out = x.new_empty(result_shape)
     elif out.shape != result_shape or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {tuple(result_shape)}, got {tuple(out.shape)}")
-    rows = out.numel() // max(1, weight.shape[0])
+    rows = math.prod(x.shape[:-1])
     x_rows, out_rows = x.reshape(rows, x.shape[-1]), out.view(rows, weight.shape[0])
     if rows < _MANY_ROWS:
         ops.linear(out_rows, x_rows if x_rows.stride(1) == 1 else x_rows.contiguous(), weight, bias)
-    elif x.dtype == torch.float32 or _multiplies_narrow(x.dtype):
+    elif x.dtype == torch.float32 or _MULTIPLIES_NARROW.get(x.dtype):
         out_rows.copy_(functional.linear(x_rows, weight, bias))
     else:
         _widen_and_multiply(out_rows, x_rows, weight, bias)
     return out
-
-
-def _multiplies_narrow(dtype: torch.dtype) -> bool:
-    """Whether torch has a matrix product of this dtype for this processor; otherwise it has loops."""
-    supported = "_is_mkldnn_bf16_supported" if dtype == torch.bfloat16 else "_is_mkldnn_fp16_supported"
-    return bool(getattr(torch.ops.mkldnn, supported)())
 
 
 def _widen_and_multiply(
@@ -75,5 +70,16 @@ def _widen_and_multiply(
         part = bias[begin:end].float() if bias is not None else None
         out[:, begin:end] = functional.linear(wide, weight[begin:end].float(), part)
 
+
+def _supports(name: str) -> bool:
+    return hasattr(torch.ops.mkldnn, name) and bool(getattr(torch.ops.mkldnn, name)())
+
+
+# Whether torch has a matrix product of a dtype for this processor; otherwise it has loops. Asked once, here, because
+# torch.compile cannot trace the question.
+_MULTIPLIES_NARROW = {
+    torch.bfloat16: _supports("_is_mkldnn_bf16_supported"),
+    torch.float16: _supports("_is_mkldnn_fp16_supported"),
+}
 
 torch.library.register_fake(add_op_namespace_prefix("linear"))(lambda *args: None)

@@ -1,4 +1,4 @@
-"""Matrix products with weights that are stored in 8 or 4 bits and multiplied in the dtype of the activations.
+"""Matrix products with weights that are stored in 8 or 4 bits.
 
 ``int8``: one float32 scale per output channel. ``int4``: one scale, and optionally one zero point, per group
 of consecutive input channels of an output channel.
@@ -92,7 +92,8 @@ def matmul(
         out: where to write, ``[..., N]``, contiguous, of the dtype of x; a new tensor without it.
 
     Returns:
-        ``[..., N]``: products and sums in float32, rounded once.
+        ``[..., N]``, rounded once: products and sums in float32 on a GPU, of x in fixed point on a CPU (see the
+        README's numerics), where a row of x with a value that is not finite gives NaN.
 
     Raises:
         ValueError: x or out of another shape than the weight asks for, or an out that is not contiguous.
