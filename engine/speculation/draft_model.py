@@ -2,20 +2,21 @@
 
 A scheduler with shared prefixes is all the memory that it needs: each guess is a request for a few tokens, and
 finds the keys of what was computed for the guess before under the digests of their blocks. What was guessed wrongly is
-found by nobody and makes room in time.
+found by nobody and makes room in time. The cache is as large as that needs, up to as many tokens as the model's own:
+lines for which it has no room get no guesses until others have ended.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from ..batch import build_batch
-from ..block_pool import BlockPool, Digest
+from ..block_pool import BlockPool, Digest, blocks_for, extend_digests
 from ..draft import NOTHING, Draft, chain
-from ..model import Decoder
+from ..model import Decoder, KVCache
 from ..sampler import distributions, pick
 from ..scheduler import Scheduler
 from ..sequence import Sequence as Line
@@ -35,13 +36,15 @@ class DraftModel:
     def __init__(
         self, model: Decoder, plan_step: Callable[..., object], vocabulary: int, tokens: int, places: int
     ) -> None:
-        """`vocabulary`: the other model's. Its cache holds `tokens` tokens; `places` contexts run at a time."""
+        """`vocabulary`: the other model's. `places` contexts run at a time.
+
+        Its cache grows with what contexts need, and never beyond `tokens` tokens.
+        """
         self._model, self._plan_step = model, plan_step
-        self._vocabulary = vocabulary
-        pool = BlockPool(max(1, tokens // BLOCK_SIZE))
-        self._cache = model.new_cache(pool.num_blocks, BLOCK_SIZE)
-        self._scheduler = Scheduler(pool, BLOCK_SIZE, TOKEN_BUDGET, places)
+        self._vocabulary, self._places = vocabulary, places
+        self._most_blocks = max(1, tokens // BLOCK_SIZE)
         self._digests: dict[tuple[int, int], list[Digest]] = {}
+        self._make_cache(1)
 
     def run(self, contexts: Sequence[Context], depth: int, choose: Choose) -> None:
         """Let `choose` choose up to `depth` tokens after each context, as far as that is shorter than both limits.
@@ -50,24 +53,55 @@ class DraftModel:
         has no row for, is left out.
         """
         lines = [
-            Line(number, list(context.tokens), min(depth, context.left))
+            Line(
+                number,
+                list(context.tokens),
+                min(depth, context.left),
+                digests=[*self._digests.get(context.key, ())],
+            )
             for number, context in enumerate(contexts)
         ]
-        digests = self._digests
-        self._digests = {}
-        for context, line in zip(contexts, lines, strict=True):
-            if self._has_room(line):
-                line.digests = digests.get(context.key, [])
-                self._scheduler.add(line)
-        while self._scheduler.running or self._scheduler.waiting:
-            self._step(choose)
-        for context, line in zip(contexts, lines, strict=True):
-            self._digests[context.key] = line.digests[: len(context.tokens) // BLOCK_SIZE]
+        fitting, blocks = self._fitting(lines)
+        if blocks > self._scheduler.pool.num_blocks:
+            self._make_cache(min(2 * blocks, self._most_blocks))
+        for line in fitting:
+            self._scheduler.add(line)
+        try:
+            while self._scheduler.running or self._scheduler.waiting:
+                self._step(choose)
+        except BaseException:
+            self._make_cache(1)  # its lines would be among those of the next run
+            raise
+        self._digests = {
+            context.key: line.digests[: len(context.tokens) // BLOCK_SIZE]
+            for context, line in zip(contexts, lines, strict=True)
+        }
 
-    def _has_room(self, line: Line) -> bool:
-        config, total = self._model.config, len(line.tokens) + line.max_tokens
+    def _fitting(self, lines: Iterable[Line]) -> tuple[list[Line], int]:
+        """The first lines that the largest cache holds together, so that none drives out another's; their blocks."""
+        fitting, shared, own = [], set[Digest](), 0
+        for line in lines:
+            if not self._knows(line):
+                continue
+            extend_digests(line.digests, line.tokens, BLOCK_SIZE)
+            more = blocks_for(len(line.tokens) + line.max_tokens, BLOCK_SIZE) - len(line.digests)
+            if len(shared.union(line.digests)) + own + more <= self._most_blocks:
+                fitting.append(line)
+                shared.update(line.digests)
+                own += more
+        return fitting, len(shared) + own
+
+    def _knows(self, line: Line) -> bool:
+        """Whether the model can guess after the line at all."""
+        config = self._model.config
         known = config.vocab_size >= self._vocabulary or max(line.tokens) < config.vocab_size
-        return line.max_tokens > 0 and total <= min(config.context, self._scheduler.capacity) and known
+        return line.max_tokens > 0 and len(line.tokens) + line.max_tokens <= config.context and known
+
+    def _make_cache(self, blocks: int) -> None:
+        """An empty cache in place of the one before, which is given back first."""
+        self._cache: KVCache = []
+        self._cache = self._model.new_cache(blocks, BLOCK_SIZE)
+        self._scheduler = Scheduler(BlockPool(blocks), BLOCK_SIZE, TOKEN_BUDGET, self._places)
 
     def _step(self, choose: Choose) -> None:
         step = self._scheduler.schedule()
@@ -134,7 +168,8 @@ class ModelTree:
         positions: list[list[Position]] = [[] for _ in contexts]
 
         def choose(numbers: list[int], logits: torch.Tensor) -> list[int]:
-            warmth = [[contexts[number].params.temperature or 1.0] for number in numbers]
+            asked = [contexts[number].params for number in numbers]
+            warmth = [[each.temperature if each.draws else 1.0] for each in asked]
             logs = (logits.to(torch.float32) / torch.tensor(warmth)).log_softmax(dim=-1)
             values, tokens = logs.topk(min(self._nodes, logs.shape[1]))
             for number, ids, chances in zip(numbers, tokens.tolist(), values.tolist(), strict=True):
