@@ -131,7 +131,7 @@ def test_logits_of_weights_quantized_on_load_are_within_the_bound_of_the_rounded
 
 
 def test_quantized_checkpoint_is_not_quantized_again(quantized: Callable[[str], tuple[Path, Path]]) -> None:
-    with pytest.raises(UsageError, match=r"is quantized already \(awq\)"):
+    with pytest.raises(UsageError, match=r"is quantized already \(int4\)"):
         LLM(quantized("awq")[1], quantize="int8")
 
 
