@@ -67,14 +67,14 @@ def decode(sequences: int, context: int) -> Step:
         table = free[i * blocks : (i + 1) * blocks]
         sequence = Sequence(i, list(range(i, i + context + 1)), 8, computed=context, blocks=table)
         chunks.append(Chunk(sequence, context, context + 1, True))
-    return Step(tuple(chunks))
+    return Step(chunks)
 
 
 def prefill(tokens: int, decodes: int) -> Step:
     """One chunk of a long prompt beside decodes."""
     table = list(range(4000, 4000 + -(-tokens // BLOCK_SIZE)))
     long = Sequence(-1, list(range(2 * tokens)), 8, blocks=table)
-    return Step((*decode(decodes, 500).chunks, Chunk(long, 0, tokens, False)))
+    return Step([*decode(decodes, 500).chunks, Chunk(long, 0, tokens, False)])
 
 
 def blake_chain(token_ids: list[int], block_size: int) -> list[bytes]:

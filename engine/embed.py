@@ -59,7 +59,7 @@ def _pool(llm: LLM, group: Sequence[Sequence[int]], pooling: Pooling) -> Generat
     sums = [torch.zeros(llm.config.hidden_size)] * len(group)
     longest = max(map(len, group))
     for start in range(0, longest, budget):
-        chunks = tuple(Chunk(line, start, min(len(line.tokens), start + budget), False) for line in lines)
+        chunks = [Chunk(line, start, min(len(line.tokens), start + budget), False) for line in lines]
         batch = build_batch(Step(chunks), size, llm.kernels.plan_step)
         hidden = llm.model.hidden(batch, cache).to(torch.float32).cpu()
         parts = torch.split(hidden, [chunk.end - chunk.start for chunk in chunks])

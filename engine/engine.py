@@ -20,7 +20,7 @@ from hub_loader.errors import UsageError
 from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
-from .guide import Guides
+from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
 from .model import Decoder, KVCache
@@ -161,7 +161,7 @@ class LLM:
             share_prefixes=share_prefixes,
         )
         places = (self.scheduler.capacity, max_sequences)
-        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places)
+        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places, fall_back)
         self._proposer = make_proposer(speculate, target)
         self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
         self._lines: dict[tuple[int, int], _Line] = {}
@@ -182,15 +182,31 @@ class LLM:
         """Whether a request is unfinished."""
         return bool(self._lines)
 
-    def add(self, prompt: str | Sized[int], params: SamplingParams | None = None) -> int:
+    def guide(self, params: SamplingParams) -> TokenGuide | None:
+        """What `add` would compile of the schema or expression in `params`; any thread may call it.
+
+        Raises:
+            UsageError: it cannot be followed.
+            MissingExtraError: llguidance is not installed.
+        """
+        return self._guides.make(params)
+
+    def add(
+        self,
+        prompt: str | Sized[int],
+        params: SamplingParams | None = None,
+        guide: TokenGuide | None = None,
+    ) -> int:
         """Queue a prompt, as text or as token ids; returns the request's id.
+
+        guide: what `guide` made of these parameters, for as many requests as have them.
 
         Raises:
             UsageError: the prompt is empty, has an id outside the vocabulary, or does not fit with max_tokens
                 into the model's context or into the cache; or its guide cannot be followed.
         """
         params = params or SamplingParams()
-        return self._queue(self._check(prompt, params), params)
+        return self._queue(self._check(prompt, params), params, guide)
 
     def abort(self, request_id: int) -> list[Completion]:
         """Give up a request's unfinished continuations; what they had comes back, with the reason "abort"."""
@@ -247,11 +263,16 @@ class LLM:
         checked = [self._check(prompt, params) for prompt in prompts]
         ids = [self._queue(tokens, params) for tokens in checked]
         done: dict[tuple[int, int], Completion] = {}
-        with Progress(len(ids) * params.n, progress) as bar:
-            while len(done) < len(ids) * params.n:
-                deltas = self.step()
-                bar.take(deltas)
-                done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
+        try:
+            with Progress(len(ids) * params.n, progress) as bar:
+                while len(done) < len(ids) * params.n:
+                    deltas = self.step()
+                    bar.take(deltas)
+                    done |= {(d.request_id, d.index): d.completion for d in deltas if d.completion}
+        except BaseException:  # an interrupt too: what nobody waits for any more is not to block the queue
+            for request_id in ids:
+                self.abort(request_id)
+            raise
         return [done[request_id, index] for request_id in ids for index in range(params.n)]
 
     def _choose(self, logits: torch.Tensor, walks: Sized[Walk]) -> None:
@@ -282,8 +303,8 @@ class LLM:
             )
         return tokens
 
-    def _queue(self, tokens: list[int], params: SamplingParams) -> int:
-        guide = self._guides.make(params)
+    def _queue(self, tokens: list[int], params: SamplingParams, guide: TokenGuide | None = None) -> int:
+        guide = guide or self._guides.make(params)
         stop = frozenset[int]() if params.ignore_stop else self.config.stop_tokens
         stop |= frozenset(params.stop_tokens)
         request_id, self._next_id = self._next_id, self._next_id + 1
@@ -300,15 +321,14 @@ class LLM:
 
     def _propose(self) -> None:
         """Have the lines guessed on that are about to get a token each, if a step has room for more."""
-        if self._proposer is None:
+        left_to_compute = sum(len(each.tokens) - each.computed for each in self.scheduler.running)
+        if self._proposer is None or left_to_compute >= self.scheduler.token_budget:
             return
         ready = [
             sequence
             for sequence in self.scheduler.running
             if sequence.branches == 1 and sequence.computed == len(sequence.tokens) - 1
         ]
-        if len(ready) >= self.scheduler.token_budget:
-            return
         contexts = []
         for sequence in ready:
             draws = self._lines[sequence.id, sequence.branch].draws
@@ -354,7 +374,6 @@ class LLM:
         del self._lines[line.request_id, line.index]
         line.text.finish()
         tokens = tuple(line.draws.generated)
-        cached = line.sequence.cached
         return Completion(
             line.request_id,
             tuple(line.draws.prompt),
@@ -363,7 +382,7 @@ class LLM:
             reason,
             line.index,
             tuple(line.choices),
-            cached,
+            line.sequence.cached or 0,
         )
 
     def _move(self, step: Step) -> None:

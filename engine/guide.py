@@ -6,6 +6,7 @@ The grammar's work is llguidance's (https://github.com/guidance-ai/llguidance), 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +25,16 @@ class Guides:
         self._read = tokenizer_json
         self._stop = stop_tokens
         self._tokenizer: Any = None
+        self._reading = threading.Lock()
 
     def make(self, params: SamplingParams) -> TokenGuide | None:
-        """A guide for what `params` asks for; None if nothing.
+        """A guide for what `params` asks for; None if nothing. Any thread may call it.
 
         Raises:
             UsageError: the schema or expression cannot be followed.
             MissingExtraError: llguidance is not installed.
         """
-        if params.json_schema is None and params.regex is None:
+        if not params.guided:
             return None
         try:
             import llguidance
@@ -40,10 +42,10 @@ class Guides:
             raise MissingExtraError(
                 "guided decoding needs 'llguidance', which is missing: pip install 'kernel-hub[guided]'"
             ) from None
-        if self._tokenizer is None:
-            text = self._read()
-            stop = min(self._stop, default=None)
-            self._tokenizer = llguidance.LLTokenizer(text, eos_token=stop)
+        with self._reading:
+            if self._tokenizer is None:
+                stop = min(self._stop, default=None)
+                self._tokenizer = llguidance.LLTokenizer(self._read(), eos_token=stop)
         try:
             if params.regex is not None:
                 grammar = llguidance.LLMatcher.grammar_from_regex(params.regex)

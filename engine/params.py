@@ -60,7 +60,11 @@ class SamplingParams:
             ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "-2 to 2"),
             ("n", self.n >= 1, "at least 1"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),
-            ("stop", all(self.stop), "no empty text"),
+            (
+                "stop",
+                not isinstance(self.stop, str) and all(self.stop),
+                "a tuple of texts, none of them empty",
+            ),
             (
                 "logit_bias",
                 all(-100 <= v <= 100 for v in self.logit_bias.values()),
@@ -76,6 +80,11 @@ class SamplingParams:
     def draws(self) -> bool:
         """Whether tokens are drawn by chance; else the likeliest is taken."""
         return self.temperature >= _COLDEST
+
+    @property
+    def guided(self) -> bool:
+        """Whether the text has to match a schema or an expression."""
+        return self.json_schema is not None or self.regex is not None
 
     @property
     def shapes_logits(self) -> bool:

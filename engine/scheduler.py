@@ -51,31 +51,19 @@ class Preemption:
     reason: str
 
 
-@dataclass(frozen=True)
-class Step:
-    """The chunks to compute together, in order of their keys, who was preempted to make room, and what moves."""
-
-    chunks: tuple[Chunk, ...]
-    preempted: tuple[Preemption, ...] = ()
-    swap_out: tuple[Move, ...] = ()
-    swap_in: tuple[Move, ...] = ()
-    copies: tuple[Move, ...] = ()
-
-
 @dataclass
-class _Draft:
-    """A step that is being put together."""
+class Step:
+    """The chunks to compute together, in order of their keys, who was preempted to make room, and what moves.
 
-    budget: int
+    budget: how many tokens it has room for still.
+    """
+
     chunks: list[Chunk] = field(default_factory=list)
+    budget: int = 0
     preempted: list[Preemption] = field(default_factory=list)
     swap_out: list[Move] = field(default_factory=list)
     swap_in: list[Move] = field(default_factory=list)
     copies: list[Move] = field(default_factory=list)
-
-    def done(self) -> Step:
-        moves = tuple(self.swap_out), tuple(self.swap_in), tuple(self.copies)
-        return Step(tuple(self.chunks), tuple(self.preempted), *moves)
 
 
 class Scheduler:
@@ -149,20 +137,20 @@ class Scheduler:
     def schedule(self) -> Step:
         """Choose the next step's chunks and allocate their blocks; empty only when nothing is queued."""
         self._steps += 1
-        draft = _Draft(self.token_budget)
+        step = Step(budget=self.token_budget)
         admitting = True
         place = 0  # in the order of keys: everything before it in `running` has had its turn
-        while draft.budget:
+        while step.budget:
             sequence = self._next(place, admitting)
             if sequence is None:
                 break
             waits = place == len(self.running) or self.running[place] is not sequence
-            if waits and not self._admit(sequence, draft):
+            if waits and not self._admit(sequence, step):
                 admitting = False  # nobody behind may overtake it
-            elif waits or self._continue(sequence, draft):
+            elif waits or self._continue(sequence, step):
                 place += 1
-        self._add_drafts(draft)
-        return draft.done()
+        self._add_drafts(step)
+        return step
 
     def complete(self, step: Step, sampled: Sized[Sized[int]]) -> list[Sequence]:
         """Record a computed step.
@@ -197,6 +185,9 @@ class Scheduler:
             self._count(chunk, taken, len(line))
             sequence.draft = NOTHING
             sequence.computed = len(sequence.tokens) - 1  # accepted drafts are in the cache as well
+            needed = blocks_for(sequence.computed, self.block_size)
+            self.pool.release(sequence.blocks[needed:])  # what rejected drafts lay in
+            del sequence.blocks[needed:]
             for each in line:
                 self._seal(each)
             finished += [each for each in line if each.finish_reason]
@@ -215,60 +206,60 @@ class Scheduler:
             return min(running, waiting, key=_key)
         return running or waiting
 
-    def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
-        if any(preemption.sequence is sequence for preemption in draft.preempted):
+    def _admit(self, sequence: Sequence, step: Step) -> bool:
+        if any(preemption.sequence is sequence for preemption in step.preempted):
             return False
         while self._places() + sequence.branches > self.max_sequences:
-            if not self._preempt_after(sequence, draft):
+            if not self._preempt_after(sequence, step):
                 return False
         if not sequence.host_blocks:
             self._take_prefix(sequence)
-        end = min(len(sequence.tokens), sequence.computed + draft.budget)
-        if not self._reserve(sequence, end, draft):
+        end = min(len(sequence.tokens), sequence.computed + step.budget)
+        if not self._reserve(sequence, end, step):
             if not sequence.host_blocks:
                 self._release(sequence)
             return False
         if sequence.host_blocks:
-            draft.swap_in += zip(sequence.host_blocks, sequence.blocks, strict=False)
+            step.swap_in += zip(sequence.host_blocks, sequence.blocks, strict=False)
             self._host_leaving += sequence.host_blocks
             sequence.host_blocks = []
-        elif sequence.computed:
-            self.counters.prefix_hit_tokens += sequence.computed
-            sequence.cached = sequence.cached or min(sequence.computed, sequence.prompt_length)
+        elif sequence.cached is None:  # later it finds what it computed itself
+            sequence.cached = sequence.computed
+            self.counters.prefix_hit_tokens += sequence.cached
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_key)
-        self._add_chunk(sequence, end, draft)
+        self._add_chunk(sequence, end, step)
         return True
 
-    def _continue(self, sequence: Sequence, draft: _Draft) -> bool:
+    def _continue(self, sequence: Sequence, step: Step) -> bool:
         """A running sequence's turn; False if it was the one to make room."""
-        end = min(len(sequence.tokens), sequence.computed + draft.budget)
-        if not self._reserve(sequence, end, draft):
-            self._preempt(sequence, sequence, draft)
+        end = min(len(sequence.tokens), sequence.computed + step.budget)
+        if not self._reserve(sequence, end, step):
+            self._preempt(sequence, sequence, step)
             return False
-        self._add_chunk(sequence, end, draft)
+        self._add_chunk(sequence, end, step)
         return True
 
-    def _add_chunk(self, sequence: Sequence, end: int, draft: _Draft) -> None:
-        draft.budget -= end - sequence.computed
-        draft.chunks.append(Chunk(sequence, sequence.computed, end, end == len(sequence.tokens)))
+    def _add_chunk(self, sequence: Sequence, end: int, step: Step) -> None:
+        step.budget -= end - sequence.computed
+        step.chunks.append(Chunk(sequence, sequence.computed, end, end == len(sequence.tokens)))
 
-    def _add_drafts(self, draft: _Draft) -> None:
+    def _add_drafts(self, step: Step) -> None:
         """Share the budget that is left among the drafts, as far as blocks are free that nobody else needs."""
         guessing = [
-            place for place, chunk in enumerate(draft.chunks) if chunk.samples and chunk.sequence.draft
+            place
+            for place, chunk in enumerate(step.chunks)
+            if chunk.samples and chunk.sequence.draft and chunk.sequence.branches == 1
         ]
         for done, place in enumerate(guessing):
-            chunk, sequence = draft.chunks[place], draft.chunks[place].sequence
-            if sequence.branches > 1:
-                continue
+            chunk, sequence = step.chunks[place], step.chunks[place].sequence
             left = sequence.prompt_length + sequence.max_tokens - len(sequence.tokens) - 1
             room = (len(sequence.blocks) + self.pool.available) * self.block_size - chunk.end
-            guess = sequence.draft.cut(min(draft.budget // (len(guessing) - done), room), left)
+            guess = sequence.draft.cut(min(step.budget // (len(guessing) - done), room), left)
             missing = blocks_for(chunk.end + len(guess), self.block_size) - len(sequence.blocks)
             sequence.blocks += self.pool.allocate(max(0, missing))
-            draft.budget -= len(guess)
-            draft.chunks[place] = replace(chunk, draft=guess)
+            step.budget -= len(guess)
+            step.chunks[place] = replace(chunk, draft=guess)
 
     def _count(self, chunk: Chunk, tokens: int, lines: int) -> None:
         self.counters.generated_tokens += tokens + lines - 1
@@ -279,31 +270,31 @@ class Scheduler:
 
     # -- blocks
 
-    def _reserve(self, sequence: Sequence, tokens: int, draft: _Draft) -> bool:
+    def _reserve(self, sequence: Sequence, tokens: int, step: Step) -> bool:
         """Blocks for the first `tokens` tokens, taken from those with larger keys if need be."""
         last = sequence.computed // self.block_size  # the block that is written to next
         copied = last < len(sequence.blocks) and self.pool.shared(sequence.blocks[last])
         missing = max(0, blocks_for(tokens, self.block_size) - len(sequence.blocks))
         while missing + copied > self.pool.available:
-            if not self._preempt_after(sequence, draft):
+            if not self._preempt_after(sequence, step):
                 return False
             copied = copied and self.pool.shared(sequence.blocks[last])
         if copied:
             [own] = self.pool.allocate(1)
-            draft.copies.append((sequence.blocks[last], own))
+            step.copies.append((sequence.blocks[last], own))
             self.pool.release([sequence.blocks[last]])
             sequence.blocks[last] = own
         sequence.blocks += self.pool.allocate(missing)
         return True
 
-    def _preempt_after(self, sequence: Sequence, draft: _Draft) -> bool:
+    def _preempt_after(self, sequence: Sequence, step: Step) -> bool:
         """Preempt the running sequence with the largest key, if it is larger than that of `sequence`."""
         if not self.running or _key(self.running[-1]) <= _key(sequence):
             return False
-        self._preempt(self.running[-1], sequence, draft)
+        self._preempt(self.running[-1], sequence, step)
         return True
 
-    def _preempt(self, sequence: Sequence, for_whom: Sequence, draft: _Draft) -> None:
+    def _preempt(self, sequence: Sequence, for_whom: Sequence, step: Step) -> None:
         self.running.remove(sequence)
         held = blocks_for(sequence.computed, self.block_size)
         swaps = 0 < held <= self._host.available
@@ -318,14 +309,14 @@ class Scheduler:
         )
         if swaps:
             sequence.host_blocks = self._host.allocate(held)
-            draft.swap_out += zip(sequence.blocks, sequence.host_blocks, strict=False)
+            step.swap_out += zip(sequence.blocks, sequence.host_blocks, strict=False)
         computed = sequence.computed
         self._release(sequence)
         if swaps:
             sequence.computed = computed
         insort(self.waiting, sequence, key=_key)
         self.counters.preemptions += 1
-        draft.preempted.append(Preemption(sequence, reason))
+        step.preempted.append(Preemption(sequence, reason))
 
     def _take_prefix(self, sequence: Sequence) -> None:
         """Share the blocks of what the cache holds already; at least one token is left to compute."""

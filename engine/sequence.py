@@ -18,7 +18,7 @@ class Sequence:
     priority: smaller runs sooner. branches: how many continuations to draw after the prompt; the scheduler
     makes the others when the first token is drawn, and `branch` numbers them. draft: tokens that are guessed
     to come next, computed in the next step along with the last one if there is room. sealed: how many of its
-    blocks answer to their digests. cached: how many tokens were in the cache when it came.
+    blocks answer to their digests. cached: how many tokens were in the cache when it first ran.
     """
 
     id: int
@@ -37,7 +37,7 @@ class Sequence:
     arrival: int = 0
     prompt_length: int = -1
     ended: str | None = None
-    cached: int = 0
+    cached: int | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_length < 0:

@@ -49,7 +49,9 @@ class Tokenizer:
 
         A rendered chat has them already: encode it without adding any.
         """
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        # Other threads go on meanwhile: the library's `encode` does not let them.
+        [encoded] = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded.ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -10,16 +10,22 @@ _T = TypeVar("_T")
 
 
 class InBackground(Generic[_T]):
-    """`call`, begun at once; whatever it raises, `result` raises."""
+    """`call`, begun at once; whatever it raises, `result` raises. Where no thread can be had, it is done at once."""
 
     def __init__(self, call: Callable[[], _T]) -> None:
-        self._outcome: tuple[_T | None, Exception | None] = (None, None)
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="khub-background")
-        self._thread.start()
+        self._outcome: tuple[_T | None, BaseException | None] = (None, None)
+        thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="khub-background")
+        self._thread: threading.Thread | None = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none left, or the interpreter is ending
+            self._thread = None
+            self._run(call)
 
     def wait(self) -> None:
         """Return when it has ended."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def result(self) -> _T:
         """What it returned."""
@@ -32,5 +38,5 @@ class InBackground(Generic[_T]):
     def _run(self, call: Callable[[], _T]) -> None:
         try:
             self._outcome = (call(), None)
-        except Exception as error:  # handed on by `result`
+        except BaseException as error:  # handed on by `result`
             self._outcome = (None, error)

@@ -81,7 +81,7 @@ def get_kernel(
 
     with uncollected():
         from .config import load_config
-        from .pinned import ask_ahead, make_request
+        from .pinned import ask_ahead, drop, make_request
 
         config, request = load_config(user_agent=user_agent), make_request(repo_id, version, revision)
         asked = not os.environ.get("LOCAL_KERNELS") and ask_ahead(config, request)
@@ -93,17 +93,21 @@ def get_kernel(
             from .trust.keys import import_library
 
             import_library()
-    with lock:
-        if key not in _modules:
-            source = hub_source(
-                config,
-                backend,
-                trust_remote_code,
-                check_arch=check_arch,
-                allow_cpu=allow_cpu,
-                allow_build=allow_build,
-            )
-            _modules[key] = (
-                load_fastest(source, request, question) if question else load_tree(source, request)
-            )
-        return _modules[key]
+    try:
+        with lock:
+            if key not in _modules:
+                source = hub_source(
+                    config,
+                    backend,
+                    trust_remote_code,
+                    check_arch=check_arch,
+                    allow_cpu=allow_cpu,
+                    allow_build=allow_build,
+                )
+                _modules[key] = (
+                    load_fastest(source, request, question) if question else load_tree(source, request)
+                )
+            return _modules[key]
+    finally:
+        if asked:
+            drop(config, request)

@@ -51,7 +51,8 @@ def pinned_version(config: Config, request: Request, *, fresh: bool = False) -> 
 def ask_ahead(config: Config, request: Request) -> bool:
     """Have the hub asked for a version of which the cache knows nothing, while the caller does something else.
 
-    Returns whether it is asked. `pinned_version` gives the answer, or raises what came of it.
+    Returns whether it is asked. `pinned_version` gives the answer, or raises what came of it; who ends
+    without it has to `drop` it, else a later call would be given an old one.
     """
     if not is_new_here(config, request):
         return False
@@ -61,6 +62,11 @@ def ask_ahead(config: Config, request: Request) -> bool:
         if key not in _versions and key not in _asked:
             _asked[key] = InBackground(lambda: open_version(config, request))
     return True
+
+
+def drop(config: Config, request: Request) -> None:
+    """Forget what was asked ahead and nobody has taken: who asks next is told what holds then."""
+    _asked.pop((config.endpoint, config.cache, request), None)
 
 
 def _forget() -> None:

@@ -22,9 +22,15 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})  # as a default: an empty dict
 
 
 class _Fields:
-    """Makes the dataclass that a record stands for, when somebody asks for its fields."""
+    """Makes the dataclass that a record stands for, when somebody first asks for its fields; `replace` does."""
 
     def __get__(self, _: object, cls: type[Record]) -> Mapping[str, Any]:
+        found: Mapping[str, Any] | None = vars(cls).get("_fields")
+        if found is None:
+            found = cls._fields = self._make(cls)
+        return found
+
+    def _make(self, cls: type[Record]) -> Mapping[str, Any]:
         from dataclasses import field, make_dataclass
 
         def described(name: str) -> Any:
@@ -35,7 +41,14 @@ class _Fields:
                 return field(default=cls._defaults[name], repr=shown, compare=counts)
             return field(repr=shown, compare=counts)
 
-        made: Any = make_dataclass(cls.__name__, [(name, Any, described(name)) for name in cls._names])
+        made: Any = make_dataclass(
+            cls.__name__,
+            [(name, Any, described(name)) for name in cls._names],
+            namespace={"__doc__": cls.__name__},  # else it is compiled from the signature
+            init=False,
+            repr=False,
+            eq=False,
+        )
         found: Mapping[str, Any] = made.__dataclass_fields__
         return found
 
@@ -54,6 +67,7 @@ class Record:
     _unsaid: ClassVar[tuple[str, ...]] = ()
     _uncompared: ClassVar[tuple[str, ...]] = ()
     _compared: ClassVar[tuple[str, ...]] = ()
+    _fields: ClassVar[Mapping[str, Any]]
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Any]]
     else:
@@ -86,9 +100,9 @@ class Record:
         raise AttributeError(f"{type(self).__name__} is frozen: {name} stays")
 
     def __eq__(self, other: object) -> bool:
-        return (
-            self._key() == other._key() if isinstance(other, Record) and type(other) is type(self) else False
-        )
+        if isinstance(other, Record) and type(other) is type(self):
+            return self._key() == other._key()
+        return NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._key())

@@ -229,8 +229,8 @@ def _redirect(request: Request, error: Exception) -> Response:
     assert isinstance(error, RepoMovedError)
     try:
         see(request, service(request).store.repo(RepoName(error.org, error.name)))
-    except RequestError:
-        return repo_not_found(error.old).response()
+    except RequestError:  # in the very form of what is not there
+        return error_page(request, repo_not_found(error.old))
     if "org" not in request.path_params:  # the name stands in the body
         return RequestError(404, error.message, code="RepoNotFound").response()
     response = error.response()

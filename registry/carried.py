@@ -16,7 +16,7 @@ from typing import Any
 
 from hub_loader.errors import IntegrityError
 
-from .carried_copy import Copied, check_stand_in, read_copied
+from .carried_copy import Copied, check_claims, check_stand_in, read_copied
 from .errors import RequestError
 from .mirrored import is_awaited
 from .names import check_org, check_path, check_ref_name, check_repo_name, check_sha256, check_text, is_commit
@@ -147,6 +147,7 @@ def _check(carried: Carried) -> None:
             raise ValueError(f"the tree {oid}")
         for file in tree.values():
             check_stand_in(file, carried.copied)
+    check_claims((file for tree in carried.trees.values() for file in tree.values()), carried.copied)
     for oid, point in carried.commits.items():
         _check_commit(carried, oid, point)
 

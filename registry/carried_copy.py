@@ -66,6 +66,14 @@ def check_stand_in(file: File, copied: Copied | None) -> None:
         raise ValueError(f"the claim of {file.oid}")
 
 
+def check_claims(files: Iterable[File], copied: Copied | None) -> None:
+    """Raises ValueError for a claim about none of the files; those of all copies are kept in one table, by git's id."""
+    if copied is not None and not copied.claims.keys() <= {
+        file.oid for file in files if is_awaited(file.sha256)
+    }:
+        raise ValueError("a claim of a file that is not here")
+
+
 def leave_out(
     trees: Mapping[str, Mapping[str, File]], missing: Iterable[str]
 ) -> tuple[dict[str, dict[str, File]], dict[str, str]]:

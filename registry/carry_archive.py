@@ -94,7 +94,7 @@ def _manifest(content: bytes) -> list[Member]:
         folders = [_FOLDERS.index(name.partition("/")[0]) for name in names]
         if len(set(names)) != len(names) or sorted(folders) != folders:
             raise ValueError("the order of the members")
-    except (KeyError, TypeError, ValueError, AttributeError, RegistryError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, RegistryError) as error:
         raise IntegrityError(
             f"The archive's manifest is not one of `khub registry export`: {error}."
         ) from None

@@ -27,9 +27,9 @@ from .db import Database
 from .export import Member
 from .locks import insert_missing, insert_new, lock_ref
 from .mirrored import refuse_change
-from .models import Commit, Ref, Repo, RepoMove, TreeEntry
+from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
 from .names import check_org
-from .naming import ensure_org
+from .naming import ensure_org, require_free
 from .store import RepoName, find_repo, tree_row
 from .tree import File, blob_hash, entries
 from .tuf.carry import take_list
@@ -75,13 +75,14 @@ def carry_in(
             lists = {_org(member): b"".join(source.take(member)) for member in source.of("tuf/")}
             size = _take_blobs(source, blobs, repos)
             source.end()
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last for odd headers
         raise IntegrityError(f"{file} is no whole archive of `khub registry export`: {error}.") from None
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error}.") from None
     blobs.sync()
     with database.read() as session:
         for carried in repos:
+            _check_org(session, carried.repo.org)
             _check_moves(session, carried, force)
     created, moved = [], []
     for carried in repos:
@@ -98,6 +99,12 @@ def _org(member: Member) -> str:
         return check_org(member.name.removeprefix("tuf/").removesuffix(".json"))
     except RegistryError as error:
         raise IntegrityError(f"{member.name} in the archive is no organization's list: {error}.") from None
+
+
+def _check_org(session: Session, name: str) -> None:
+    """Raises RequestError 409 if the organization is new and its name is taken in another case or by a user."""
+    if session.scalar(select(Org.id).where(Org.name == name)) is None:
+        require_free(session, name)
 
 
 def _check_names(repos: list[Carried], members: list[Member]) -> None:

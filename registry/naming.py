@@ -35,8 +35,13 @@ def ensure_org(session: Session, name: str) -> int:
     lock_names(session)
     if (found := session.scalar(query)) is not None:  # it was made while this one waited
         return found
+    require_free(session, name)
+    return session.execute(insert(Org).values(name=name).returning(Org.id)).scalar_one()
+
+
+def require_free(session: Session, name: str) -> None:
+    """Raises RequestError 409 if the name is an organization's or a user's in whichever case."""
     if (taken := taken_by(session, name)) is not None:
         raise conflict(
             f"{name!r} is taken by the {taken[0]} {taken[1]!r}: write it so, or choose another name."
         )
-    return session.execute(insert(Org).values(name=name).returning(Org.id)).scalar_one()

@@ -105,21 +105,32 @@ class Supervisor:
         due = [at for at in self._due if at <= now]
         self._due = [at for at in self._due if at > now]
         for _ in due:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:  # no process or no descriptor is to be had
+                if not self._served:
+                    raise RegistryError(
+                        f"A worker cannot be started: {error}. Allow more, or fewer."
+                    ) from None
+                _log.error("A worker cannot be started: %s; tried again in %g s", error, _PAUSE)
+                self._due.append(now + _PAUSE)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         says, its_end = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(self._plan, self._listener, its_end))
-        resource_tracker.ensure_running()  # else `start` does, and unblocks signals
-        # A worker begins with these signals blocked, and takes them when it can: none of them is lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
         try:
+            resource_tracker.ensure_running()  # else `start` does, and unblocks signals
+            # A worker begins with these signals blocked, and takes them when it can: none of them is lost.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
             process.start()
             self._workers.append(_Worker(process, says, time.monotonic()))
+        except OSError:
+            says.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
-        its_end.close()
+            its_end.close()
 
     def _stop(self, sig: int) -> None:
         """Tell the workers to stop; the second time end them and this process."""

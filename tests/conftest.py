@@ -24,6 +24,10 @@ from khub_process import Hub, StartHub, khub_command, khub_environment
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# A shell that runs this in the background has it ignore Ctrl-C, and what it starts, too: tests that interrupt need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def trust_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .schema import FunctionTool, Strict
+from .schema import FunctionTool, Several, Strict
 
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -39,7 +39,7 @@ class ToolResultBlock(Strict):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Several[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: dict[str, Any] | None = None
 
@@ -51,7 +51,7 @@ class Turn(Strict):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Several[Block]
 
 
 class MessagesTool(Strict):
@@ -87,9 +87,9 @@ class Counted(Strict):
     """POST /v1/messages/count_tokens."""
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
-    tools: list[MessagesTool] | None = Field(default=None, max_length=128)
+    messages: Several[Turn] = Field(min_length=1)
+    system: str | Several[TextBlock] | None = None
+    tools: Several[MessagesTool] | None = Field(default=None, max_length=128)
     tool_choice: ToolChoice | None = None
     thinking: NoThinking | None = None
     cache_control: dict[str, Any] | None = None  # what begins alike is shared in any case
@@ -117,7 +117,7 @@ class MessagesBody(Counted):
     """POST /v1/messages."""
 
     max_tokens: int = Field(ge=1)
-    stop_sequences: list[_Text] | None = Field(default=None, max_length=16)
+    stop_sequences: Several[_Text] | None = Field(default=None, max_length=16)
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0, lt=1 << 31)

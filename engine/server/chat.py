@@ -39,7 +39,7 @@ async def chat(request: Request) -> Response:
     schema = prompt.schema if guide is None else compact(guide)
     room = served.room([prompt.tokens], body.max_completion_tokens or body.max_tokens)
     params = body.params(room, logprobs, schema)
-    job = await served.submit([prompt.tokens], params)
+    job = await served.submit(request.receive, [prompt.tokens], params)
     note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
     if body.stream:
@@ -76,6 +76,9 @@ def _message(message: Message) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         arguments = json.loads(text or "{}")
+        json.dumps(
+            arguments, ensure_ascii=False
+        ).encode()  # half a surrogate pair can be read, and not encoded
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):

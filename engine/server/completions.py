@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..output import Completion
-from .errors import RequestError
+from .errors import stopped
 from .http import QUIET_SECONDS, EventStream, event, read_body, unless_gone
 from .job import Event, Job
 from .logprobs import of_completion
@@ -30,7 +30,7 @@ async def completions(request: Request) -> Response:
     served.check_name(body.model)
     texts, prompts = await _prompts(served, body)
     params = body.params(served.room(prompts, body.max_tokens, DEFAULT_TOKENS), body.logprobs)
-    job = await served.submit(prompts, params)
+    job = await served.submit(request.receive, prompts, params)
     note(request.scope, job)
     answer = _Answer(served, body, job, texts)
     if body.stream:
@@ -112,15 +112,6 @@ async def news(job: Job) -> AsyncIterator[list[Event]]:
         if any(delta.completion and delta.completion.finish_reason == "abort" for _, delta in events):
             raise stopped()
         yield events
-
-
-def stopped() -> RequestError:
-    """The server ends before the answer does."""
-    return RequestError(
-        503,
-        "This server stopped before the answer was complete: send the request again.",
-        headers={"Retry-After": "1"},
-    )
 
 
 def check_served(completions: Sequence[Completion]) -> None:

@@ -6,25 +6,22 @@ import asyncio
 import base64
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .errors import RequestError
 from .http import gone, read_body, unless_gone
-from .schema import Strict
+from .schema import Several, Strict, Token
 from .served import Served
-
-_Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 class EmbeddingBody(Strict):
     """POST /v1/embeddings."""
 
     model: str
-    input: str | list[str] | list[_Token] | list[list[_Token]]
+    input: str | Several[str] | Several[Token] | Several[Several[Token]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None

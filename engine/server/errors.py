@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from hub_loader.errors import KernelHubError
 
-from .worker import EngineFailure
+from .worker import EngineFailure, GivenUp
 
 Style = Literal["openai", "anthropic"]
 _OPENAI = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -29,6 +29,7 @@ _ANTHROPIC = {
     529: "overloaded_error",
 }
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_MOST_COMPLAINTS = 1000
 _FIELD = re.compile(r"(?:the )?([a-z_]+)(?: is |=)")
 
 
@@ -74,12 +75,23 @@ def too_long(message: str) -> RequestError:
     return RequestError(400, message, param="messages", code="context_length_exceeded")
 
 
+def stopped() -> RequestError:
+    """The server ends before the answer does."""
+    return RequestError(
+        503,
+        "This server stopped before the answer was complete: send the request again.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def answer_to(error: Exception) -> RequestError | None:
     """How a request is answered that ended with `error`; None if nobody foresaw it."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, ValidationError):
         return _invalid(error)
+    if isinstance(error, GivenUp):  # by the server: a sender who went away does not read it
+        return stopped()
     if isinstance(error, EngineFailure):
         return RequestError(500, str(error))
     if isinstance(error, KernelHubError):  # of the engine: the parameters, the template or a missing extra
@@ -91,6 +103,8 @@ def answer_to(error: Exception) -> RequestError | None:
 def _invalid(error: ValidationError) -> RequestError:
     """What is wrong with a body: of all things the one furthest inside, for of a value that may be of several
     types every type complains."""
+    if error.error_count() > _MOST_COMPLAINTS:  # as many objects, and seconds, if they were looked at
+        return RequestError(400, f"The body has {error.error_count()} values or parameters that are wrong.")
     problem = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
     place = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
     if problem["type"] == "json_invalid":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -65,12 +66,21 @@ async def _collect(request: Request, limit: int, too_large: RequestError) -> byt
 
 async def unless_gone(receive: Receive, abort: Callable[[], Any], answer: Awaitable[Result]) -> Result:
     """Await `answer`; call `abort` if the client goes away before, and when it is over in whatever way."""
+    with watched(receive, abort):
+        try:
+            return await answer
+        finally:
+            abort()
+
+
+@contextmanager
+def watched(receive: Receive, abort: Callable[[], Any]) -> Iterator[None]:
+    """Call `abort` if the client goes away meanwhile."""
     watcher = asyncio.create_task(_abort_when_gone(receive, abort))
     try:
-        return await answer
+        yield
     finally:
         watcher.cancel()
-        abort()
 
 
 async def _abort_when_gone(receive: Receive, abort: Callable[[], Any]) -> None:

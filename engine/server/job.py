@@ -40,6 +40,7 @@ class Job:
         self.completions: dict[int, Completion] = {}
         self.failure: Exception | None = None
         self.generated = 0
+        self.given_up = False  # read by the engine's thread, which then adds no more of it
         self._abort = abort
         self._events: list[Event] = []
         self._accepted = False
@@ -87,7 +88,8 @@ class Job:
 
     def abort(self) -> None:
         """Give up what is unfinished: its blocks are freed, its choices end with the reason "abort"."""
-        if not self.over:
+        if not (self.over or self.given_up):
+            self.given_up = True
             self._abort(self)
 
     # -- told by the worker

@@ -35,7 +35,7 @@ async def messages(request: Request) -> Response:
         stop=tuple(body.stop_sequences or ()),
         json_schema=prompt.schema,
     )
-    job = await served.submit([prompt.tokens], params)
+    job = await served.submit(request.receive, [prompt.tokens], params)
     note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
     if body.stream:

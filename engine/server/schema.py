@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,10 @@ from hub_loader.errors import UsageError
 from ..params import MAX_LOGPROBS, SamplingParams
 
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
-_Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Item = TypeVar("_Item")
+# The first wrong item is enough: a body of millions would be as many complaints.
+Several = Annotated[list[_Item], Field(fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -50,7 +53,7 @@ class Sampling(Strict):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(default=None, max_length=1024)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 64)
-    stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
+    stop: _Text | Annotated[Several[_Text], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # vLLM's
@@ -58,7 +61,7 @@ class Sampling(Strict):
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     ignore_eos: bool = False
-    stop_token_ids: list[_Token] | None = Field(default=None, max_length=128)
+    stop_token_ids: Several[Token] | None = Field(default=None, max_length=128)
     priority: int = Field(default=0, ge=0, le=1000)  # who sends it may only step back
     structured_outputs: Structured | None = None
     # Of no consequence here
@@ -110,7 +113,7 @@ class Sampling(Strict):
 class CompletionBody(Sampling):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[_Token] | list[list[_Token]]
+    prompt: str | Several[str] | Several[Token] | Several[Several[Token]]
     max_tokens: int | None = Field(default=None, ge=1)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
@@ -152,9 +155,9 @@ class Message(Strict):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Several[Part] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Several[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -225,13 +228,13 @@ class ResponseFormat(Strict):
 class ChatBody(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Several[Message] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Several[Tool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
 

@@ -8,8 +8,11 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from starlette.types import Receive
 
 from hub_loader.errors import KernelHubError
 
@@ -18,7 +21,7 @@ from ..engine import LLM
 from ..output import Completion
 from ..params import SamplingParams
 from .errors import RequestError, too_long
-from .http import LARGE
+from .http import LARGE, watched
 from .job import Event, Job
 from .metrics import Metrics
 from .options import Options
@@ -47,6 +50,9 @@ class Served:
         self.metrics = Metrics(options.name)
         self.metrics.watch(lambda: worker.stats, lambda: worker.waiting, llm.scheduler.block_size)
         self.chats = _has_template(llm.folder)
+        # Grammars of strangers: they wait for each other, and neither the engine nor anybody else for them.
+        self._guide = llm.guide
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guide")
         self._ends: deque[float] = deque(maxlen=RECENT)
 
     def check_name(self, name: str) -> None:
@@ -78,7 +84,12 @@ class Served:
             raise RequestError(
                 400, f"{len(many)} at once are more than --queue {self.options.queue}.", param=param
             )
-        found = [await self.encode(each) if isinstance(each, str) else list(each) for each in many]
+        if sum(map(len, many)) < LARGE:
+            return self._tokens(many, param)
+        return await asyncio.to_thread(self._tokens, many, param)
+
+    def _tokens(self, prompts: Sequence[Any], param: str) -> list[list[int]]:
+        found = [self.tokenizer.encode(each) if isinstance(each, str) else list(each) for each in prompts]
         if not found or not all(found):
             raise RequestError(400, "The prompt is empty: give at least one token.", param=param)
         if any(token >= self.vocabulary for tokens in found for token in tokens):
@@ -128,27 +139,37 @@ class Served:
             )
         return wanted
 
-    async def submit(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Job:
-        """Queue prompts.
+    async def submit(self, receive: Receive, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Job:
+        """Queue prompts; they are given up if their sender goes away meanwhile.
 
         Raises:
             RequestError: 429, too many wait already.
             KernelHubError: the engine refuses one.
+            GivenUp: the sender has gone.
         """
-        worker, new = self.worker, len(prompts) * params.n
-        if new > self.options.queue:
-            raise RequestError(
-                400, f"{new} continuations at once are more than --queue {self.options.queue}."
-            )
-        if worker.waiting + new > self.options.queue:
-            raise self._overloaded(worker.waiting)
-        job = worker.submit(prompts, params)
-        try:
-            await job.accepted()
-        except asyncio.CancelledError:
-            job.abort()
-            raise
+        new = len(prompts) * params.n
+        self._check_queue(new)
+        guide = None
+        if params.guided:
+            loop = asyncio.get_running_loop()
+            guide = await loop.run_in_executor(self._compiler, self._guide, params)
+            self._check_queue(new)  # others may have come
+        job = self.worker.submit(prompts, params, guide)
+        with watched(receive, job.abort):
+            try:
+                await job.accepted()
+            except asyncio.CancelledError:
+                job.abort()
+                raise
         return job
+
+    def _check_queue(self, new: int) -> None:
+        """Raises RequestError if so many continuations more are too many."""
+        waiting, most = self.worker.waiting, self.options.queue
+        if new > most:
+            raise RequestError(400, f"{new} continuations at once are more than --queue {most}.")
+        if waiting + new > most:
+            raise self._overloaded(waiting)
 
     def _observe(self, job: Job, events: Sequence[Event], now: float) -> None:
         """What a step gave a job; if it is over, one more that says how fast the queue moves."""

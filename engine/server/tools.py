@@ -36,6 +36,7 @@ class ToolReader:
         self._held = ""
         self._calls = 0
         self._behind = False  # a call, with nothing but space since
+        self._shown = False  # text: what follows it is no bare call
 
     @property
     def called(self) -> bool:
@@ -49,9 +50,8 @@ class ToolReader:
             return self._text(len(self._held))
         if self._style != "tagged":
             begun = self._held.lstrip()
-            return (
-                [] if self._style == "forced" or not begun or begun[0] == "{" else self._text(len(self._held))
-            )
+            waits = self._style == "forced" or (not self._shown and (not begun or begun[0] == "{"))
+            return [] if waits else self._text(len(self._held))
         found: list[str | Call] = []
         while (start := self._held.find(OPEN)) >= 0 and (end := self._held.find(CLOSE, start)) >= 0:
             found += self._text(start)
@@ -66,7 +66,7 @@ class ToolReader:
             if not inside.startswith(OPEN):
                 return self._text(len(inside))
             inside = inside.removeprefix(OPEN)
-        elif self._style == "none":
+        elif self._style == "none" or self._shown:
             return self._text(len(inside))
         return self._call(len(self._held), inside)
 
@@ -85,6 +85,7 @@ class ToolReader:
         if self._behind:
             text = text.lstrip()
             self._behind = not text
+        self._shown = self._shown or bool(text)
         return [text] if text else []
 
 
@@ -97,18 +98,21 @@ def style_of(plain: str, with_tools: str) -> Style:
 
 def forced_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The JSON schema of a call of one of these tools, each `{"function": {"name": …, "parameters": …}}`."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool["function"]["name"]},
-                "arguments": tool["function"].get("parameters") or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
+    calls = []
+    for number, tool in enumerate(tools):
+        place = f"{f'/anyOf/{number}' if len(tools) > 1 else ''}/properties/arguments"
+        arguments = tool["function"].get("parameters") or {"type": "object"}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": tool["function"]["name"]},
+                    "arguments": _moved(arguments, place),
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
     return compact(calls[0] if len(calls) == 1 else {"anyOf": calls})
 
 
@@ -118,17 +122,32 @@ def compact(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"x-guidance": layout, **schema}
 
 
+def _moved(schema: Any, place: str) -> Any:
+    """A schema that becomes part of another at the JSON pointer `place`: references to its own root lead there."""
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _moved(value, place) for key, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = f"#{place}{reference[1:]}"
+    return moved
+
+
 def _parse(text: str, names: Collection[str]) -> Call | None:
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
+        if not isinstance(data, dict) or data.get("name") not in names:
+            return None
+        arguments = data.get("arguments", data.get("parameters", {}))
+        if not isinstance(arguments, dict):
+            return None
+        written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        written.encode()  # half a surrogate pair can be read, and not sent
+    except (ValueError, TypeError, RecursionError):
         return None
-    if not isinstance(data, dict) or data.get("name") not in names:
-        return None
-    arguments = data.get("arguments", data.get("parameters", {}))
-    if not isinstance(arguments, dict):
-        return None
-    return Call(data["name"], json.dumps(arguments, ensure_ascii=False))
+    return Call(data["name"], written)
 
 
 def _overlap(text: str) -> int:

@@ -23,6 +23,7 @@ from hub_loader.errors import KernelHubError
 
 from ..embed import Pooling, embed
 from ..engine import LLM
+from ..guide import TokenGuide
 from ..output import Delta
 from ..params import SamplingParams
 from .job import Event, Job
@@ -30,6 +31,10 @@ from .job import Event, Job
 log = logging.getLogger(__name__)
 ORDER_SECONDS = 0.01  # spent on orders between two steps
 MOST_FAILURES = 3  # steps in a row that may fail before the engine counts as broken
+
+
+class GivenUp(Exception):  # noqa: N818 - as EngineFailure
+    """A job was aborted before the engine had queued all of it."""
 
 
 class EngineFailure(Exception):  # noqa: N818 - an answer of this server, not of the family: nobody exits with it
@@ -73,6 +78,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop
         # The event loop's:
         self.jobs: set[Job] = set()
+        self._unfinished = 0  # continuations of the jobs
         self.embedding = 0  # requests for vectors that are not over
         # The engine thread's: which job and which of its prompts a request of the engine is, and back.
         self._requests: dict[int, tuple[Job, int]] = {}
@@ -101,17 +107,23 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many continuations wait for their first step, about."""
-        return max(0, sum(job.choices for job in self.jobs) - self.stats.running)
+        return max(0, self._unfinished - self.stats.running)
 
-    def submit(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Job:
-        """Hand prompts over as token ids; `Job.accepted` says whether the engine takes them."""
+    def submit(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, guide: TokenGuide | None = None
+    ) -> Job:
+        """Hand prompts over as token ids; `Job.accepted` says whether the engine takes them.
+
+        guide: what `LLM.guide` makes of the parameters; without it a grammar is compiled in the engine's thread.
+        """
         job = Job(prompts, params, time.monotonic(), lambda job: self._orders.put(lambda: self._abort(job)))
         self.jobs.add(job)
+        self._unfinished += job.choices
         if self.broken:
             self._told(job, EngineFailure("the engine has failed: see the server's log"))
         else:
             for number in range(len(prompts)):  # an order each: a thousand prompts are not added in one go
-                self._orders.put(partial(self._add, job, number))
+                self._orders.put(partial(self._add, job, number, guide))
         return job
 
     def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Vectors:
@@ -125,6 +137,16 @@ class Worker:
     # -- the engine's thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:  # a thread that died in silence would let everybody wait for ever
+            log.critical(
+                "The engine's thread failed: the engine is broken, restart the server", exc_info=True
+            )
+            self.broken = True
+            self._loop.call_soon_threadsafe(self._fail_all)
+
+    def _work(self) -> None:
         while self._take_orders():
             if self._llm.busy:
                 self._step()
@@ -147,14 +169,14 @@ class Worker:
             idle = False  # what it changed is to be measured before the next is waited for
         return True
 
-    def _add(self, job: Job, number: int) -> None:
+    def _add(self, job: Job, number: int, guide: TokenGuide | None) -> None:
         if number == 0:
             self._held[job] = _Held(set(), len(job.prompts))
         held = self._held.get(job)
-        if held is None:  # one of its prompts was refused
+        if held is None or job.given_up:  # one of its prompts was refused, or `_abort` is about to come
             return
         try:
-            request_id = self._llm.add(job.prompts[number], job.params)
+            request_id = self._llm.add(job.prompts[number], job.params, guide)
         except Exception as error:  # whatever one request does to the engine, it answers for it alone
             self._forget(job)
             self._tell(job, _blamed(error))
@@ -168,9 +190,15 @@ class Worker:
 
     def _abort(self, job: Job) -> None:
         """Comes after the orders that add its prompts, all of them."""
-        for request_id in list(self._held[job].ids if job in self._held else ()):
-            ended = self._llm.abort(request_id)
-            self._hand_out([Delta(request_id, each.index, (), "", each) for each in ended])
+        held = self._held.get(job)
+        if held is None:
+            return
+        if held.to_add:
+            self._forget(job)
+            self._tell(job, GivenUp("this request was given up before it was queued"))
+            return
+        ended = [each for request_id in held.ids for each in self._llm.abort(request_id)]
+        self._hand_out([Delta(each.request_id, each.index, (), "", each) for each in ended])
 
     def _step(self) -> None:
         began = time.monotonic()
@@ -269,13 +297,20 @@ class Worker:
     def _told(self, job: Job, failure: Exception | None) -> None:
         if failure is None:
             job.accept()
-        else:
+        elif job in self.jobs:
+            self._unfinished -= job.choices - len(job.completions)
             job.fail(failure)
             self._end(job)
 
+    def _fail_all(self) -> None:
+        for job in list(self.jobs):
+            self._told(job, EngineFailure("the engine has failed: see the server's log"))
+
     def _push(self, found: Sequence[tuple[Job, list[Event]]], now: float) -> None:
         for job, events in found:
+            before = len(job.completions)
             job.push(events)
+            self._unfinished -= len(job.completions) - before
             self._observe(job, events, now)
             if job.over:
                 self._end(job)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
-from hub_loader.errors import UsageError
+from hub_loader.errors import SelfTestError, UsageError
 
 from ..config import ModelConfig, load_config
 from ..kernels import Kernels
 from ..model import Decoder
 from ..model_source import find_model
+from ..self_test import proven, shapes_of
 from ..tokenizer import Tokenizer
 from ..weights import open_weights
-from .draft_model import DraftModel, ModelChain, ModelTree
+from .draft_model import BLOCK_SIZE, DraftModel, ModelChain, ModelTree
 from .ngram import NGram
 from .proposer import Proposer
 
@@ -57,7 +58,7 @@ def parse(text: str) -> Spelling:
 class Target:
     """The model that is guessed for: what a draft model has to share with it.
 
-    tokens: how many the cache holds. places: how many lines run at a time.
+    tokens: how many the cache holds. places: how many lines run at a time. fall_back: as of `proven`.
     """
 
     config: ModelConfig
@@ -66,6 +67,7 @@ class Target:
     dtype: torch.dtype
     tokens: int
     places: int
+    fall_back: bool = False
 
 
 def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer | None:
@@ -75,6 +77,7 @@ def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer 
         UsageError: the words mean nothing, the draft model's tokens mean something else, or attention cannot compute
             what is asked for.
         ModelError: the draft model cannot be loaded.
+        SelfTestError: a kernel does not compute in the draft model's shapes what it should.
     """
     proposer = _make(parse(speculate), target) if isinstance(speculate, str) else speculate
     if proposer is None or not proposer.draws_trees:
@@ -103,6 +106,11 @@ def _load(model: str, target: Target) -> DraftModel:
         raise UsageError(
             f"the tokens of draft model {model} are not the model's: choose one with its tokenizer"
         )
-    decoder = Decoder(config, open_weights(folder, config.scheme), target.kernels, target.dtype)
-    plan_step, vocabulary = target.kernels.plan_step, target.config.vocab_size
-    return DraftModel(decoder, plan_step, vocabulary, target.tokens, target.places)
+    weights = open_weights(folder, config.scheme)
+    shapes = shapes_of(config, target.dtype, BLOCK_SIZE, weights.formats)
+    try:
+        kernels = proven(target.kernels, shapes, fall_back=target.fall_back)
+    except SelfTestError as error:
+        raise SelfTestError(f"draft model {model}: {error}") from error
+    decoder = Decoder(config, weights, kernels, target.dtype)
+    return DraftModel(decoder, kernels.plan_step, target.config.vocab_size, target.tokens, target.places)

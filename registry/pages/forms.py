@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 
 from ..errors import RequestError
+from ..names import check_text
 
 MAX_BYTES = 64 << 10
 
@@ -24,4 +25,4 @@ async def read_form(request: Request) -> dict[str, str]:
         raise RequestError(
             400, "This form cannot be read: open its page again and send it from there."
         ) from None
-    return {name: values[0] for name, values in fields.items()}
+    return {check_text(name): check_text(values[0]) for name, values in fields.items()}

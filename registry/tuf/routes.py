@@ -25,13 +25,13 @@ from hub_loader.manifest import INDEX_NAME
 from hub_loader.trust.tuf_names import BUNDLE_URL, METADATA_URL, PUBLISH_URL, parse_target, role_of
 
 from ..auth import identity_of
-from ..errors import RequestError, bad_request, entry_not_found
+from ..errors import bad_request, entry_not_found
 from ..http import param, read_body, writer
 from ..names import check_org
 from .hub_files import lack_of
 from .repository import TufRepository
 from .roles import lifetimes_of
-from .upload import MAX_BYTES, read_claim
+from .upload import check_size, read_claim
 
 logger = logging.getLogger(__name__)
 _FILE = re.compile(r"(?:(\d{1,9})\.)?(.+)\.json", re.DOTALL)
@@ -93,8 +93,7 @@ async def publish(request: Request) -> Response:
     org = check_org(param(request, "org"))
     await run_in_threadpool(identity_of, request)
     data = await read_body(request)
-    if len(data) > MAX_BYTES:
-        raise RequestError(413, f"Metadata of more than {MAX_BYTES} bytes is read by no client.")
+    check_size(data)
 
     def finish() -> int:
         repository = _repository(request)

@@ -38,8 +38,10 @@ def check_upload(
     """The uploaded metadata, if it may follow `before`; `carried` from another hub it may be any later version.
 
     Raises:
-        RequestError: 400 it is malformed, 403 it is not signed as delegated, 412 another version came first.
+        RequestError: 400 it is malformed, 403 it is not signed as delegated, 412 another version came first, 413 as
+            `check_size`.
     """
+    check_size(data)
     role, metadata = role_of(org), parse_role(org, data)
     signed = metadata.signed
     try:
@@ -73,6 +75,12 @@ def check_upload(
     for path, file in signed.targets.items():
         read_claim(org, path, file)
     return metadata
+
+
+def check_size(data: bytes) -> None:
+    """Raises RequestError 413 for what clients do not read; blanks around it count, which no signature covers."""
+    if len(data) > MAX_BYTES:
+        raise RequestError(413, f"Metadata of more than {MAX_BYTES} bytes is read by no client.")
 
 
 def parse_role(org: str, data: bytes) -> Metadata[Targets]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence as Sized
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from engine.speculation.ngram import NGram
 from engine.speculation.proposer import Context
 from engine.speculation.spelling import Spelling, parse
 from engine.speculation.tree import Position, best_tree
-from hub_loader.errors import UsageError
+from hub_loader.errors import SelfTestError, UsageError
 
 weights = st.lists(st.floats(0.01, 1), min_size=1, max_size=4)
 
@@ -88,7 +89,7 @@ def test_a_node_of_a_tree_sees_what_it_would_see_at_the_end_of_its_own_line(
     length, size, heads = 9, 8, 2
     tree = Chunk(Sequence(0, [1] * length, 9, computed=5, blocks=[3, 0, 2, 5]), 5, length, True, draft)
     other = Chunk(Sequence(1, [1] * 7, 9, blocks=[1, 4]), 0, 7, True)
-    batch = with_drafts(build_batch(Step((tree, other)), 4, torch_ops.plan_step), Step((tree, other)))
+    batch = with_drafts(build_batch(Step([tree, other]), 4, torch_ops.plan_step), Step([tree, other]))
     assert batch.positions.tolist() == [5, 6, 7, 8, 9, 10, 9, 11, 10, 10, *range(7)]
     assert batch.sample_rows.tolist() == [*range(3, 10), 16]
     keys, values = torch.randn(2, 17, heads, size, generator=generator)
@@ -126,7 +127,7 @@ def test_a_node_of_a_tree_sees_what_it_would_see_at_the_end_of_its_own_line(
 
 def test_a_tree_of_more_than_32_nodes_has_a_mask_of_as_many_words_as_it_takes() -> None:
     draft = Draft(tuple(range(40)), (LAST,) * 40)
-    step = Step((Chunk(Sequence(0, [1] * 3, 9, blocks=list(range(11))), 2, 3, True, draft),))
+    step = Step([Chunk(Sequence(0, [1] * 3, 9, blocks=list(range(11))), 2, 3, True, draft)])
     batch = with_drafts(build_batch(step, 4, torch_ops.plan_step), step)
     assert batch.tree_mask is not None
     assert batch.tree_mask.shape == (41, 2)
@@ -166,6 +167,22 @@ def test_drafts_take_what_room_is_left_and_never_a_place_or_block_of_others() ->
     step = scheduler.schedule()
     assert [len(chunk.draft) for chunk in step.chunks] == [0, 3, 3], "all blocks are taken"
     assert not step.preempted
+
+
+def test_blocks_of_rejected_drafts_are_given_back_so_that_nobody_is_preempted_for_a_guess() -> None:
+    scheduler = Scheduler(BlockPool(6), 2, 64, 2)
+    for number in range(2):
+        scheduler.add(Sequence(number, [number] * 2, 9))
+    scheduler.complete(scheduler.schedule(), [[1], [1]])
+    scheduler.running[0].draft = chain([9] * 5)
+    step = scheduler.schedule()
+    assert (len(step.chunks[0].draft), scheduler.pool.available) == (5, 0)
+    scheduler.complete(step, [[1], [1]])
+    for _ in range(2):
+        step = scheduler.schedule()
+        assert not step.preempted
+        scheduler.complete(step, [[1], [1]])
+    assert [len(s.blocks) for s in scheduler.running] == [3, 3]
 
 
 def test_a_draft_never_leads_past_the_last_token_that_was_asked_for() -> None:
@@ -213,3 +230,44 @@ def test_trees_with_an_attention_kernel_that_knows_no_tree_mask_are_refused_and_
     with pytest.raises(UsageError, match="use attention=torch, or speculate with chains"):
         LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"tree:{SHIPPED}:4")
     assert LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:4")
+
+
+def test_a_kernel_that_is_right_for_the_model_and_wrong_for_its_draft_model_is_refused_at_the_start() -> None:
+    def attend(query: torch.Tensor, keys: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+        if keys.shape[1] != 16:
+            raise ValueError("blocks of 16 only")
+        return torch_ops.attend(query, keys, *rest, **options)  # type: ignore[arg-type]
+
+    plain = LLM(SHIPPED, max_sequences=1).kernels
+    bindings = tuple(replace(b, source="org/x") if b.slot == "attention" else b for b in plain.bindings)
+    kernels = replace(plain, attend=attend, bindings=bindings)
+    assert LLM(SHIPPED, max_sequences=1, kernels=kernels)
+    with pytest.raises(SelfTestError, match=r"draft model .*: slot attention: org/x .* blocks of 16 only"):
+        LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:2")
+    llm = LLM(SHIPPED, max_sequences=1, kernels=kernels, speculate=f"draft:{SHIPPED}:2", fall_back=True)
+    assert llm.kernels.attend is attend
+    assert llm.generate(["def "], SamplingParams(max_tokens=4)) == LLM(SHIPPED).generate(
+        ["def "], SamplingParams(max_tokens=4)
+    )
+
+
+def test_nobody_guesses_for_a_step_that_prompts_fill() -> None:
+    asked = []
+
+    class Asked:
+        draws_trees = False
+
+        def propose(self, contexts: Sized[Context]) -> list[Draft]:
+            asked.append(len(contexts))
+            return [chain([7]) for _ in contexts]
+
+    llm = LLM(SHIPPED, max_sequences=2, token_budget=8, speculate=Asked())
+    llm.add([1, 2], SamplingParams(max_tokens=20, ignore_stop=True))
+    llm.step()
+    llm.step()
+    assert sum(asked) == 1
+    llm.add(list(range(10, 34)), SamplingParams(max_tokens=1))
+    llm.step()  # it is queued, and its length not yet known to be in the way
+    for _ in range(2):
+        llm.step()
+    assert sum(asked) == 2

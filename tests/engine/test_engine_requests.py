@@ -169,3 +169,27 @@ def test_same_requests_twice_give_the_same_tokens_bit_for_bit(make_model: MakeMo
     first = LLM(make_model()).generate(prompts, params)
     torch.manual_seed(0)  # the engine draws nothing from the process's own generator
     assert tokens(LLM(make_model()).generate(prompts, params)) == tokens(first)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt])
+def test_generate_that_fails_or_is_interrupted_leaves_no_request_behind(
+    shipped: LLM, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    params = SamplingParams(max_tokens=3, n=2, ignore_stop=True)
+    expected = tokens(shipped.generate(["x"], params))
+
+    def fail(*arguments: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shipped.model, "forward", fail)
+        with pytest.raises(failure):
+            shipped.generate(["x", "y"], params)
+    assert not shipped.busy
+    assert shipped.scheduler.pool.held == 0
+    assert tokens(shipped.generate(["x"], params)) == expected
+
+
+def test_stop_given_as_one_text_is_refused_and_not_taken_letter_by_letter() -> None:
+    with pytest.raises(UsageError, match="expected a tuple of texts"):
+        SamplingParams(stop="end")  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def test_a_step_planned_by_the_package_is_the_step_planned_by_torch(package: Pat
             Sequence(0, list(range(total)), 5, computed=start, blocks=blocks), start, end, end == total
         )
 
-    step = Step((chunk(19, 20, 20, [8, 1]), chunk(0, 33, 33, [3, 5, 0]), chunk(16, 24, 40, [7, 6])))
+    step = Step([chunk(19, 20, 20, [8, 1]), chunk(0, 33, 33, [3, 5, 0]), chunk(16, 24, 40, [7, 6])])
     theirs = build_batch(step, 16, get_local_kernel(package).plan_step)
     ours = build_batch(step, 16, torch_ops.plan_step)
     for name, expected in vars(ours).items():

@@ -86,9 +86,9 @@ def test_step_when_one_sequence_decodes_and_a_long_prompt_waits_then_both_share_
     scheduler.add(short)
     one_step(scheduler)
     scheduler.add(long)
-    assert one_step(scheduler).chunks == (Chunk(short, 3, 4, True), Chunk(long, 0, 7, False))
-    assert one_step(scheduler).chunks == (Chunk(short, 4, 5, True), Chunk(long, 7, 14, False))
-    assert one_step(scheduler).chunks == (Chunk(short, 5, 6, True), Chunk(long, 14, 20, True))
+    assert one_step(scheduler).chunks == [Chunk(short, 3, 4, True), Chunk(long, 0, 7, False)]
+    assert one_step(scheduler).chunks == [Chunk(short, 4, 5, True), Chunk(long, 7, 14, False)]
+    assert one_step(scheduler).chunks == [Chunk(short, 5, 6, True), Chunk(long, 14, 20, True)]
 
 
 def test_step_when_blocks_run_out_then_the_latest_arrival_is_preempted_and_recomputes() -> None:
@@ -98,13 +98,13 @@ def test_step_when_blocks_run_out_then_the_latest_arrival_is_preempted_and_recom
     scheduler.add(second)
     one_step(scheduler)  # two blocks each, all four in use
     step = one_step(scheduler)
-    assert step.chunks == (Chunk(first, 4, 5, True),)
+    assert step.chunks == [Chunk(first, 4, 5, True)]
     assert [p.sequence for p in step.preempted] == [second]
     assert "request 1 gave up 2 KV blocks for request 0" in step.preempted[0].reason
     assert "raise num_blocks" in step.preempted[0].reason
     while first.finish_reason is None:
         one_step(scheduler)
-    assert one_step(scheduler).chunks == (Chunk(second, 0, 5, True),)  # its prompt and the token it had
+    assert one_step(scheduler).chunks == [Chunk(second, 0, 5, True)]  # its prompt and the token it had
 
 
 def test_step_when_the_earliest_waiting_does_not_fit_then_a_shorter_one_does_not_overtake() -> None:
@@ -124,7 +124,7 @@ def test_sequence_when_it_draws_a_stop_token_then_it_finishes_early() -> None:
 
 
 def test_schedule_when_nothing_is_queued_then_the_step_is_empty() -> None:
-    assert Scheduler(BlockPool(1), 1, 1, 1).schedule() == Step(())
+    assert Scheduler(BlockPool(1), 1, 1, 1).schedule() == Step(budget=1)
 
 
 @pytest.mark.parametrize(

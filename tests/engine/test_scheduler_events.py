@@ -226,6 +226,17 @@ def test_prompt_when_all_of_it_is_in_the_cache_then_its_last_block_is_computed_a
     assert [(c.start, c.end) for c in scheduler.schedule().chunks] == [(4, 8)]
 
 
+def test_own_blocks_found_again_after_a_preemption_are_no_hits_of_the_prefix_cache() -> None:
+    scheduler = Scheduler(BlockPool(20), 4, 64, 1)
+    patient = Sequence(0, list(range(10)), 3)
+    scheduler.add(patient)
+    scheduler.complete(scheduler.schedule(), [[1]])
+    scheduler.add(Sequence(1, [40], 2, priority=-1))
+    finish(scheduler)
+    assert scheduler.counters.preemptions == 1
+    assert (scheduler.counters.prefix_hit_tokens, patient.cached) == (0, 0)
+
+
 def test_kept_prefixes_when_room_is_needed_then_the_longest_unused_goes_first() -> None:
     scheduler = Scheduler(BlockPool(4), 4, 64, 4)
     for number, first in enumerate((10, 20)):

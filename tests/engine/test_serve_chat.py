@@ -25,6 +25,12 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": "weather", "description": "Now", "parameters": SCHEMA}},
     {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}},
 ]
+HALF_A_PAIR: Any = {
+    "role": "assistant",
+    "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": r'{"a": "\ud800"}'}}
+    ],
+}
 GREEDY: Any = {"extra_body": {"temperature": 0}}  # the newest client has no argument for it
 CALLING = r'Well\. <tool_call>\{"name": "weather", "arguments": \{"city": "(Oslo|Rome)"\}\}</tool_call>'
 
@@ -126,6 +132,7 @@ def test_tool_that_the_model_calls_of_itself_is_found_beside_its_text(server: Se
             {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "rm"}}},
             "none of the tools",
         ),
+        ({"messages": [*ASKED, HALF_A_PAIR]}, "no JSON object"),
         ({"top_logprobs": 3}, "logprobs=true"),
         ({"response_format": {"type": "json_schema"}}, "go together"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,19 @@ def send_and_vanish(server: Server, *, stream: bool) -> None:
     """Ask for a long completion on a bare socket; close it as soon as the engine is at work."""
     body = {**LONG, **LONG["extra_body"], "stream": stream}
     del body["extra_body"]
+    with post_raw(server, body):
+        server.wait_until(lambda: server.metric("vllm:num_requests_running") > 0, "it runs")
+
+
+def post_raw(server: Server, body: dict[str, Any]) -> socket.socket:
+    """Ask for a completion on a bare socket, whose end is the end of the client."""
     content = json.dumps(body).encode()
     headers = ("Host: x", "Content-Type: application/json", f"Content-Length: {len(content)}")
     head = "\r\n".join(("POST /v1/completions HTTP/1.1", *headers, "", ""))
     port = int(server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(head.encode() + content)
-        server.wait_until(lambda: server.metric("vllm:num_requests_running") > 0, "it runs")
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(head.encode() + content)
+    return connection
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -187,23 +192,14 @@ def test_ten_thousand_queued_requests_stall_nobody(start_server: StartServer) ->
         "max_tokens": 1000,
         "n": 2,
     }
-    thread = threading.Thread(target=lambda: _vanish_after(server, many))
-    thread.start()
-    server.wait_until(lambda: server.metric("vllm:num_requests_waiting") > 9000, "they wait")
-    generated = server.metric("vllm:generation_tokens_total")
-    server.wait_until(
-        lambda: server.metric("vllm:generation_tokens_total") > generated, "it computes meanwhile"
-    )
-    assert server.metric("vllm:num_requests_waiting") > 9000
-    assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
-    thread.join()  # it has lost its patience
+    with post_raw(server, many):
+        server.wait_until(lambda: server.metric("vllm:num_requests_waiting") > 9000, "they wait")
+        generated = server.metric("vllm:generation_tokens_total")
+        server.wait_until(
+            lambda: server.metric("vllm:generation_tokens_total") > generated, "it computes meanwhile"
+        )
+        assert server.metric("vllm:num_requests_waiting") > 9000
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
     server.wait_until(server.idle, "all are given up")
     assert client.completions.create(model=NAME, prompt="x", max_tokens=2).choices
     assert server.stop() == 0
-
-
-def _vanish_after(server: Server, body: dict[str, Any]) -> None:
-    try:
-        httpx.post(f"{server.url}/v1/completions", json=body, timeout=httpx.Timeout(60, read=15))
-    except httpx.ReadTimeout:
-        return

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
 from engine_models import SHIPPED, MakeModel
 from serving import NAME, StartServer
 
 from engine import LLM, SamplingParams
-from engine.server.worker import MOST_FAILURES, EngineFailure, Worker
+from engine.guide import TokenGuide
+from engine.server.app import create_app
+from engine.server.options import Options
+from engine.server.worker import MOST_FAILURES, EngineFailure, GivenUp, Worker
 from hub_loader.errors import UsageError
 
 FIVE = SamplingParams(max_tokens=5, ignore_stop=True)
@@ -105,6 +110,80 @@ def test_job_that_is_aborted_ends_all_its_choices(make_model: MakeModel) -> None
         assert llm.scheduler.pool.held == 0
 
     run(llm, play)
+
+
+def test_job_that_is_given_up_while_its_prompts_are_added_is_forgotten(make_model: MakeModel) -> None:
+    llm = LLM(make_model(), max_sequences=2)
+
+    async def play(worker: Worker) -> None:
+        job = worker.submit([[1, 2]] * 3000, FIVE)
+        assert worker.waiting == 3000
+        job.abort()
+        with pytest.raises(GivenUp):
+            await job.accepted()
+        assert not worker.waiting and not worker.jobs
+        assert (await worker.submit([[1]], FIVE).finished())[0].tokens
+        assert llm.scheduler.pool.held == 0 and not llm.busy
+
+    run(llm, play)
+
+
+def test_thread_that_fails_breaks_the_engine_and_answers_everybody(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(make_model())
+
+    def fail(request_id: int) -> None:
+        raise ValueError("the scheduler has lost a sequence")
+
+    monkeypatch.setattr(llm, "abort", fail)
+
+    async def play(worker: Worker) -> None:
+        params = SamplingParams(max_tokens=200, ignore_stop=True)
+        jobs = [worker.submit([[n + 1]], params) for n in range(3)]
+        await jobs[2].accepted()
+        jobs[0].abort()
+        answers = await asyncio.gather(*(job.finished() for job in jobs), return_exceptions=True)
+        assert all(isinstance(answer, EngineFailure) for answer in answers)
+        assert worker.broken and not worker.jobs
+
+    run(llm, play)
+
+
+def test_grammar_that_takes_long_to_compile_delays_nobody_else(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, entered, go_on = LLM(make_model()), threading.Event(), threading.Event()
+    make = llm._guides.make
+
+    def slow(params: SamplingParams) -> TokenGuide | None:
+        if params.regex:
+            entered.set()
+            go_on.wait(60)
+        return make(params)
+
+    monkeypatch.setattr(llm._guides, "make", slow)
+
+    async def whole() -> None:
+        app = create_app(llm, Options(name=NAME))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            body = {"model": NAME, "prompt": [[1], [2]], "max_tokens": 5}
+            guided = body | {"structured_outputs": {"regex": "[ab]{3}"}}
+            asked = asyncio.create_task(client.post("/v1/completions", json=guided))
+            await asyncio.to_thread(entered.wait, 60)
+            try:
+                other = await asyncio.wait_for(client.post("/v1/completions", json=body), 30)
+            finally:
+                go_on.set()
+            assert other.status_code == 200
+            texts = [choice["text"] for choice in (await asked).json()["choices"]]
+            assert len(texts) == 2 and all(set(text) <= {"a", "b"} and len(text) == 3 for text in texts)
+
+    asyncio.run(whole())
 
 
 @pytest.mark.slow

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from engine_models import SHIPPED
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import SamplingParams
+from engine.guide import Guides
 from engine.server.tools import Call, Style, ToolReader, forced_schema, style_of
+from engine.tokenizer import Tokenizer
 
 NAMES = {"add", "weather"}
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
@@ -34,6 +38,11 @@ def read(style: Style, pieces: list[str]) -> tuple[str, list[Call]]:
         ("bare", ' {"name": "weather", "parameters": {"at": "é"}}', "", [Call("weather", '{"at": "é"}')]),
         ("bare", '{"a": 1}', '{"a": 1}', []),
         ("bare", "Hello {", "Hello {", []),
+        ("bare", 'So {"name": "add"}', 'So {"name": "add"}', []),
+        ("bare", '{"name": ["add"]}', '{"name": ["add"]}', []),
+        ("bare", '{"name": "add", "arguments": {"a": NaN}}', '{"name": "add", "arguments": {"a": NaN}}', []),
+        ("bare", '{"name":"add","arguments":{"a":1e999}}', '{"name":"add","arguments":{"a":1e999}}', []),
+        ("bare", r'{"name":"add","arguments":{"\ud800":1}}', r'{"name":"add","arguments":{"\ud800":1}}', []),
         ("forced", '{"name":"add","arguments":{}}', "", [Call("add", "{}")]),
         ("forced", '{"name":"add","argu', '{"name":"add","argu', []),
     ],
@@ -69,3 +78,19 @@ def test_schema_of_a_forced_call_names_each_tool() -> None:
     assert forced_schema(tools[:1])["properties"]["name"] == {"const": "add"}
     assert len(forced_schema(tools)["anyOf"]) == 2
     json.dumps(forced_schema(tools))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_schema_of_a_forced_call_follows_references_to_a_tools_own_definitions(count: int) -> None:
+    parameters = {
+        "$defs": {"City": {"enum": ["Oslo"]}},
+        "type": "object",
+        "properties": {"city": {"$ref": "#/$defs/City"}, "$ref": {"type": "integer"}},
+        "required": ["city"],
+    }
+    tools = [{"function": {"name": f"tool-{n}", "parameters": parameters}} for n in range(count)]
+    tokenizer = Tokenizer(SHIPPED)
+    guide = Guides(tokenizer.to_json, frozenset((0,))).make(SamplingParams(json_schema=forced_schema(tools)))
+    assert guide is not None
+    for token in tokenizer.encode('{"name": "tool-0", "arguments": {"city": "Oslo"}}', False):
+        guide.advance(token)  # raises for what the schema does not allow

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from unittest.mock import ANY
 
 import pytest
 
@@ -106,6 +107,16 @@ def test_the_functions_of_dataclasses_take_records():
     assert dataclasses.is_dataclass(Point)
     with pytest.raises(TypeError):
         dataclasses.replace(Point(1), y=2)
+
+
+def test_fields_of_a_record_are_made_once_for_each_class():
+    assert dataclasses.fields(Point)[0] is dataclasses.fields(Point(1))[0]  # type: ignore[arg-type]
+    assert len(dataclasses.fields(Farther)) == len(dataclasses.fields(Point)) + 1  # type: ignore[arg-type]
+
+
+def test_what_equals_a_record_in_its_own_words_is_asked():
+    assert Point(1) == ANY
+    assert Point(1).__eq__(1) is NotImplemented
 
 
 def test_records_are_copied_and_pickled():

@@ -156,6 +156,18 @@ def test_import_when_one_repository_is_refused_then_none_is_imported(source: Ope
         hub[0].repo(RepoName("acme", "aaa"))
 
 
+def test_import_when_one_organizations_name_is_taken_in_another_case_then_none_is_imported(
+    source: Opened, tmp_path: Path
+) -> None:
+    commit(source, {"a": b"new"}, RepoName("zeta", "gelu"))
+    export(*source, tmp_path / "both.tar", [], utc_now())
+    hub = opened(Place(tmp_path / "to"))
+    commit(hub, {"a": b"another"}, RepoName("Zeta", "relu"))
+    with pytest.raises(RegistryError, match="'zeta' is taken by the organization 'Zeta'"):
+        carry_in(*hub, tmp_path / "both.tar")
+    assert nothing(hub)
+
+
 def test_import_when_a_tag_is_elsewhere_then_refused(source: Opened, archive: Path, tmp_path: Path) -> None:
     hub = opened(Place(tmp_path / "to"))
     carry_in(*hub, archive)
@@ -268,6 +280,21 @@ def test_import_when_a_repository_is_forged_then_refused_although_every_hash_fit
     with pytest.raises(IntegrityError):
         carry_in(*hub, resealed(archive, found))
     assert nothing(hub)
+
+
+@pytest.mark.parametrize("key", ["GNU.sparse.size", "GNU.sparse.map"])
+def test_import_when_a_header_is_nonsense_then_refused(archive: Path, tmp_path: Path, key: str) -> None:
+    found = members(archive)
+    found[0][0].pax_headers = {key: "x,y"}
+    with pytest.raises(IntegrityError, match="is no whole archive"):
+        carry_in(*opened(Place(tmp_path / "to")), rewrite(archive, found))
+
+
+def test_import_when_its_manifest_is_nested_without_end_then_refused(archive: Path, tmp_path: Path) -> None:
+    found = members(archive)
+    found[0] = (found[0][0], b"[" * 100_000)
+    with pytest.raises(IntegrityError, match="manifest is not one of"):
+        carry_in(*opened(Place(tmp_path / "to")), rewrite(archive, found))
 
 
 def test_import_when_a_manifest_is_asked_for_then_no_other_archive_is_taken(

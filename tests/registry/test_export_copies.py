@@ -150,6 +150,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "an upstream that is none": lambda it: it["copied"].update(upstream="file:///etc"),
     "a kind": lambda it: it["copied"].update(kind="spaces"),
     "a reference without a commit": lambda it: it["refs"].update({"heads/v2": "1" * 40}),
+    "a claim about a file of another copy": lambda it: it["copied"]["claims"].update({"1" * 40: "2" * 64}),
     "a claim of nonsense": lambda it: it["copied"].update(claims={"1" * 40: "../../etc/passwd"}),
 }
 

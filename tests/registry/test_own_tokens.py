@@ -222,6 +222,12 @@ def test_page_when_the_form_is_another_sites_then_nothing_is_made_or_revoked(ada
         assert ada.call(write).json() == before
 
 
+def test_page_when_a_label_is_no_text_that_every_database_holds_then_400(ada: Person, write: str) -> None:
+    with ada.browser(write) as web:
+        fields = {"csrf": csrf(web), "scope": "read", "label": "a\0b", "days": "1"}
+        assert web.post("/-/settings/tokens", data=fields).status_code == 400
+
+
 def test_page_when_signed_in_with_less_then_offers_and_makes_no_more(ada: Person) -> None:
     with ada.browser(ada.token()) as web:
         page = web.get("/-/settings").text

@@ -206,3 +206,22 @@ def test_downloads_that_were_counted_are_drawn_and_sort_the_list(hub: Hub, stran
     assert "in 30 days" in shown
     listed = stranger.get("/counted?sort=downloads").text
     assert 0 < listed.index("/kernels/counted/frequent") < listed.index("/kernels/counted/rare")
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize(
+    "tab", ["/kernels/{}", "/kernels/{}/tree/v1", "/api/kernels/{}", "/{}/resolve/v1/README.md"]
+)
+def test_private_kernel_in_another_case_is_refused_as_what_is_not_there(
+    stranger: httpx.Client, tab: str, accept: str
+) -> None:
+    asked = [
+        stranger.get(tab.format(name), headers={"Accept": accept})
+        for name in ("Secrets/hidden-one", "Secrets/no-such")
+    ]
+    there, absent = (
+        (got.status_code, got.headers["content-type"], got.text.replace("no-such", "hidden-one"))
+        for got in asked
+    )
+    assert there == absent
+    assert there[0] == 404

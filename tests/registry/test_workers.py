@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -182,6 +183,21 @@ def test_worker_when_it_hangs_then_it_is_killed_and_replaced(tmp_path: Path) -> 
         assert f"Worker {before[0]} was ended by SIGKILL: another is started" in text
     finally:
         end(hub)
+
+
+def test_worker_when_none_can_be_started_for_it_then_the_others_serve_until_one_can(start: Start) -> None:
+    hub = start()
+    before, watching = workers(hub), hub.process.pid
+    limits = resource.prlimit(watching, resource.RLIMIT_NOFILE)
+    used = {int(fd.name) for fd in Path(f"/proc/{watching}/fd").iterdir()}
+    resource.prlimit(watching, resource.RLIMIT_NOFILE, (max(used) + 1, limits[1]))
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: "A worker cannot be started" in hub.log.read_text())
+    assert httpx.get(f"{hub.url}/readyz").status_code == 200
+    resource.prlimit(watching, resource.RLIMIT_NOFILE, limits)
+    until(lambda: len({*workers(hub)} - {before[0]}) == 2)
+    until(lambda: len(list(Path(f"/proc/{watching}/fd").iterdir())) == len(used))
+    assert hub.stop(signal.SIGTERM) == 0
 
 
 def test_serve_when_no_worker_can_serve_then_one_line_says_why(

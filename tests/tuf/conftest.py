@@ -17,6 +17,7 @@ from hub_loader.config import Config
 from hub_loader.trust.tuf_client import add_root
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hub_loader"))  # packages to publish
+sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))  # archives to forge
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from khub_process import StartHub
+from test_export import members, resealed
 from tuf_hub import TufHub, index_of, new_key, signed
 
 from hub_loader.errors import SignatureError
@@ -102,6 +103,19 @@ def test_list_when_its_keys_may_not_publish_there_then_left_out_until_they_may(
     hub.publish(repo, key, index_of(2), version=2)
     carry_out(hub, tmp_path / "2.tar", repo)
     assert "left out" in take(far, tmp_path / "2.tar").lists[org]
+
+
+def test_list_when_padded_to_more_than_clients_read_then_left_out(
+    hub: TufHub, far: TufHub, org: str, repo: str, key: Path, tmp_path: Path
+) -> None:
+    far.delegate(org, key)
+    hub.publish(repo, key, index_of(1))
+    carry_out(hub, tmp_path / "1.tar", repo)
+    found = members(tmp_path / "1.tar")
+    padded = [(i, c + b" " * (5_000_000 if i.name.startswith("tuf/") else 0)) for i, c in found]
+    resealed(tmp_path / "1.tar", padded)
+    assert "is read by no client" in take(far, tmp_path / "1.tar").lists[org]
+    assert read(far, org) == {}
 
 
 def test_list_when_it_names_what_the_hub_there_has_otherwise_then_left_out(
