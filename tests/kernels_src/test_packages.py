@@ -26,7 +26,9 @@ def test_a_package_names_every_source_it_has_and_no_other(package):
     text = (package / "build.toml").read_text()
     components = text.count("\n[kernel.")
     for path in (package / "csrc").rglob("*.*"):
-        assert text.count(f'"{path.relative_to(package)}"') == (components if path.parent.name == "csrc" else 1)
+        assert text.count(f'"{path.relative_to(package)}"') == (
+            components if path.parent.name == "csrc" else 1
+        )
 
 
 @packages

@@ -6,9 +6,12 @@
 
 #if defined(__x86_64__) && !defined(KHUB_BASELINE)
 #define KHUB_AVX2  // -DKHUB_BASELINE leaves it out, to test the other path on a machine that has it
+#include <immintrin.h>
 #endif
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
+
+#define KHUB_LANES 8
 
 namespace khub::cpu {
 
@@ -22,7 +25,8 @@ namespace baseline {
 
 #if defined(KHUB_AVX2)
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
+#define KHUB_F16C
 namespace avx2 {
 #include "lanes.h"
 //
@@ -40,7 +44,8 @@ void widen_row(const void* from, float* to, int64_t count) {
 
 void linear(const Linear& q, int64_t begin, int64_t end) {
 #if defined(KHUB_AVX2)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                               __builtin_cpu_supports("f16c");
   if (has_avx2) return avx2::linear(q, begin, end);
 #endif
   baseline::linear(q, begin, end);

@@ -11,22 +11,22 @@ static constexpr int kColumns = 3;         // and weight rows, that are multipli
 template <bool fetch, int rows, int columns, class T>
 static void multiply(const float* x, int64_t x_stride, const T* weight, int64_t weight_stride, int64_t count,
                      float* sums) {
-  f32x8 partial[rows][columns] = {};
+  f32v partial[rows][columns] = {};
   int64_t k = 0;
   for (; k + kLanes <= count; k += kLanes) {
-    f32x8 w[columns];
+    f32v w[columns];
     for (int c = 0; c < columns; ++c) {
       w[c] = load(weight + c * weight_stride + k);
       if (fetch) __builtin_prefetch(weight + (c + columns) * weight_stride + k);
     }
     for (int r = 0; r < rows; ++r) {
-      const f32x8 row = load(x + r * x_stride + k);
+      const f32v row = load(x + r * x_stride + k);
       for (int c = 0; c < columns; ++c) partial[r][c] += row * w[c];
     }
   }
   if (k < count) {
     for (int r = 0; r < rows; ++r) {
-      const f32x8 row = load_part(x + r * x_stride + k, count - k);
+      const f32v row = load_part(x + r * x_stride + k, count - k);
       for (int c = 0; c < columns; ++c) {
         partial[r][c] += row * load_part(weight + c * weight_stride + k, count - k);
       }
