@@ -17,6 +17,7 @@ from hub_loader.errors import UsageError
 from ..engine import LLM
 from .app import create_app
 from .drain import Drain
+from .heads import prompt_heads
 from .options import Options
 from .worker import Worker
 
@@ -39,7 +40,7 @@ def serve(llm: LLM, options: Options, host: str, port: int, *, ready: Callable[[
     with _listen(host, port) as listener:
         config = uvicorn.Config(
             app,
-            http="h11",  # strict where request smuggling lives
+            http=prompt_heads(),  # h11 is strict where request smuggling lives
             lifespan="on",
             log_config=None,
             access_log=False,  # prompts are nobody's business, and requests are counted
