@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+
 # By its file: that folder on the path would hide the package `registry` behind the benchmark of this name.
-_SPEC = importlib.util.spec_from_file_location("performance", ROOT / "benchmarks" / "performance.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-performance = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(performance)
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+performance = load("performance")
 
 ROW = {
     "name": "matmul int4",
@@ -48,9 +57,7 @@ def test_performance_page_names_each_call_that_is_slower_than_its_peer() -> None
 
 @pytest.mark.slow
 def test_probes_of_the_machine_run_and_say_what_they_move() -> None:
-    from _machine import probes
-
-    machine = probes(2)
+    machine = load("_machine").probes(2)
     assert set(machine) == {"read", "copy", "fma"}
     total, _ = machine["read"].run()
     assert total == pytest.approx(1 << 26)

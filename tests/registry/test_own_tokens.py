@@ -57,7 +57,7 @@ class Person:
 def ada(hub: Hub) -> Person:
     """A writer of `minted`, where `minted/relu` may be."""
     registry_json(hub.data, "org", "add", "minted")
-    registry_json(hub.data, "org", "add", "elsewhere")
+    registry_json(hub.data, "org", "add", "unminted")
     registry_json(hub.data, "user", "add", "minting-ada")
     registry_json(hub.data, "member", "add", "--org", "minted", "--user", "minting-ada", "--role", "writer")
     return Person(hub, "minting-ada")
@@ -98,7 +98,7 @@ def test_token_when_made_then_shown_once_works_as_asked_and_is_gone_when_revoked
         ((), {"role": "write"}),
         ((), {"role": "admin"}),
         (("--write",), {"role": "admin"}),
-        (("--write", "--limit", "minted"), {"role": "write", "limit": "elsewhere"}),
+        (("--write", "--limit", "minted"), {"role": "write", "limit": "unminted"}),
         (("--write", "--limit", "minted/relu"), {"role": "write", "limit": "minted"}),
         (("--write", "--limit", "minted/relu"), {"role": "read", "limit": "minted/gelu"}),
     ],
