@@ -64,7 +64,7 @@ EXTRAS = {
     "registry/telemetry/tracing.py": {"opentelemetry"},
 }
 # The engine's server, extra [serve]; nothing else of the engine knows it.
-SERVER = {"prometheus_client", "pydantic", "starlette", "uvicorn"}
+SERVER = {"h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 TEMPLATE = ROOT / "build_matrix" / "template"  # what `khub init` copies: a kernel, not a module of ours
 MODULES = [
     path
