@@ -38,7 +38,6 @@ ROW = {
 MEASURED = {"environment": {"device": "a CPU", "threads": 2, "torch": "2.13.0"}, "results": [ROW]}
 
 
-@pytest.mark.skipif(not performance.PAGE.exists(), reason="the page is written by the first `make bench`")
 def test_performance_page_is_that_of_the_results() -> None:
     measured = json.loads((performance.RESULTS / "kernels-cpu.json").read_text())
     assert performance.PAGE.read_text() == performance.page(measured)
