@@ -234,6 +234,7 @@ def test_demo_twice_prints_the_table_and_the_second_time_reuses_what_is_built(tm
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_demo_interrupted_at_one_step_after_another_goes_on_and_succeeds(tmp_path: Path) -> None:
     from build_matrix.toolchain.cache import default_root
 

@@ -146,6 +146,7 @@ def test_statement_and_metadata_of_a_package_state_the_digest_of_its_source(
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_published_source_builds_on_a_machine_that_no_variant_fits(
     source: Path, access: dict[str, str], repo: str, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_build_in_another_folder_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_package_of_every_interpreter_here_loads_in_each_of_them_without_torch(tmp_path: Path) -> None:
     package = tmp_path / "package"
     built = build(package)

@@ -63,6 +63,7 @@ def test_first_loads_at_once_without_a_version_then_the_branches_are_asked_for_o
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_kill_at_every_operation_on_the_cache_then_the_next_call_works(
     hub: StaticHub, tmp_path: Path
 ) -> None:
