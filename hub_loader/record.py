@@ -83,7 +83,8 @@ class Record:
         names = self._names
         state = dict(zip(names, values, strict=False))
         if len(values) > len(names) or not state.keys().isdisjoint(named) or not named.keys() <= set(names):
-            raise TypeError(f"{type(self).__name__}({', '.join(names)}) was given {values!r} and {named!r}")
+            given = f"{len(values)} values and {', '.join(named) or 'no names'}"  # a value may be a secret
+            raise TypeError(f"{type(self).__name__}({', '.join(names)}) was given {given}")
         state.update(named)
         if len(state) < len(names):
             for name, value in self._defaults.items():

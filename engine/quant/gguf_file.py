@@ -179,7 +179,10 @@ class GGUFFile:
         try:
             return torch.from_numpy(quants.dequantize(data, tensor.tensor_type))
         except NotImplementedError as error:
-            raise ModelError(f"{self.path}: tensor {name!r} is {tensor.tensor_type.name}: {error}") from None
+            raise ModelError(
+                f"{self.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, which gguf does not read "
+                f"({error}): take a file in Q4_0, Q8_0, Q4_K or Q6_K, or update gguf"
+            ) from None
 
     def _rows(self, name: str, count: int) -> torch.Tensor | None:
         """Where a head's rows are: llama's files pair the rotated elements as neighbours, not half a head apart."""

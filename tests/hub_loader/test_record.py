@@ -122,3 +122,9 @@ def test_what_equals_a_record_in_its_own_words_is_asked():
 def test_records_are_copied_and_pickled():
     point = Farther(1, "n", {"t": 1}, z=2)
     assert copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
+
+
+def test_a_record_that_is_made_wrongly_does_not_say_its_values():
+    with pytest.raises(TypeError, match="x, name, tags, secret") as refused:
+        Point(1, secret="hf_private", nothing="hf_other")
+    assert "hf_" not in str(refused.value)
