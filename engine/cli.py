@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_loader.errors import MissingExtraError, UsageError
+from hub_loader.errors import UsageError
 
 from .bench.command import add_bench
 from .bench.compare import add_compare
+from .extra import needed
 from .server.command import add_serve
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
@@ -86,15 +87,11 @@ def run_generate(args: argparse.Namespace) -> int:
     prompts = [*args.prompt, *_read_prompts(args.prompts_file)]
     if not prompts:
         raise UsageError("no prompt: give --prompt TEXT or --prompts-file FILE")
-    try:
+    with needed("khub engine"):
         from .engine import LLM
         from .kernel_table import format_bindings
         from .kernels import parse_sources
         from .params import SamplingParams
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`khub engine` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[engine]'"
-        ) from None
 
     params = SamplingParams(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     llm = LLM(

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_loader.errors import MissingExtraError, UsageError
+from hub_loader.errors import UsageError
+
+from ..extra import needed
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .contestants import Contestant
@@ -65,14 +67,10 @@ def add_bench(commands: Any) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run `khub engine bench`: table or JSON to stdout, progress to stderr."""
-    try:
+    with needed("khub engine bench"):
         from . import report
         from .contestants import parse_peer
         from .shapes import write_model
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`khub engine` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[engine]'"
-        ) from None
     if (args.model is None) == (args.shape is None):
         raise UsageError("give either --model DIR or --shape NAME")
     if args.rounds < 1:

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_loader.errors import MissingExtraError, UsageError
+from hub_loader.errors import UsageError
+
+from ..extra import needed
 
 if TYPE_CHECKING:
     from ..kernels import Kernels
@@ -56,14 +58,10 @@ def add_compare(commands: Any) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Run `khub engine compare`: table or JSON to stdout."""
-    try:
+    with needed("khub engine compare"):
         from ..kernels import SLOTS, bind, parse_sources, slot_sources
         from .shapes import write_model
         from .workloads import Sizes, make_workload
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`khub engine` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[engine]'"
-        ) from None
     if (args.model is None) == (args.shape is None):
         raise UsageError("give either --model DIR or --shape NAME")
     if args.rounds < 1:

@@ -8,8 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hub_loader.errors import MissingExtraError
-
+from ..extra import needed
 from .options import add_arguments, options_of
 
 if TYPE_CHECKING:
@@ -62,14 +61,10 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Run `khub engine serve`: the address to stdout once it answers, slots and the log to stderr."""
     options = options_of(args)
-    try:
+    with needed("khub engine serve", "serve"):
         from ..engine import LLM
         from ..kernels import format_bindings, parse_sources
         from .process import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`khub engine serve` needs {error.name!r}, which is missing: pip install torch 'kernel-hub[serve]'"
-        ) from None
 
     def ready(url: str) -> None:
         line = json.dumps({"url": url, "model": options.name}) if args.json else None
