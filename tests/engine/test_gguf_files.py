@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from test_quantized_checkpoints import BOUNDS, PROMPT, logits_of
+from test_quantized_checkpoints import BOUNDS, PROMPT, error_of, logits_of
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -175,8 +175,7 @@ def test_logits_are_those_of_transformers_with_the_same_file(
     model = by_transformers(path)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPT])).logits[0, -1]
-    error = (logits_of(LLM(path), PROMPT).double() - expected).abs().max() / expected.abs().max()
-    assert error < BOUNDS["float32"]
+    assert error_of(logits_of(LLM(path), PROMPT), expected) < BOUNDS["float32"]
 
 
 def test_tokenizer_and_chat_template_of_the_file_are_used(write_gguf: WriteModel) -> None:
@@ -227,8 +226,7 @@ def test_biases_of_the_feed_forward_layers_are_not_left_out(write_gguf: WriteMod
     model = by_transformers(path, mlp_bias=True)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPT])).logits[0, -1]
-    error = (logits_of(LLM(path), PROMPT).double() - expected).abs().max() / expected.abs().max()
-    assert error < BOUNDS["float32"]
+    assert error_of(logits_of(LLM(path), PROMPT), expected) < BOUNDS["float32"]
 
 
 def test_tokenizer_of_another_kind_is_refused_with_the_cure(write_gguf: WriteModel, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import quantized_models as stored
 from engine_models import MakeModel
-from test_quantized_checkpoints import BOUNDS, CASES, PROMPT, logits_of
+from test_quantized_checkpoints import BOUNDS, CASES, PROMPT, error_of, logits_of
 
 from build_matrix.build_toml import read_build_file
 from build_matrix.executors import build_cells
@@ -52,5 +52,4 @@ def test_logits_by_the_package_are_within_the_bound_of_what_is_stored(
     served = "fp8" in llm.kernels.formats or name != "fp8"
     assert row.test.startswith("passed" if served else "not needed: fp8 is plain torch's")
     expected = stored.twin_logits(make_model("biases"), target, PROMPT)[-1]
-    error = (logits_of(llm, PROMPT).double() - expected).abs().max() / expected.abs().max()
-    assert error < BOUNDS[dtype]
+    assert error_of(logits_of(llm, PROMPT), expected) < BOUNDS[dtype]
