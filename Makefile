@@ -35,7 +35,7 @@ format: $(READY)
 
 bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
-	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
+	$(BIN)/khub bench kernels --packages .demo/dist --out benchmarks/results/kernels-cpu.json
 	$(BIN)/python benchmarks/performance.py
 
 bench-loader: $(READY) ## hub_loader against the stock client, on one hub of this machine
