@@ -1,4 +1,4 @@
-"""`khub engine generate` as a process of its own."""
+"""`khub engine generate` as a process of its own; bad input is refused within this one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from engine_models import SHIPPED, MakeModel, greedy_by_transformers
+from khub_process import khub_here
 
 from engine.tokenizer import Tokenizer
 
@@ -79,7 +80,7 @@ def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_b
 def test_generate_with_bad_input_exits_with_its_code_and_one_line(
     arguments: tuple[str | Path, ...], code: int, words: str
 ) -> None:
-    result = khub_engine("generate", *arguments)
+    result = khub_here("engine", "generate", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
