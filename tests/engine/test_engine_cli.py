@@ -41,6 +41,7 @@ def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
     assert result.stdout == "def main(" + tokenizer.decode(tokens) + "\n"
 
 
+@pytest.mark.slow
 def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_the_prompts(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_t
     assert json.loads(piped.stdout)["completions"] == data["completions"]
 
 
+@pytest.mark.slow
 def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_brought() -> None:
     common = ("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
     plain, guessed = khub_engine(*common), khub_engine(*common, "--speculate", f"tree:{SHIPPED}:8:4")
