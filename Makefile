@@ -10,7 +10,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots sanitize clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -32,6 +32,12 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Python is not built with the sanitizers, so their run-time comes first; libstdc++ with it, or exceptions are not seen.
+sanitize: $(READY) ## the kernels' own tests with AddressSanitizer and UndefinedBehaviorSanitizer in the code
+	KHUB_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	$(BIN)/python -m pytest -q -p no:faulthandler $(addsuffix /tests,$(addprefix kernels_src/,$(KERNELS)))
 
 bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
