@@ -14,7 +14,7 @@ CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py schedule
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots coverage mutants duplicates clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots sanitize coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -38,6 +38,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Python is not built with the sanitizers, so their run-time comes first; libstdc++ with it, or exceptions are not seen.
+sanitize: $(READY) ## the kernels' own tests with AddressSanitizer and UndefinedBehaviorSanitizer in the code
+	KHUB_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	$(BIN)/python -m pytest -q -p no:faulthandler $(addsuffix /tests,$(addprefix kernels_src/,$(KERNELS)))
 coverage: $(READY) ## the branches of the pure cores by their own tests: at least 95 %
 	$(BIN)/coverage run -m pytest -q -m "not slow" $(CORE_TESTS)
 	$(BIN)/coverage report

@@ -160,3 +160,13 @@ def exported(path: Path) -> list[str]:
             names: list[str] = ast.literal_eval(node.value)
             return names
     raise AssertionError(f"{path} has no __all__")
+
+
+@pytest.mark.slow
+def test_command_of_the_page_on_checks_runs_the_interpreted_tests() -> None:
+    page = (ROOT / "docs" / "kernel-checks.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("TRITON_INTERPRET=1 python"))
+    command = line.replace("python ", f"{sys.executable} ", 1) + " --collect-only -q"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_rows.py::test_rms_norm_in_place_is_rms_norm[triton]" in done.stdout
