@@ -10,7 +10,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots docs clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -33,6 +33,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## the site, into site/: fails on a broken link or a page in no menu
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
 	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
@@ -51,7 +54,7 @@ bench-registry: $(READY) ## the registry under 200 cold loads at once, and under
 	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
 
 clean: ## remove the environment and what the demo made
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
