@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clean_install import copy_source
+from clean_install import clean_environment, copy_source, run_script, scripts
 from khub_process import ROOT
 
 MEMBERS = {
@@ -68,6 +68,14 @@ def test_wheel_of_the_source_distribution_has_the_same_files(wheel: Path, tmp_pa
     run(sys.executable, "-m", "build", "--outdir", tmp_path / "dist", copy_source(tmp_path / "source"))
     assert next(tmp_path.glob("dist/kernel_hub-*.tar.gz")).stat().st_size < 3_000_000
     assert members(next(tmp_path.glob("dist/*.whl"))) == members(wheel)
+
+
+@pytest.mark.slow
+def test_commands_of_the_install_page_run_in_a_checkout(wheel: Path, tmp_path: Path) -> None:
+    variables = clean_environment(tmp_path, wheel)
+    (script,) = scripts("install.md", "tests/test_distribution.py")
+    printed = run_script(script, copy_source(tmp_path / "checkout"), variables)
+    assert f"khub {wheel.name.split('-')[1]}\n" in printed
 
 
 @pytest.mark.slow
