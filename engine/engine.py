@@ -23,6 +23,7 @@ from .config import load_config
 from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
+from .linear import output_format
 from .model import Decoder, KVCache
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
@@ -141,7 +142,7 @@ class LLM:
                 raise UsageError(
                     f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
                 )
-            formats = frozenset((quantize,))
+            formats = frozenset((quantize, output_format(quantize) or quantize))
         bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
         shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
         self.kernels = proven(bound, shapes, fall_back=fall_back)

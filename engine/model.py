@@ -14,7 +14,7 @@ from .batch import Batch
 from .config import ModelConfig
 from .experts import Mixture
 from .kernels import Kernels
-from .linear import Map, make_linear
+from .linear import Map, make_linear, output_format
 from .pages import in_huge_pages
 from .quant.checkpoint import Loaded, dense
 from .rope import cos_sin_cache
@@ -65,7 +65,11 @@ class Layer:
 
 
 class Decoder:
-    """Weights and the forward pass. Linear layers may be quantized; embedding, router and output layer stay dense."""
+    """Weights and the forward pass. Linear layers may be quantized; embedding and router stay dense.
+
+    Asked to quantize to integers, the output layer takes 8 bits, also with 4 for the others: it is the largest
+    matrix that each token reads, and the one whose rounding shows most.
+    """
 
     def __init__(
         self,
@@ -91,10 +95,10 @@ class Decoder:
         bar = tqdm(range(config.num_layers), "weights", unit=" layers", leave=False, disable=None)
         self._layers = [self._layer(index) for index in bar]  # on a terminal: here every weight is read
         self._final_norm = self._norm("model.norm", config.hidden_size)
-        self._output = self._embedding
+        output = self._embedding
         if not config.tied_embeddings:
-            loaded = dense(self._weights.linear("lm_head", vocabulary))
-            self._output = in_huge_pages(loaded.to(self.dtype))
+            output = dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype)
+        self._output = make_linear([Loaded(output)], None, kernels, output_format(quantize))
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """A zeroed paged cache for every layer."""
@@ -111,9 +115,7 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
-        logits: torch.Tensor = self._kernels.linear(
-            self.hidden(batch, cache)[batch.sample_rows], self._output
-        )
+        logits = self._output(self.hidden(batch, cache)[batch.sample_rows])
         if self.config.output_softcap:
             logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
         return logits
