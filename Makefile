@@ -43,6 +43,7 @@ sanitize: $(READY) ## the kernels' own tests with AddressSanitizer and Undefined
 	KHUB_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	$(BIN)/python -m pytest -q -p no:faulthandler $(addsuffix /tests,$(addprefix kernels_src/,$(KERNELS)))
+
 coverage: $(READY) ## the branches of the pure cores by their own tests: at least 95 %
 	$(BIN)/coverage run -m pytest -q -m "not slow" $(CORE_TESTS)
 	$(BIN)/coverage report

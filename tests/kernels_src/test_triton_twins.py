@@ -29,8 +29,8 @@ NOT_HERE = (
 )
 # A part that takes seconds, of every operator, dtype and option.
 PART = {
-    "paged-attention": "(mixed_step and -0) or an_option or head_size_and_dtype and 36 or written_classic or bad_argument "
-    "or copy_blocks or line",
+    "paged-attention": "(mixed_step and -0) or an_option or (head_size_and_dtype and 36) or written_classic "
+    "or bad_argument or copy_blocks or line",
     "quantized-matmul": "(each_shape and 2-5) or bad_argument or any_length or sliced or no_output",
     "rmsnorm-rotary": "(of_rows and (7- or 769)) or each_width or views or bad_argument or silu_and_mul",
 }
