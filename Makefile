@@ -14,7 +14,7 @@ CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py schedule
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots sanitize coverage mutants duplicates clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -43,6 +43,9 @@ sanitize: $(READY) ## the kernels' own tests with AddressSanitizer and Undefined
 	KHUB_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	$(BIN)/python -m pytest -q -p no:faulthandler $(addsuffix /tests,$(addprefix kernels_src/,$(KERNELS)))
+
+docs: $(READY) ## the site, into site/: fails on a broken link or a page in no menu
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 coverage: $(READY) ## the branches of the pure cores by their own tests: at least 95 %
 	$(BIN)/coverage run -m pytest -q -m "not slow" $(CORE_TESTS)
@@ -73,7 +76,7 @@ bench-registry: $(READY) ## the registry under 200 cold loads at once, and under
 	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json
 
 clean: ## remove the environment and what the demo made
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 from .errors import KernelHubError, MissingExtraError
 
@@ -74,6 +74,7 @@ def make_parser(described: Collection[str | None], *, complete: bool = True) -> 
         description="Precompiled kernels: build them, serve them, load them verified, run them.",
         epilog="`khub COMMAND --help` shows a command's arguments and examples.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show this program's version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, extra) in COMMANDS.items():
         command = commands.add_parser(
@@ -89,6 +90,14 @@ def make_parser(described: Collection[str | None], *, complete: bool = True) -> 
                 if complete:
                     raise
     return parser
+
+
+class _Version(argparse.Action):
+    """argparse's own action wants the version beforehand; every command would read it from the disk."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(f"khub {version('kernel-hub')}")
+        parser.exit()
 
 
 def _add_arguments(name: str, extra: str | None) -> AddArguments:

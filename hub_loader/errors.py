@@ -145,6 +145,12 @@ class SelfTestError(KernelHubError):
     exit_code = 41
 
 
+class ClusterError(KernelHubError):
+    """There is no Ray cluster where one was named, or no replica of a model starts on it."""
+
+    exit_code = 42
+
+
 class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from clean_install import build_wheel
 from environments import make_environment
 from filelock import FileLock
 from hypothesis import settings
@@ -69,10 +70,23 @@ def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
 
 
+def _shared_folder(folders: pytest.TempPathFactory, name: str) -> Path:
+    """A folder of that name for all processes of this run."""
+    base = folders.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built once."""
+    folder = _shared_folder(tmp_path_factory, "wheel")
+    with FileLock(folder.with_suffix(".lock")):
+        return next(folder.glob("kernel_hub-*.whl"), None) or build_wheel(folder)
+
+
 def _stock_client(folders: pytest.TempPathFactory, name: str, *packages: str) -> Path:
     """The interpreter of an environment of its own that has the Hub's client and `packages`."""
-    base = folders.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder = _shared_folder(folders, name)
     python, ready = folder / "bin" / "python", folder / "ready"
     with FileLock(folder.with_suffix(".lock")):
         if ready.exists():

@@ -39,6 +39,14 @@ async def read_body(request: Request, kind: type[Body], limit: int) -> Body:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":  # also what keeps other sites' pages from posting here from a browser
         raise RequestError(415, "Send the body as JSON, with the header Content-Type: application/json.")
+    body = await read_bytes(request, limit)
+    if len(body) < LARGE:
+        return kind.model_validate_json(body)
+    return await asyncio.to_thread(kind.model_validate_json, body)
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """The request's body. Raises RequestError 413 or 408, as `read_body`."""
     too_large = RequestError(
         413, f"The body is longer than this server's {limit} bytes.", headers={"Connection": "close"}
     )
@@ -46,13 +54,10 @@ async def read_body(request: Request, kind: type[Body], limit: int) -> Body:
     if declared.isdecimal() and int(declared) > limit:
         raise too_large
     try:
-        body = await asyncio.wait_for(_collect(request, limit, too_large), BODY_SECONDS)
+        return await asyncio.wait_for(_collect(request, limit, too_large), BODY_SECONDS)
     except asyncio.TimeoutError:
         text = f"The body did not arrive within {BODY_SECONDS:g} seconds."
         raise RequestError(408, text, headers={"Connection": "close"}) from None
-    if len(body) < LARGE:
-        return kind.model_validate_json(body)
-    return await asyncio.to_thread(kind.model_validate_json, body)
 
 
 async def _collect(request: Request, limit: int, too_large: RequestError) -> bytes:
@@ -114,7 +119,7 @@ class EventStream(Response):
             if answer is None:
                 log.exception("A stream failed")
                 answer = RequestError(500, "This server failed on the request: see its log.")
-            last = event(answer.body(self._style), "error" if self._style == "anthropic" else None)
+            last = last_event(answer, self._style)
             await send({"type": "http.response.body", "body": last, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -123,6 +128,11 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
     """One server-sent event."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {dump(data)}\n\n".encode()
+
+
+def last_event(error: RequestError, style: Style) -> bytes:
+    """What a stream ends with that cannot be answered to its end."""
+    return event(error.body(style), "error" if style == "anthropic" else None)
 
 
 def dump(data: Any) -> str:

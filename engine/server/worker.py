@@ -89,6 +89,7 @@ class Worker:
         # Written by the engine thread, read by all:
         self.stats = Stats()
         self.broken = False
+        self.beat = time.monotonic()  # when it last took an order or ended a step
 
     def start(self) -> None:
         """Begin; within the event loop that will be told."""
@@ -103,6 +104,11 @@ class Worker:
             await asyncio.sleep(0.01)
         for job in list(self.jobs):
             self._told(job, EngineFailure("the server has stopped"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
@@ -153,6 +159,7 @@ class Worker:
             if self._embeds:
                 self._embed_step(*self._embeds[0])
             self.stats = self._measure()
+            self.beat = time.monotonic()
 
     def _take_orders(self) -> bool:
         """Carry out what was ordered, and wait for orders if there is nothing else to do; False: stop."""
@@ -165,6 +172,7 @@ class Worker:
                 break
             if order is None:
                 return False
+            self.beat = time.monotonic()
             order()
             idle = False  # what it changed is to be measured before the next is waited for
         return True

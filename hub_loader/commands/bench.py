@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-NAMES = ("kernels", "loader", "build", "registry")
+NAMES = ("kernels", "loader", "build", "registry", "engines")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
