@@ -20,14 +20,14 @@ from triton.compiler import ASTSource
 _POINTERS = "out query key_cache value_cache key value input residual weight x bias cos_sin_cache cache"
 _TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
 _TYPES |= dict.fromkeys(["lse", "alibi_slopes", "scales"], "*fp32")
-_TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc"], "*i32")
+_TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc", "tree_mask"], "*i32")
 _TYPES |= dict.fromkeys(["slot_mapping", "block_mapping", "positions"], "*i64")
 _TYPES |= dict.fromkeys(["scale", "softcap", "epsilon"], "fp32")
 _ATTEND = {
     "HEAD": 64, "HEAD_PADDED": 64, "GROUP": 4, "GROUP_PADDED": 16, "BLOCK_SIZE": 16, "CHUNK": 64, "DECODE": True,
 }  # fmt: skip
-_BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False}
-_FULL = {"CAUSAL": True, "WINDOW": True, "SOFTCAP": True}
+_BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False, "WORDS": 0, "tree_mask": None}
+_FULL = {"CAUSAL": True, "WINDOW": True, "SOFTCAP": True, "WORDS": 2}
 _BITS = dict.fromkeys(["key", "value", "key_cache", "value_cache", "cache"], "*i16")
 _CASES = [
     ("attend_kernel", {}, _ATTEND | _FULL),

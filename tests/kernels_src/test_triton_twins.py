@@ -22,11 +22,15 @@ TWINS = sorted(path.parent for path in KERNELS.glob("*/triton"))
 CAPABILITIES = ["80", "86", "89", "90", "100", "120"]
 
 # What only the compiled variants promise: a token's bits in any batch (NumPy multiplies otherwise when the tile has
-# other rows), and rounding to the nearest bfloat16 (the interpreter cuts it off; GPUs round).
-NOT_HERE = "alone_and_in_any_batch or (exact_sum and bfloat16) or (16_bit_value and bfloat16)"
+# other rows), rounding to the nearest bfloat16 (the interpreter cuts it off; GPUs round), and not to multiply by zero
+# what a tree hides from one row of a tile.
+NOT_HERE = (
+    "hides_is_not_read or alone_and_in_any_batch or (exact_sum and bfloat16) or (16_bit_value and bfloat16)"
+)
 # A part that takes seconds, of every operator, dtype and option.
 PART = {
-    "paged-attention": "mixed_step or an_option or grouping_of_heads or classic or bad_argument or copy_blocks or 36",
+    "paged-attention": "(mixed_step and -0) or an_option or (head_size_and_dtype and 36) or written_classic "
+    "or bad_argument or copy_blocks or line",
     "quantized-matmul": "(each_shape and 2-5) or bad_argument or any_length or sliced or no_output",
     "rmsnorm-rotary": "(of_rows and (7- or 769)) or each_width or views or bad_argument or silu_and_mul",
 }

@@ -26,6 +26,34 @@ def _sequence_of(tile, query_start_loc, num_seqs, BLOCK_Q: tl.constexpr):
     return low
 
 
+@triton.jit
+def _count(bits):
+    """How many of the low 32 bits are set, of int64."""
+    bits = bits - ((bits >> 1) & 0x55555555)
+    bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
+    bits = (bits + (bits >> 4)) & 0x0F0F0F0F
+    return (bits * 0x01010101 >> 24) & 0xFF
+
+
+@triton.jit
+def _low(count):
+    """The lowest ``count`` of 32 bits, fewer than none and more than all as none and all."""
+    one = tl.full([1], 1, tl.int64)
+    return (one << tl.minimum(tl.maximum(count, 0), 32).to(tl.int64)) - 1
+
+
+@triton.jit
+def _seen_before(tree_mask, row_at, row_seen, position, key_position, tail, WORDS: tl.constexpr):
+    """How many keys each row (a column) sees before each position (a row): all before the tree, then by bits."""
+    rank = tl.zeros_like(position + key_position) + tl.minimum(tl.maximum(tail, 0), key_position)
+    for word in tl.static_range(WORDS):
+        first = tail + 32 * word
+        bits = tl.load(tree_mask + row_at + word, mask=row_seen, other=0).to(tl.int64) & 0xFFFFFFFF
+        bits = bits & _low(position - first + 1) & ~_low(-first)
+        rank += _count(bits & _low(key_position - first)).to(tl.int32)
+    return rank
+
+
 # DECODE is in no line of the kernel: steps of single tokens and steps with prefills are tuned apart.
 @tuned(
     [
@@ -36,7 +64,7 @@ def _sequence_of(tile, query_start_loc, num_seqs, BLOCK_Q: tl.constexpr):
         triton.Config({"ROWS": 64, "BLOCK_N": 64}, num_warps=4, num_stages=2),
         triton.Config({"ROWS": 128, "BLOCK_N": 64}, num_warps=8, num_stages=2),
     ],
-    key=["HEAD", "GROUP", "BLOCK_SIZE", "CHUNK", "DECODE"],
+    key=["HEAD", "GROUP", "BLOCK_SIZE", "CHUNK", "WORDS", "DECODE"],
 )
 @triton.jit
 def attend_kernel(
@@ -49,6 +77,7 @@ def attend_kernel(
     seq_lens,
     query_start_loc,
     alibi_slopes,
+    tree_mask,
     scale,
     softcap,
     window,
@@ -56,6 +85,7 @@ def attend_kernel(
     num_blocks,
     num_heads,
     table_stride,
+    tree_stride,
     out_token,
     out_head,
     query_token,
@@ -77,6 +107,7 @@ def attend_kernel(
     CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    WORDS: tl.constexpr,
     DECODE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -119,7 +150,18 @@ def attend_kernel(
     if CAUSAL:
         end = tl.minimum(length, length - count + tl.minimum(first + BLOCK_Q, count))
         if WINDOW:
-            start = tl.maximum(0, length - count + first - window + 1) // BLOCK_N * BLOCK_N
+            furthest = length - count + first
+            if tree_mask is not None:  # a row may see few of the tree's tokens, and as many more before them
+                furthest = tl.minimum(furthest, length - 32 * WORDS - 1)
+            start = tl.maximum(0, furthest - window + 1) // BLOCK_N * BLOCK_N
+    # Windows and ALiBi count the keys that a row sees; without a tree those are the positions.
+    own_rank = position[:, None]
+    if tree_mask is not None:
+        tail = length - 32 * WORDS
+        row_at = (where * tree_stride)[:, None]
+        if WINDOW or alibi_slopes is not None:
+            beyond = (position + 1)[:, None]
+            own_rank = _seen_before(tree_mask, row_at, row_seen[:, None], own_rank, beyond, tail, WORDS) - 1
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_PADDED], tl.float32)
@@ -142,13 +184,24 @@ def attend_kernel(
         logits = dot(q, k) * scale
         if SOFTCAP:
             logits = softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
-        if alibi_slopes is not None:
-            logits += slope[:, None] * (key_position[None, :] - position[:, None]).to(tl.float32)
+        key_rank = key_position[None, :]
         seen = there[None, :] & row_seen[:, None]
         if CAUSAL:
-            seen = seen & (key_position[None, :] <= position[:, None])
-            if WINDOW:
-                seen = seen & (key_position[None, :] > position[:, None] - window)
+            seen = seen & (key_rank <= position[:, None])
+        if tree_mask is not None:
+            bit = key_position - tail
+            words = tl.load(
+                tree_mask + row_at + (bit // 32)[None, :], mask=seen & (bit >= 0)[None, :], other=-1
+            ).to(tl.int64)
+            seen = seen & (((words >> (bit % 32).to(tl.int64)[None, :]) & 1) != 0)
+            if WINDOW or alibi_slopes is not None:
+                key_rank = _seen_before(
+                    tree_mask, row_at, row_seen[:, None], position[:, None], key_rank, tail, WORDS
+                )
+        if alibi_slopes is not None:
+            logits += slope[:, None] * (key_rank - own_rank).to(tl.float32)
+        if WINDOW:
+            seen = seen & (key_rank > own_rank - window)
         logits = tl.where(seen, logits, float("-inf"))
         larger = tl.maximum(largest, tl.max(logits, 1))
         # A row that has seen no key yet stays at minus infinity, which must not meet itself in a difference.
@@ -163,7 +216,7 @@ def attend_kernel(
             mask=there[:, None] & (dim < HEAD)[None, :],
             other=0.0,
         )
-        acc = acc * kept[:, None] + dot(weights.to(v.dtype), v)
+        acc = acc * kept[:, None] + dot(weights, v)
         largest = larger
 
     any_seen = total > 0

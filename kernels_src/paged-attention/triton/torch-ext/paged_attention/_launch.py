@@ -34,10 +34,10 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 @triton.jit
 def dot(a, b):
-    """The product on tensor cores with float32 sums; float32 is not shortened to TF32."""
+    """The product, a rounded to the dtype of b, on tensor cores with float32 sums; float32 is not cut to TF32."""
     if _INTERPRETED:  # the interpreter holds bfloat16 as integers and would multiply those
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, input_precision="ieee")
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a.to(b.dtype), b, input_precision="ieee")
 
 
 def register(name: str, schema: str, function: Callable[..., None]) -> None:

@@ -76,6 +76,7 @@ def attend(
     seq_lens: torch.Tensor,
     query_start_loc: Optional[torch.Tensor],
     alibi_slopes: Optional[torch.Tensor],
+    tree_mask: Optional[torch.Tensor],
     scale: float,
     causal: bool,
     window: int,
@@ -92,6 +93,13 @@ def attend(
         f"query must have a multiple of the {cache.num_heads} KV heads of key_cache, got {num_heads} heads",
     )
     _check_step(query, block_tables, seq_lens, query_start_loc, alibi_slopes)
+    if tree_mask is not None:
+        check(causal, "tree_mask needs causal attention")
+        check_like(tree_mask, "tree_mask", query, torch.int32)
+        check_dims(tree_mask, "tree_mask", 2)
+        check_size(tree_mask, "tree_mask", 0, num_tokens)
+        check(tree_mask.shape[1] >= 1, "tree_mask must have a word of 32 tokens or more, got none")
+        check_inner_stride(tree_mask, "tree_mask")
     check(window >= 0, f"window must not be negative, got {window}")
     check(causal or window == 0, "window needs causal attention")
     check(softcap >= 0, f"softcap must not be negative, got {softcap}")
@@ -116,6 +124,7 @@ def attend(
             seq_lens,
             query_start_loc,
             alibi_slopes,
+            tree_mask,
             scale,
             softcap,
             window,
@@ -123,6 +132,7 @@ def attend(
             cache.num_blocks,
             num_heads,
             block_tables.stride(0),
+            0 if tree_mask is None else tree_mask.stride(0),
             *out.stride()[:2],
             *query.stride()[:2],
             *cache.key,
@@ -136,6 +146,7 @@ def attend(
             CAUSAL=causal,
             WINDOW=window > 0,
             SOFTCAP=softcap > 0,
+            WORDS=0 if tree_mask is None else tree_mask.shape[1],
             DECODE=num_tokens <= num_seqs,
         )
 
@@ -278,8 +289,8 @@ def _block_items(cache: torch.Tensor) -> int:
 register(
     "attend",
     "(Tensor(a!) out, Tensor(b!)? lse, Tensor query, Tensor key_cache, Tensor value_cache, Tensor block_tables, "
-    "Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, float scale, bool causal, int window, "
-    "float softcap) -> ()",
+    "Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? tree_mask, float scale, bool causal, "
+    "int window, float softcap) -> ()",
     attend,
 )
 register(
