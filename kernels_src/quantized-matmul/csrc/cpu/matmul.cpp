@@ -9,17 +9,11 @@ namespace khub::cpu {
 namespace {
 
 SumTile pick() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (sum_tile_vnni && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    return sum_tile_vnni;
+  switch (processor()) {
+    case Processor::vnni: return sum_tile_vnni;
+    case Processor::avx2: return sum_tile_avx2;
+    default: return sum_tile_baseline;
   }
-  if (sum_tile_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return sum_tile_avx2;
-  }
-#endif
-  return sum_tile_baseline;
 }
 
 // Values in the order in which they meet their weights. Eight words of 32 bits unpack together, each to pairs: of
@@ -108,6 +102,20 @@ void write(const QuantizedMatmul& q, const Digits& d, int64_t first, const float
 }
 
 }  // namespace
+
+Processor processor() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (sum_tile_vnni && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    return Processor::vnni;
+  }
+  if (sum_tile_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    return Processor::avx2;
+  }
+#endif
+  return Processor::baseline;
+}
 
 Digits make_digits(const QuantizedMatmul& q) {
   Digits d;

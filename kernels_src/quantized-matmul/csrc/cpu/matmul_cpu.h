@@ -30,6 +30,10 @@ T* on_line(T* from) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(from) + 63) / 64 * 64);
 }
 
+// The instruction sets that code is compiled for here, and the one that this processor gets.
+enum class Processor { baseline, avx2, vnni };
+Processor processor();
+
 Digits make_digits(const QuantizedMatmul& q);
 
 // Rows [begin, end) of x.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "blocks.h"
 #include "matmul_cpu.h"
 
 #if defined(__x86_64__) && !defined(KHUB_BASELINE)  // which tests set to be given the other paths
@@ -27,10 +28,13 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 }
 
 #include "matmul_impl.h"
+//
+#include "blocks_impl.h"
 
 }  // namespace
 
 const SumTile sum_tile_vnni = sum_tile;
+const MultiplyBlock multiply_block_vnni = multiply_block;
 
 }  // namespace khub::cpu
 
@@ -39,6 +43,7 @@ const SumTile sum_tile_vnni = sum_tile;
 namespace khub::cpu {
 
 const SumTile sum_tile_vnni = nullptr;
+const MultiplyBlock multiply_block_vnni = nullptr;
 
 }  // namespace khub::cpu
 
