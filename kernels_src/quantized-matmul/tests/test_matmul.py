@@ -67,6 +67,36 @@ def test_matmul_over_a_long_row_is_the_reference(cpu_kernel, dtype, format, opti
 
 
 @formats
+@dtypes
+@pytest.mark.parametrize("m,n,k", [(64, 16, 256), (70, 37, 384), (771, 5, 128)])
+def test_matmul_of_many_rows_is_the_reference(cpu_kernel, m, n, k, dtype, format, options):
+    packed = cpu_kernel.quantize(torch.randn(n, k).to(dtype), format, **options)
+    x, bias = torch.randn(m, k + 3).to(dtype)[:, :k], torch.randn(n).to(dtype)
+    assert_close(cpu_kernel.matmul(x, packed, bias), reference.matmul(x, reference.weights(packed), bias))
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("k", [1, 15, 31, 257, 769])
+def test_matmul_of_many_rows_of_any_length_is_the_reference(cpu_kernel, k, format):
+    packed = cpu_kernel.quantize(torch.randn(7, k), format, group_size=k)
+    x = torch.randn(65, k)
+    assert_close(cpu_kernel.matmul(x, packed), reference.matmul(x, reference.weights(packed)))
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("m", [1, 4])
+def test_matmul_of_rows_of_any_size_is_the_reference(cpu_kernel, m, dtype, format, options):
+    packed = cpu_kernel.quantize(torch.randn(9, 256).to(dtype), format, **options)
+    for size in (0.0, 1e-42, 1e-4, 6e4):
+        x = (torch.randn(m, 256).clamp(-1, 1) * size).to(dtype)
+        actual, exact = cpu_kernel.matmul(x.float(), packed), x.double() @ reference.weights(packed).T
+        assert (actual - exact).abs().max() <= 1e-5 * exact.abs().max() + 1e-35
+    x[-1, 40] = torch.inf
+    assert cpu_kernel.matmul(x, packed)[-1].isnan().all()
+
+
+@formats
 def test_dequantize_is_the_reference(kernel, format, options):
     packed = kernel.quantize(torch.randn(5, 256), format, **options)
     torch.testing.assert_close(
@@ -139,7 +169,7 @@ def test_matmul_into_out_writes_and_returns_it(kernel):
 @formats
 def test_matmul_of_a_row_gives_the_same_bits_alone_and_in_any_batch(kernel, format, options, monkeypatch):
     packed = kernel.quantize(torch.randn(20, 1024), format, **options)
-    x = torch.randn(5, 1024)
+    x = torch.randn(5, 1024) * torch.tensor([1.0, 1e-3, 50.0, 1.0, 0.0])[:, None]
     together = kernel.matmul(x, packed)
     monkeypatch.setenv("CUDA_EMULATOR_ORDER", "reverse")
     for row in range(5):

@@ -14,6 +14,7 @@
 #include "registration.h"
 
 #if defined(CPU_KERNEL)
+#include "../csrc/cpu/blocks.h"
 #include "../csrc/cpu/matmul_cpu.h"
 #elif defined(CUDA_KERNEL)
 #include "../csrc/cuda/matmul_cuda.h"
@@ -65,23 +66,44 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 #if defined(CPU_KERNEL)
 
+// Calls work(begin, end) for parts of [0, count) of at least `grain`. Threads take parts as they come: a core that
+// somebody else is using takes fewer.
+template <class Work>
+void share(int64_t count, int64_t grain, const Work& work) {
+  std::atomic<int64_t> next{0};
+  const int64_t turns = (count + grain - 1) / grain;
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t begin = next.fetch_add(grain); begin < count; begin = next.fetch_add(grain)) {
+      work(begin, std::min(begin + grain, count));
+    }
+  });
+}
+
+void run_blocks(const QuantizedMatmul& q) {
+  using namespace khub::cpu;
+  const int64_t at_once = std::min(q.m, kRowsAtOnce);
+  std::vector<float> values(size_t((at_once + kStripe - 1) / kStripe * kStripe * q.k));
+  // Four turns for each thread, of whole panels.
+  const int64_t part = q.n / (4 * torch::stable::get_num_threads()) / kPanelWidth * kPanelWidth;
+  const int64_t rows = std::clamp<int64_t>(part, kPanelWidth, kBlockRows);
+  for (int64_t first = 0; first < q.m; first += kRowsAtOnce) {
+    const Stripes x = {first, std::min(kRowsAtOnce, q.m - first), values.data()};
+    share((x.rows + kStripe - 1) / kStripe, 4, [&](int64_t begin, int64_t end) { fill_stripes(q, x, begin, end); });
+    share(q.n, rows, [&](int64_t begin, int64_t end) { multiply_blocks(q, x, begin, end); });
+  }
+}
+
 void run(const QuantizedMatmul& q, const Tensor&) {
   if (q.m == 0 || q.n == 0) return;
+  if (khub::cpu::takes_blocks(q)) return run_blocks(q);
   khub::cpu::Digits digits = khub::cpu::make_digits(q);
   torch::stable::parallel_for(0, q.m, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
     khub::cpu::fill_digits(q, digits, begin, end);
   });
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
   const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
-  // Threads take tiles as they come: a core that somebody else is using takes fewer.
-  std::atomic<int64_t> next{0};
-  const int64_t turns = (tiles + grain - 1) / grain;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t begin = next.fetch_add(grain); begin < tiles; begin = next.fetch_add(grain)) {
-      khub::cpu::matmul(q, digits, begin, std::min(begin + grain, tiles));
-    }
-  });
+  share(tiles, grain, [&](int64_t begin, int64_t end) { khub::cpu::matmul(q, digits, begin, end); });
 }
 
 #elif defined(CUDA_KERNEL)

@@ -8,18 +8,12 @@ namespace khub::cpu {
 
 namespace {
 
-SumTile pick() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (sum_tile_vnni && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    return sum_tile_vnni;
+const Loops& loops() {
+  switch (processor()) {
+    case Processor::vnni: return loops_vnni;
+    case Processor::avx2: return loops_avx2;
+    default: return loops_baseline;
   }
-  if (sum_tile_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return sum_tile_avx2;
-  }
-#endif
-  return sum_tile_baseline;
 }
 
 // Values in the order in which they meet their weights. Eight words of 32 bits unpack together, each to pairs: of
@@ -109,20 +103,38 @@ void write(const QuantizedMatmul& q, const Digits& d, int64_t first, const float
 
 }  // namespace
 
+Processor processor() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (loops_vnni.sum_tile && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    return Processor::vnni;
+  }
+  if (loops_avx2.sum_tile && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    return Processor::avx2;
+  }
+#endif
+  return Processor::baseline;
+}
+
 Digits make_digits(const QuantizedMatmul& q) {
   Digits d;
-  d.rows = q.dtype == DType::f32 ? 2 * q.m : q.m;
+  d.in_bytes = q.bits == 4 && q.dtype == DType::f32 && loops().fill_bytes;
+  d.rows = q.dtype == DType::f32 && !d.in_bytes ? 2 * q.m : q.m;
   d.step = q.groups == 1 ? kStep : std::min(q.group_size, kStep);
   d.steps = (q.k + d.step - 1) / d.step;
   d.width = (q.k + 63) / 64 * 64;
-  d.memory.resize(size_t(d.rows * d.width + 32));
+  const int64_t values = d.in_bytes ? d.rows * d.width * kBytes / 2 : d.rows * d.width;
+  d.memory.resize(size_t(values + 32));
   d.values = on_line(d.memory.data());
+  d.bytes = reinterpret_cast<int8_t*>(d.values);
   d.scales.resize(size_t(d.rows * d.steps));
   d.sums.resize(size_t(d.rows * d.steps));
   return d;
 }
 
 void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_t end) {
+  if (digits.in_bytes) return loops().fill_bytes(q, digits, begin, end);
   switch (q.dtype) {
     case DType::f32: return fill<float>(q, digits, begin, end);
     case DType::f16: return fill<Half>(q, digits, begin, end);
@@ -131,7 +143,7 @@ void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_
 }
 
 void matmul(const QuantizedMatmul& q, const Digits& d, int64_t begin, int64_t end) {
-  static const SumTile sum_tile = pick();
+  const SumTile sum_tile = d.in_bytes ? loops().sum_nibbles_tile : loops().sum_tile;
   std::vector<float> floats(size_t(kTileRows * (d.steps + d.rows)));
   std::vector<int32_t> zeros(size_t(kTileRows * d.steps));
   std::vector<int16_t> weights(size_t(kTileRows * kUnpacked + 32));

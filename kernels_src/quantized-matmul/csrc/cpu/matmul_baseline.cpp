@@ -38,6 +38,6 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 }  // namespace
 
-const SumTile sum_tile_baseline = sum_tile;
+const Loops loops_baseline = {sum_tile, nullptr, nullptr};
 
 }  // namespace khub::cpu

@@ -9,17 +9,23 @@ namespace khub::cpu {
 
 constexpr int64_t kStep = 128;     // of k, at most: products are summed as integers over a step
 constexpr int64_t kPanel = 8;      // weight rows that are multiplied together
+constexpr int64_t kNibbles = 64;   // 4-bit weights in a vector
 constexpr int64_t kTileRows = 32;  // weight rows of one work item: a row of x is read once for all of them
+
+constexpr int kBytes = 3;            // of a float32 value that meets 4-bit weights
+constexpr int32_t kLargest = 1 << 27;  // whole number in them, times the step: products then sum to less than 2^31
 
 // x in fixed point: each row as one digit of 15 bits, or two of a float32 row, with a scale for each step. A digit
 // is a row of its own here; products of digits and weights are whole numbers, exact in any order.
 struct Digits {
-  int64_t rows;    // m, or twice that: all first digits, then all second ones
+  bool in_bytes;   // of float32 for 4-bit weights, on processors that multiply bytes
+  int64_t rows;    // in bytes m; else m, or twice that: all first digits, then all second ones
   int64_t step;    // 32, 64 or kStep: the weights' group, or a part of it
   int64_t steps;   // in k
   int64_t width;   // values of a row: k, rounded up to whole vectors
   std::vector<int16_t> memory;
   int16_t* values;  // [rows, width] in the order in which weights unpack, zeros at the end; on a cache line
+  int8_t* bytes;    // in their place: [m, width / kNibbles, kBytes, kNibbles], the lowest digits first
   std::vector<float> scales;    // [rows, steps]; NaN where a value of the step is not finite
   std::vector<int32_t> sums;    // [rows, steps] of the values, for zero points
 };
@@ -29,6 +35,10 @@ template <class T>
 T* on_line(T* from) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(from) + 63) / 64 * 64);
 }
+
+// The instruction sets that code is compiled for here, and the one that this processor gets.
+enum class Processor { baseline, avx2, vnni };
+Processor processor();
 
 Digits make_digits(const QuantizedMatmul& q);
 
@@ -48,9 +58,16 @@ struct Scratch {
 
 constexpr int64_t kUnpacked = 256;  // of k that are unpacked at a time, for many rows of x
 
-// The sums of the tile that starts at weight row `first`. The same loop, each compiled for its own instruction
-// set; null where the build has none of it.
+// The sums of the tile that starts at weight row `first`, and the digits of rows [begin, end) in bytes.
 using SumTile = void (*)(const QuantizedMatmul& q, const Digits& digits, int64_t first, const Scratch& scratch);
-extern const SumTile sum_tile_baseline, sum_tile_avx2, sum_tile_vnni;
+using FillBytes = void (*)(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_t end);
+
+// The same loops, each compiled for its own instruction set; null where the build, or the processor, has none of it.
+struct Loops {
+  SumTile sum_tile;
+  SumTile sum_nibbles_tile;
+  FillBytes fill_bytes;
+};
+extern const Loops loops_baseline, loops_avx2, loops_vnni;
 
 }  // namespace khub::cpu

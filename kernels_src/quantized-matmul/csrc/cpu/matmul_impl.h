@@ -234,23 +234,25 @@ static void sum_unpacked(const Digits& d, const Panel& p, const int16_t* weights
   std::memcpy(to, &sums, sizeof(sums));
 }
 
+// The panel whose first weight row is `top`, its scales and zero points gathered into those given.
+static Panel panel_at(const QuantizedMatmul& q, const Digits& d, int64_t top, float* scales, int32_t* zeros) {
+  gather(q, d, top, scales, zeros);
+  Panel panel;
+  for (int64_t r = 0; r < kPanel; ++r) panel.rows[r] = q.weight + (top + r < q.n ? top + r : q.n - 1) * q.row_bytes;
+  panel.scales = scales;
+  panel.zeros = q.zeros ? zeros : nullptr;
+  panel.zero = q.bits == 4 ? 8 : 0;
+  panel.later = top + 2 * kPanel <= q.n ? panel.rows[0] + kPanel * q.row_bytes : q.weight + (q.n - 1) * q.row_bytes;
+  return panel;
+}
+
 template <int kBits>
 static void sum_tile_of(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
   Panel panels[kTileRows / kPanel];
   const int64_t count = ((q.n - first < kTileRows ? q.n - first : kTileRows) + kPanel - 1) / kPanel;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t top = first + i * kPanel;
-    float* scales = s.scales + i * d.steps * kPanel;
-    int32_t* zeros = s.zeros + i * d.steps * kPanel;
-    gather(q, d, top, scales, zeros);
-    for (int64_t r = 0; r < kPanel; ++r) {
-      panels[i].rows[r] = q.weight + (top + r < q.n ? top + r : q.n - 1) * q.row_bytes;
-    }
-    const uint8_t* end = q.weight + (q.n - 1) * q.row_bytes;
-    panels[i].scales = scales;
-    panels[i].zeros = q.zeros ? zeros : nullptr;
-    panels[i].zero = q.bits == 4 ? 8 : 0;
-    panels[i].later = top + 2 * kPanel <= q.n ? panels[i].rows[0] + kPanel * q.row_bytes : end;
+    const int64_t at = i * d.steps * kPanel;
+    panels[i] = panel_at(q, d, first + i * kPanel, s.scales + at, s.zeros + at);
   }
   if (d.rows <= 2) {
     for (int64_t i = 0; i < count; ++i) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "blocks.h"
 #include "matmul_cpu.h"
 
 #if defined(__x86_64__) && !defined(KHUB_BASELINE)  // which tests set to be given the other paths
@@ -28,9 +29,29 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 #include "matmul_impl.h"
 
+// For each lane 8 nibbles times values of x: `low` times the first 32 bytes of each digit, `high` times the next.
+KHUB_INLINE i32x8 unit_products(u32x8 low, u32x8 high, const int8_t* x) {
+  i32x8 total{};
+#pragma GCC unroll 3
+  for (int digit = kBytes - 1; digit >= 0; --digit) {
+    const __m256i* at = reinterpret_cast<const __m256i*>(x + digit * kNibbles);
+    total <<= 8;
+    total = bit_cast<i32x8>(
+        _mm256_dpbusd_epi32(bit_cast<__m256i>(total), bit_cast<__m256i>(low), _mm256_load_si256(at)));
+    total = bit_cast<i32x8>(
+        _mm256_dpbusd_epi32(bit_cast<__m256i>(total), bit_cast<__m256i>(high), _mm256_load_si256(at + 1)));
+  }
+  return total;
+}
+
+#include "nibbles_impl.h"
+//
+#include "blocks_impl.h"
+
 }  // namespace
 
-const SumTile sum_tile_vnni = sum_tile;
+const Loops loops_vnni = {sum_tile, sum_nibbles_tile, fill_bytes};
+const MultiplyBlock multiply_block_vnni = multiply_block;
 
 }  // namespace khub::cpu
 
@@ -38,7 +59,8 @@ const SumTile sum_tile_vnni = sum_tile;
 
 namespace khub::cpu {
 
-const SumTile sum_tile_vnni = nullptr;
+const Loops loops_vnni = {nullptr, nullptr, nullptr};
+const MultiplyBlock multiply_block_vnni = nullptr;
 
 }  // namespace khub::cpu
 

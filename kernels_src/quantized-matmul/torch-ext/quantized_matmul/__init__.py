@@ -4,6 +4,7 @@
 of consecutive input channels of an output channel.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Optional
 
@@ -109,7 +110,8 @@ def matmul(
         out = x.new_empty(result_shape)
     elif out.shape != result_shape or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {tuple(result_shape)}, got {tuple(out.shape)}")
-    x_rows, out_rows = x.reshape(x[..., 0].numel(), columns), out.view(x[..., 0].numel(), rows)
+    count = math.prod(x.shape[:-1])
+    x_rows, out_rows = x.reshape(count, columns), out.view(count, rows)
     if x_rows.stride(1) != 1:
         x_rows = x_rows.contiguous()
     if packed.format == "int8":

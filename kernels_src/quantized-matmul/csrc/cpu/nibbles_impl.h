@@ -1,0 +1,118 @@
+// 4-bit weights times float32 x in bytes. Included inside a namespace after matmul_impl.h and `unit_products`.
+//
+// x is fixed point as in matmul.cpp, but its whole numbers are cut into three bytes with a sign. A product of a
+// nibble and a byte takes half the instructions of one of 16 bits; the bytes' sums are put together again, exactly,
+// before anything is scaled, so that no order of rows changes a bit.
+//
+// Roofline: with one row of x the weights' bytes, each read once and in order.
+
+typedef int8_t i8x8 __attribute__((vector_size(8)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+// products[m][r] += 64 nibbles of weight row r times those of row m of x.
+template <int kRows, bool kPart>
+KHUB_INLINE void add_nibbles(const QuantizedMatmul& q, const Panel& p, int64_t byte, const int8_t* x, int64_t x_stride,
+                             i32x8 (*products)[kPanel]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kPanel; ++r) {
+    const u32x8 words = load_words<kPart>(p.rows[r], byte, q.row_bytes);
+    const u32x8 low = words & 0x0f0f0f0fu, high = (words >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 2
+    for (int m = 0; m < kRows; ++m) products[m][r] += unit_products(low, high, x + m * x_stride);
+  }
+}
+
+// Weight rows of a panel over all of k, for `kRows` rows of x from `row` on.
+template <int kRows>
+static void sum_nibbles(const QuantizedMatmul& q, const Digits& d, const Panel& p, int64_t row, float* to) {
+  const int64_t stride = d.step > kNibbles ? d.step : kNibbles, turn = stride / d.step;
+  const int64_t whole = q.row_bytes / 32 * kNibbles, x_stride = d.width * kBytes;
+  const int8_t* x = d.bytes + row * x_stride;
+  const uint8_t* later = p.later;
+  f32x8 sums[kRows] = {};
+  for (int64_t k = 0, step = 0; k < d.width; k += stride, step += turn) {
+    i32x8 products[kRows][kPanel] = {};
+    int64_t at = k;
+    for (; at < k + stride && at < whole; at += kNibbles) {
+      add_nibbles<kRows, false>(q, p, at / 2, x + at * kBytes, x_stride, products);
+      if (kRows == 1) {
+        for (int line = 0; line < 4; ++line, later += 64) __builtin_prefetch(later, 0, 2);
+      }
+    }
+    for (; at < k + stride && at < d.width; at += kNibbles) {
+      add_nibbles<kRows, true>(q, p, at / 2, x + at * kBytes, x_stride, products);
+    }
+    for (int m = 0; m < kRows; ++m) sums[m] = add_step(products[m], p, d, row + m, step, sums[m]);
+  }
+  for (int m = 0; m < kRows; ++m) std::memcpy(to + m * kTileRows, &sums[m], sizeof(sums[m]));
+}
+
+static void sum_nibbles_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
+  for (int64_t i = 0; i < kTileRows / kPanel && first + i * kPanel < q.n; ++i) {
+    const Panel panel = panel_at(q, d, first + i * kPanel, s.scales, s.zeros);
+    float* to = s.sums + i * kPanel;
+    int64_t row = 0;
+    for (; row + 2 <= d.rows; row += 2) sum_nibbles<2>(q, d, panel, row, to + row * kTileRows);
+    if (row < d.rows) sum_nibbles<1>(q, d, panel, row, to + row * kTileRows);
+  }
+}
+
+// 32 whole numbers as bytes, those of even channels apart from those of odd ones, as nibbles lie in their bytes.
+KHUB_INLINE void cut(i32x8* whole, int8_t* to) {
+  for (int digit = 0; digit < kBytes; ++digit) {
+    i8x8 natural[4];
+    for (int v = 0; v < 4; ++v) {
+      const i32x8 low = (whole[v] << 24) >> 24;
+      whole[v] = (whole[v] - low) >> 8;
+      natural[v] = __builtin_convertvector(low, i8x8);
+    }
+    u16x16 pairs;
+    std::memcpy(&pairs, natural, sizeof(pairs));
+    const u8x16 even = __builtin_convertvector(pairs & uint16_t(0xff), u8x16);
+    const u8x16 odd = __builtin_convertvector(pairs >> 8, u8x16);
+    std::memcpy(to + digit * kNibbles, &even, sizeof(even));
+    std::memcpy(to + digit * kNibbles + 32, &odd, sizeof(odd));
+  }
+}
+
+// One step of row m: `count` floats, zeros after them up to a multiple of 32.
+static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_t step) {
+  i32x8 most{}, sums{};
+  for (int64_t k = 0; k < count; k += 8) {
+    const i32x8 magnitude = bit_cast<i32x8>(load(x + k)) & 0x7fffffff;
+    most = magnitude > most ? magnitude : most;
+  }
+  int32_t bits = 0;
+  for (int i = 0; i < 8; ++i) bits = most[i] > bits ? most[i] : bits;
+  const float top = float(kLargest / d.step);
+  const float unit = khub::float_from_bits(uint32_t(bits)) / top;
+  const bool finite = bits < 0x7f800000, divides = finite && unit >= 0x1p-126f;  // of less there is nothing
+  const f32x8 inverse = splat(divides ? top / khub::float_from_bits(uint32_t(bits)) : 0.0f);
+  const f32x8 magic = splat(0x1.8p23f);  // adding it leaves the nearest whole number in the low bits
+  for (int64_t k = 0; k < count; k += 32) {
+    i32x8 whole[4] = {};
+    for (int v = 0; divides && v < 4; ++v) {
+      whole[v] = bit_cast<i32x8>(load(x + k + 8 * v) * inverse + magic) - bit_cast<i32x8>(magic);
+      sums += whole[v];
+    }
+    const int64_t at = step * d.step + k;
+    cut(whole, d.bytes + (m * d.width + at / kNibbles * kNibbles) * kBytes + at % kNibbles / 2);
+  }
+  int32_t sum = 0;
+  for (int i = 0; i < 8; ++i) sum += sums[i];
+  d.sums[m * d.steps + step] = sum;
+  d.scales[m * d.steps + step] = divides ? unit : finite ? 0.0f : __builtin_nanf("");
+}
+
+static void fill_bytes(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
+  for (int64_t m = begin; m < end; ++m) {
+    const float* from = static_cast<const float*>(q.x) + m * q.x_stride;
+    for (int64_t s = 0; s < d.steps; ++s) {
+      const int64_t count = q.k - s * d.step < d.step ? q.k - s * d.step : d.step;
+      float x[kStep] = {};
+      std::memcpy(x, from + s * d.step, size_t(count) * sizeof(float));
+      cut_step(x, count, d, m, s);
+    }
+  }
+}
