@@ -29,6 +29,38 @@ limit of memory, and short ones are mostly the cost of a call.
 """
 
 
+_ENGINES = """## The engine beside others
+
+From [engines.json](../benchmarks/results/engines.json), which `khub bench engines` writes: random weights in the shape
+of Qwen3-0.6B, each request 128 tokens in and 64 out, greedy, every contestant a process of its own on the same
+processors, by turns. *Ours* is how many times our tokens per second are the contestant's. *Gap* is the time between two
+tokens of a request.
+
+| case | contestant | tokens/s | first token | gap | KV waste | rounds | ours |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def engines(measured: Mapping[str, Any]) -> str:
+    """The section of the engines' results."""
+    lines = []
+    for case, answer in measured["results"].items():
+        for row in answer["results"]:
+            waste = "" if row["kv_waste"] is None else f"{row['kv_waste'] * 100:.1f} %"
+            cells = [
+                case,
+                f"{row['contestant']} {row['version']}",
+                f"{row['tokens_per_second']:.1f}",
+                f"{row['first_token'] * 1e3:,.0f} ms",
+                f"{row['gap_p50'] * 1e3:.0f} ms",
+                waste,
+                str(len(row["rounds"])),
+                f"{row['ours_over_this']:.2f}x",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return _ENGINES + "\n".join(lines) + "\n"
+
+
 def page(measured: Mapping[str, Any]) -> str:
     """The page of one machine's results."""
     environment = measured["environment"]
@@ -49,13 +81,19 @@ def page(measured: Mapping[str, Any]) -> str:
     lines += [
         f"- {row['name']}, {row['shape']}, {row['dtype']}: {row['ratio']:.2f}x of its peer" for row in behind
     ] or ["Nothing here is slower than its peer."]
-    lines += ["", "GPU: not yet measured (`python benchmarks/kernels.py --device cuda`).", ""]
+    lines += ["", "GPU: not yet measured (`khub bench kernels --packages .demo/dist --device cuda`).", ""]
     lines += [
         "## The same on another machine",
         "",
         "```sh",
         "make bench",
         "python benchmarks/performance.py",
+        "```",
+        "",
+        "At the shapes of models, with every batch and context that fits into memory, and a picture:",
+        "",
+        "```sh",
+        "khub bench kernels --packages .demo/dist --model llama-3-8b --model qwen3-0.6b --full --plot plot.png",
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -77,8 +115,15 @@ def _row(row: Mapping[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def whole() -> str:
+    """The page of the results that are kept."""
+    text = page(json.loads((RESULTS / "kernels-cpu.json").read_text()))
+    others = RESULTS / "engines.json"
+    return text + "\n" + engines(json.loads(others.read_text())) if others.is_file() else text
+
+
 def main() -> int:
-    PAGE.write_text(page(json.loads((RESULTS / "kernels-cpu.json").read_text())))
+    PAGE.write_text(whole())
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import tempfile
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from hub_loader.manifest import check_kernel_name, python_name
 
 _TEMPLATE = Path(__file__).with_name("template")
 _NAME = "my-kernel"
+# What a first build compiles: one variant takes seconds, the whole matrix minutes and gigabytes.
+HERE = f"torch-stable-*-cpu-{platform.machine()}*"
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Arguments of `khub init`."""
-    parser.epilog = "example:\n  khub init fused-norm && cd fused-norm && khub build . && pytest"
+    parser.epilog = (
+        f"example:\n  khub init fused-norm && cd fused-norm && khub build . --select '{HERE}' && pytest"
+    )
     parser.add_argument(
         "name", metavar="NAME", help="the kernel's name: lower-case letters, digits and dashes"
     )
@@ -67,5 +72,8 @@ def _init(args: argparse.Namespace) -> int:
         print(json.dumps({"project": str(project), "files": files}, indent=2))
     else:
         print(f"{project}\n" + "\n".join(f"  {path}" for path in files))
-        print(f"next: cd {args.name} && khub build . && pytest")
+        print(f"next: cd {args.name} && khub build . --select '{HERE}' && pytest")
+        print(
+            "      pytest needs torch; `khub build .` compiles every variant, also for CUDA and other processors"
+        )
     return 0

@@ -233,9 +233,9 @@ def hub_errors(repo_id: str, doing: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise AuthenticationError(
-                f"{repo_id}: {_sentence(error)}; set HF_TOKEN to a token that may write"
-            ) from None
+            said = _sentence(error).rstrip(".")
+            cure = "" if "HF_TOKEN" in said else "; set HF_TOKEN to a token that may write there"
+            raise AuthenticationError(f"{repo_id}: {said}{cure}") from None
         raise DownloadError(f"{doing} {repo_id} failed with HTTP {status}: {_sentence(error)}") from None
 
 

@@ -7,6 +7,7 @@ kernel_table.py says what was loaded and why, self_test.py whether it computes w
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,11 @@ class Kernels:
     plan_step: Callable[..., Any]
     bindings: tuple[Binding, ...]
     formats: frozenset[str] = FORMATS
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether the attention kernel has the argument that draft trees need."""
+        return "tree_mask" in inspect.signature(self.attend).parameters
 
 
 def parse_sources(text: str) -> str | dict[str, str]:

@@ -91,11 +91,6 @@ def sample(
     return [reports.get(row) or Choice(token) for row, token in enumerate(chosen)]
 
 
-def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
-    return distributions(logits[None], [params])[0].to(torch.float32)
-
-
 def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
     """What requests with temperature above 0 draw from: float64 [S, vocabulary]."""
     chances, order = _chances(logits.to(torch.float32), params)

@@ -265,7 +265,6 @@ class Scheduler:
         self.counters.generated_tokens += tokens + lines - 1
         self.counters.turns += lines
         self.counters.guesses += bool(chunk.draft)
-        self.counters.drafted_tokens += len(chunk.draft)
         self.counters.accepted_tokens += tokens - 1
 
     # -- blocks

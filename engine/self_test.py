@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -175,18 +176,32 @@ def _step(shapes: Shapes) -> _Step:
     )
 
 
+def _tree_mask(shapes: Shapes) -> torch.Tensor:
+    """Int32 [new tokens, 2]: the second sequence's are a tree, the other two's are tokens like any others."""
+    parents = (-1, 0, 0, 1, -1, 4)
+    first = 32 - len(parents)  # the bit of node 0, in the second word
+    seen: list[int] = []
+    for node, parent in enumerate(parents):
+        seen.append((seen[parent] if parent >= 0 else (1 << first) - 1) | 1 << first + node)
+    ones = 0xFFFFFFFF
+    mask = torch.tensor([[ones, ones], *([ones, high] for high in seen), [ones, ones]])
+    return mask.to(torch.uint32).view(torch.int32).to(shapes.device)
+
+
 def _attention(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
     step = _step(shapes)
     query = random_of(sum(_NEW), shapes.heads, shapes.head_dim)
     cache = (step.blocks, shapes.block_size, shapes.kv_heads, shapes.head_dim)
     keys, values = random_of(*cache), random_of(*cache)
-    for options in shapes.options:
+    trees: list[dict[str, Any]] = [{}, {"tree_mask": _tree_mask(shapes)}] if kernels.takes_trees else [{}]
+    for options, tree in product(shapes.options, trees):
         arguments: dict[str, Any] = {
             "block_tables": step.tables,
             "seq_lens": step.lengths,
             "query_start_loc": step.starts,
             "scale": shapes.head_dim**-0.5,
             **options,
+            **tree,
         }
         expected = torch_ops.attend(query.double(), keys.double(), values.double(), **arguments)
         yield "attend", kernels.attend(query, keys, values, **arguments), expected, 0

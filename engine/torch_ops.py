@@ -49,8 +49,8 @@ def attend(
     [S, max_blocks]; seq_lens int32 [S] counts the tokens in the cache, those of `query` included;
     query_start_loc int32 [S + 1]. window: a token sees that many, its own included. softcap: scores become
     softcap * tanh(scores / softcap). tree_mask: int32 [T, W]; of a sequence's last 32 * W tokens, a row sees only
-    those whose bits are set (bit b of word w: number w * 32 + b), and what a window counts are those that a row
-    sees. Returns [T, q_heads, head_size].
+    those whose bits are set (bit b of word w, the least significant first: number w * 32 + b), and what a window
+    counts are those that a row sees. Returns [T, q_heads, head_size].
     """
     out = torch.empty_like(query)
     block_size = key_cache.shape[1]
@@ -62,14 +62,14 @@ def attend(
         keys = key_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
         values = value_cache[blocks].flatten(0, 1)[:length].transpose(0, 1)
         visible = None
-        if end - start > 1 or window is not None:
+        if end - start > 1 or window is not None or tree_mask is not None:
             positions = torch.arange(length, device=query.device)
             own = positions[length - (end - start) :, None]
             visible = positions <= own
             if tree_mask is not None:
                 visible = _within_tree(visible, tree_mask[start:end])
-                own = visible.sum(dim=1, keepdim=True) - 1
-                positions[length - (end - start) :] = own.squeeze(1)
+                places = visible.cumsum(dim=1)
+                positions, own = places - 1, places[:, -1:] - 1
             if window is not None:
                 visible &= positions > own - window
         new = query[start:end].transpose(0, 1)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 from .errors import KernelHubError, MissingExtraError
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str | None]] = {
     "sign": ("sign a built package as a version of a repository", None),
     "trust": ("add, list and remove the keys whose signatures count here", None),
     "cache": ("list or clear what is in the cache", None),
+    "bench": ("run a benchmark of a source checkout: kernels, loader, build, registry", None),
     "completion": ("print a script by which bash, zsh or fish completes commands and options", None),
     "init": ("write a new kernel project that builds and passes its test", "build"),
     "build": ("compile kernel source into a package, one variant for each selected cell", "build"),
@@ -73,6 +74,7 @@ def make_parser(described: Collection[str | None], *, complete: bool = True) -> 
         description="Precompiled kernels: build them, serve them, load them verified, run them.",
         epilog="`khub COMMAND --help` shows a command's arguments and examples.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show this program's version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, extra) in COMMANDS.items():
         command = commands.add_parser(
@@ -88,6 +90,14 @@ def make_parser(described: Collection[str | None], *, complete: bool = True) -> 
                 if complete:
                     raise
     return parser
+
+
+class _Version(argparse.Action):
+    """argparse's own action wants the version beforehand; every command would read it from the disk."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(f"khub {version('kernel-hub')}")
+        parser.exit()
 
 
 def _add_arguments(name: str, extra: str | None) -> AddArguments:

@@ -104,12 +104,16 @@ def get_local_kernel(
 
     Args:
         repo_path: a package folder (index.json and build/), its build folder, or the folder of one variant.
-        backend, trust_remote_code, user_agent: as for `get_kernel`, the latter two for its dependencies: the
-            folder itself is yours.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`, for its dependencies: the folder itself is yours.
+        user_agent: as for `get_kernel`, for its dependencies.
 
     Raises:
         UsageError: there is no kernel package at `repo_path`.
-        NoMatchingVariantError, IntegrityError, InvalidKernelError, MissingDependencyError
+        NoMatchingVariantError: no variant in it fits this environment.
+        IntegrityError: a file is not what its metadata promises.
+        InvalidKernelError: the package breaks the format.
+        MissingDependencyError: it needs what is not installed here.
     """
     package, variant = find_local(Path(repo_path), detect_environment(), backend)
     try:

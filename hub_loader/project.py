@@ -50,6 +50,11 @@ def read_dependencies(folder: Path) -> tuple[Request, ...]:
     path = folder / "pyproject.toml"
     try:
         data: Any = load_toml(path.read_text())
+    except FileNotFoundError:
+        raise LockError(
+            f"there is no {path}: pass the project's folder, or write one with "
+            '[tool.kernels.dependencies] and "org/name" = 1 below it'
+        ) from None
     except OSError as error:
         raise LockError(f"{path} cannot be read ({error.strerror}): pass the project's folder") from None
     except ValueError as error:

@@ -6,6 +6,8 @@
 - "cpu-baseline": compiled here without the paths for newer instruction sets.
 - "cpu-wide": the code for AVX-512's 16 lanes, compiled here for AVX2 where the processor has no more.
 - "cuda-emulated": the CUDA source compiled for the host, on the emulator in tests/cuda_emulator.
+- "triton": the Python-only variant, on a GPU; under TRITON_INTERPRET=1, which no other kind runs under, interpreted on
+  the CPU. Packages that have no such variant skip it.
 """
 
 import hashlib
@@ -34,8 +36,13 @@ else:
 EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
 KINDS = ["cpu", "cuda-emulated"]
 KINDS[1:1] = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpu-baseline", "cpu-wide")]
-if torch.cuda.is_available():
-    KINDS.append("cuda")
+# Every kind but the GPU's compiled with g++'s sanitizers, whose run-time the process must have been started with.
+SANITIZED = os.environ.get("KHUB_SANITIZE") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    KINDS = ["triton"]
+elif torch.cuda.is_available() and not SANITIZED:
+    KINDS += ["cuda", "triton"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,7 +67,15 @@ def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
     def build(source: Path, kind: str) -> ModuleType:
         if (source, kind) not in loaded:
-            if kind in ("cpu", "cuda"):
+            if kind == "triton":
+                package = built_twin(source, tmp_path_factory.mktemp("package"))
+                # The loader offers CUDA variants on machines with a GPU alone.
+                loaded[source, kind] = (
+                    import_package(package / "build" / "torch-cuda")
+                    if INTERPRETED
+                    else get_local_kernel(package, backend="cuda")
+                )
+            elif kind in ("cpu", "cuda") and not SANITIZED:
                 package = built_package(source, kind, tmp_path_factory.mktemp("package"))
                 loaded[source, kind] = get_local_kernel(package, backend=kind)
             else:
@@ -76,7 +91,8 @@ def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 @pytest.fixture(scope="module", params=KINDS)
 def kernel(request: pytest.FixtureRequest, builds) -> Iterator[ModuleType]:
     """The module under test, of each kind in turn."""
-    with torch.device("cuda" if request.param == "cuda" else "cpu"):
+    on_gpu = request.param == "cuda" or (request.param == "triton" and not INTERPRETED)
+    with torch.device("cuda" if on_gpu else "cpu"):
         yield builds(request.path.parent.parent, request.param)
 
 
@@ -96,6 +112,14 @@ def built_package(source: Path, kind: str, out: Path) -> Path:
     return out
 
 
+def built_twin(source: Path, out: Path) -> Path:
+    """The package with the Python-only variant alone, built into `out`."""
+    if not (source / "triton").is_dir():
+        pytest.skip(f"{source.name} has no variant in Triton")
+    run([sys.executable, "-m", "hub_loader", "build", str(source / "triton"), "--out", str(out)])
+    return out
+
+
 def compile_package(package: Path, kind: str, cache: Path) -> Path:
     """Compiles one backend of a package into a folder named by its sources' digest. Returns the folder."""
     backend, _, special = kind.partition("-")
@@ -110,7 +134,7 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
         if p.is_file()
     ]
     digest = hashlib.sha256(torch.__version__.encode() + (package / "build.toml").read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes() + bytes([SANITIZED]))
     for path in inputs:
         digest.update(path.name.encode() + path.read_bytes())
     op_id = f"_{name}_{kind.replace('-', '_')}_{digest.hexdigest()[:12]}"
@@ -126,6 +150,10 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
         common.append("-DKHUB_BASELINE")
     if special == "wide":
         common.append("-DKHUB_EMULATE_AVX512")
+    if SANITIZED:
+        # The optimizer sees through less of checked code, and warns of what it then cannot rule out.
+        common.remove("-Werror")
+        common += ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     includes = ["-I", str(EMULATOR)] if emulated else ["-idirafter", str(EMULATOR)]
     includes += ["-isystem", str(torch_root / "include"), "-isystem", sysconfig.get_paths()["include"]]
     jobs = [(src, []) for src in config["torch"]["src"]]
@@ -144,7 +172,8 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, sources))
         libraries = ["-L", str(torch_root / "lib"), "-ltorch_cpu", "-lc10"]
-        run(["g++", "-shared", *objects, *libraries, "-o", str(work / f"{op_id}.abi3.so")])
+        checks = ["-fsanitize=address,undefined"] if SANITIZED else []
+        run(["g++", "-shared", *checks, *objects, *libraries, "-o", str(work / f"{op_id}.abi3.so")])
         for path in objects:
             Path(path).unlink()
         for path in (package / "torch-ext" / name).glob("*.py"):

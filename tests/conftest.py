@@ -10,12 +10,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from clean_install import build_wheel
+from environments import make_environment
 from filelock import FileLock
 from hypothesis import settings
 from khub_process import Hub, StartHub, khub_command, khub_environment
@@ -68,20 +70,31 @@ def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
 
 
+def _shared_folder(folders: pytest.TempPathFactory, name: str) -> Path:
+    """A folder of that name for all processes of this run."""
+    base = folders.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built once."""
+    folder = _shared_folder(tmp_path_factory, "wheel")
+    with FileLock(folder.with_suffix(".lock")):
+        return next(folder.glob("kernel_hub-*.whl"), None) or build_wheel(folder)
+
+
 def _stock_client(folders: pytest.TempPathFactory, name: str, *packages: str) -> Path:
     """The interpreter of an environment of its own that has the Hub's client and `packages`."""
-    base = folders.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder = _shared_folder(folders, name)
     python, ready = folder / "bin" / "python", folder / "ready"
     with FileLock(folder.with_suffix(".lock")):
         if ready.exists():
             return python
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for package in packages:  # torch first, from wherever this environment has it
-            subprocess.run([*pip, package], check=True)
-        # The versions that docs/defects.md was measured with.
-        subprocess.run([*pip, "kernels==0.17.2", "huggingface_hub==2.4.0"], check=True)
+        # Torch first, from wherever this environment has it; clients as docs/defects.md was measured with.
+        make_environment(
+            folder, *((each,) for each in packages), ("kernels==0.17.2", "huggingface_hub==2.4.0")
+        )
         ready.touch()
     return python
 
@@ -105,3 +118,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems", trylast=True)
+def _files_with_slow_tests_first(items: list[pytest.Item]) -> None:
+    """What is long begins early, so that no process ends minutes after the others (with --no-loadscope-reorder)."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: not slow[item.path])

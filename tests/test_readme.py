@@ -29,7 +29,8 @@ def test_links_of_readme_point_to_files_that_exist() -> None:
 
 def test_make_targets_that_readme_names_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake (?:TORCH=\S+ )?(\w+)", README)) <= targets
+    pages = README + (ROOT / "CONTRIBUTING.md").read_text()
+    assert set(re.findall(r"\bmake (?:TORCH=\S+ )?(\w+)", pages)) <= targets
 
 
 @pytest.mark.slow

@@ -36,13 +36,11 @@ class Held:
         """What comes next is of another replica."""
         self._start: Message | None = None
         self._waiting: list[Message] = []
-        self._status = 0
         self._stream = False
 
     async def take(self, message: Message, replica: str) -> None:
         """The next message, of `replica`."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
             self._stream = b"text/event-stream" in dict(message["headers"]).get(b"content-type", b"")
             self._start = {**message, "headers": [*message["headers"], (REPLICA, replica.encode())]}
         elif self.content:

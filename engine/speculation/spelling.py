@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import dataclass
 
@@ -82,7 +81,7 @@ def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer 
     proposer = _make(parse(speculate), target) if isinstance(speculate, str) else speculate
     if proposer is None or not proposer.draws_trees:
         return proposer
-    if "tree_mask" not in inspect.signature(target.kernels.attend).parameters:
+    if not target.kernels.takes_trees:
         raise UsageError(
             "draft trees need a tree_mask, which the kernel of slot attention does not take: "
             "use attention=torch, or speculate with chains"

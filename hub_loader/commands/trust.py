@@ -200,7 +200,13 @@ def _org(args: argparse.Namespace) -> str:
 def _line(text: str) -> str:
     """The public line in a file of that name, else the text itself."""
     path = Path(text)
-    if text.startswith(KIND) or not path.is_file():
+    if text.startswith(KIND):
+        return text
+    if not path.is_file():
+        if path.suffix == ".pub":
+            raise UsageError(
+                f"there is no file {path}: name the publisher's .pub file, or give its line in quotes"
+            )
         return text
     try:
         return path.read_text(encoding="utf-8")[:1000]

@@ -46,7 +46,8 @@ def use_kernel_forward_from_hub(
     replaces it for every model that calls it.
 
     Args:
-        layer_name, condition: as for `replace_kernel_forward_from_hub`.
+        layer_name: as for `replace_kernel_forward_from_hub`.
+        condition: as for `replace_kernel_forward_from_hub`.
 
     Raises:
         UsageError: it decorates neither a class nor a function.

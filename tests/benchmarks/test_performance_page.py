@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ MEASURED = {"environment": {"device": "a CPU", "threads": 2, "torch": "2.13.0"},
 
 
 def test_performance_page_is_that_of_the_results() -> None:
-    measured = json.loads((performance.RESULTS / "kernels-cpu.json").read_text())
-    assert performance.PAGE.read_text() == performance.page(measured)
+    assert performance.PAGE.read_text() == performance.whole()
 
 
 def test_performance_page_has_a_row_for_each_result() -> None:
@@ -52,6 +50,13 @@ def test_performance_page_names_each_call_that_is_slower_than_its_peer() -> None
     assert "- matmul int4, 512 × 4096 × 4096, bfloat16: 0.50x of its peer" in performance.page(MEASURED)
     quick = MEASURED | {"results": [ROW | {"ratio": 1.5}]}
     assert "Nothing here is slower than its peer." in performance.page(quick)
+
+
+def test_performance_page_has_a_row_for_each_engine() -> None:
+    result = {"contestant": "vllm", "version": "0.32.0", "tokens_per_second": 18.46, "first_token": 8.285}
+    result |= {"gap_p50": 0.297, "kv_waste": 0.0222, "rounds": [{}, {}], "ours_over_this": 1.36}
+    row = "| 8 requests | vllm 0.32.0 | 18.5 | 8,285 ms | 297 ms | 2.2 % | 2 | 1.36x |"
+    assert row in performance.engines({"results": {"8 requests": {"results": [result]}}}).splitlines()
 
 
 @pytest.mark.slow

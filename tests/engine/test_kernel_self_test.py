@@ -58,6 +58,10 @@ def _without_its_last_token(query: torch.Tensor, *args: Any, seq_lens: torch.Ten
     return torch_ops.attend(query, *args, seq_lens=(seq_lens - 1).clamp_min(1), **options)
 
 
+def _blind_to_trees(*args: Any, tree_mask: torch.Tensor | None = None, **options: Any) -> Any:
+    return torch_ops.attend(*args, **options)
+
+
 def _leaving_one_out(*args: torch.Tensor) -> None:
     torch_ops.reshape_and_cache_flash(*(a[:-1] for a in args[:2]), *args[2:4], args[4][:-1])
 
@@ -78,6 +82,7 @@ def _with_swapped_halves(positions: Any, query: Any, key: Any, size: int, table:
     ("slot", "function", "wrong", "words"),
     [
         ("attention", "attend", _without_its_last_token, "attend is off by"),
+        ("attention", "attend", _blind_to_trees, "attend is off by"),
         ("kv_write", "reshape_and_cache_flash", _leaving_one_out, "reshape_and_cache_flash is off by"),
         ("norm", "rms_norm", _not_a_number, "rms_norm is off by nan"),
         ("rotary", "rotary_embedding", _with_swapped_halves, "rotary_embedding is off by"),

@@ -308,7 +308,7 @@ def test_kernel_that_is_not_locked_is_named_with_its_cure(hub: StaticHub, tmp_pa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "cannot be read"),
+        (None, "there is no"),
         ("[", "is not TOML"),
         ("[tool.other]", r"has no \[tool\.kernels\.dependencies\]"),
         ('[tool.kernels.dependencies]\n"org/demo" = 1.5\n', "neither a version"),

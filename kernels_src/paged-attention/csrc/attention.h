@@ -48,6 +48,9 @@ struct Attention {
   float softcap;   // 0: none
   int64_t window;  // 0: none; else the keys a query sees, itself included
   bool causal;
+  const int32_t* tree_mask;  // [num_tokens, tree_mask_words], or null; see visible.h
+  int64_t tree_mask_stride;
+  int64_t tree_mask_words;
 };
 
 struct CacheWrite {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 
@@ -26,6 +28,7 @@ def attend(
     window=None,
     softcap=0.0,
     alibi_slopes=None,
+    tree_mask=None,
 ):
     """As the kernel's `attend` with `return_lse=True`, in float64 and for the flash layout."""
     out = torch.zeros(query.shape, dtype=torch.float64)
@@ -43,6 +46,13 @@ def attend(
         seen = torch.ones(end - begin, length, dtype=torch.bool)
         if causal:
             seen &= key_positions <= positions
+        if tree_mask is not None:
+            words = tree_mask[begin:end].tolist()
+            tail = length - 32 * tree_mask.shape[1]
+            for row, key in itertools.product(range(end - begin), range(max(tail, 0), length)):
+                seen[row, key] &= bool(words[row][(key - tail) // 32] >> ((key - tail) % 32) & 1)
+            key_positions = seen.cumsum(dim=1) - 1  # among the keys that the row sees
+            positions = seen.sum(dim=1, keepdim=True) - 1
         if window is not None:
             seen &= key_positions > positions - window
         logits = torch.einsum("thd,khd->htk", query[begin:end].double(), keys) * scale

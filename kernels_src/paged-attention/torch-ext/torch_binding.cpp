@@ -206,7 +206,7 @@ void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, co
 void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& query, const Tensor& key_cache,
             const Tensor& value_cache, const Tensor& block_tables, const Tensor& seq_lens,
             const std::optional<Tensor>& query_start_loc, const std::optional<Tensor>& alibi_slopes,
-            double scale, bool causal, int64_t window, double softcap) {
+            const std::optional<Tensor>& tree_mask, double scale, bool causal, int64_t window, double softcap) {
   Attention a = {};
   a.dtype = dtype_of(query, "query");
   check_like(query, "query", query, query.scalar_type(), 3);
@@ -255,6 +255,16 @@ void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& q
     check_size(*alibi_slopes, "alibi_slopes", 0, a.num_heads);
     check_inner_stride(*alibi_slopes, "alibi_slopes");
     a.alibi_slopes = alibi_slopes->const_data_ptr<float>();
+  }
+  if (tree_mask) {
+    STD_TORCH_CHECK(causal, "tree_mask needs causal attention");
+    check_like(*tree_mask, "tree_mask", query, ScalarType::Int, 2);
+    check_size(*tree_mask, "tree_mask", 0, a.num_tokens);
+    STD_TORCH_CHECK(tree_mask->size(1) >= 1, "tree_mask must have a word of 32 tokens or more, got none");
+    check_inner_stride(*tree_mask, "tree_mask");
+    a.tree_mask = tree_mask->const_data_ptr<int32_t>();
+    a.tree_mask_stride = tree_mask->stride(0);
+    a.tree_mask_words = tree_mask->size(1);
   }
   if (lse) {
     check_like(*lse, "lse", query, ScalarType::Float, 2);
@@ -354,9 +364,8 @@ void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor
 STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def(
       "attend(Tensor(a!) out, Tensor(b!)? lse, Tensor query, Tensor key_cache, Tensor value_cache, "
-      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, float scale, "
-      "bool causal, "
-      "int window, float softcap) -> ()");
+      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? tree_mask, "
+      "float scale, bool causal, int window, float softcap) -> ()");
   ops.def(
       "reshape_and_cache(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
       "Tensor slot_mapping) -> ()");

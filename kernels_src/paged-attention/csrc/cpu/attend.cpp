@@ -67,12 +67,8 @@ void start_rows(const Attention& a, const Tile& tile, const Item& item, std::vec
   rows.clear();
   for (int64_t head = item.first_head; head < item.end_head; ++head) {
     for (int64_t token = tile.first_token; token < tile.first_token + tile.count; ++token) {
-      const int64_t position = seq_len - query_end + token;
-      const int64_t end_key = a.causal ? std::min(position + 1, seq_len) : seq_len;
-      const int64_t first_key = a.window ? std::max<int64_t>(0, position + 1 - a.window) : 0;
-      for (int64_t i = 0; i < group; ++i) {
-        rows.push_back({token, head * group + i, position, first_key, end_key});
-      }
+      const Visible visible = visible_keys(a, token, query_end, seq_len);
+      for (int64_t i = 0; i < group; ++i) rows.push_back({token, head * group + i, visible});
     }
   }
 }
@@ -106,10 +102,12 @@ void attend_item(const Attention& a, Plan& plan, const Item& item, const std::ve
 
 Tile make_tile(const Attention& a, int64_t seq, int64_t token, int64_t count, int64_t query_end) {
   const int64_t length = a.seq_lens[seq];
-  const int64_t position = length - query_end + token;  // of the first token; keys up to the last one's
-  const int64_t end_key = a.causal ? std::clamp<int64_t>(position + count, 0, length) : length;
-  const int64_t first_key = a.window ? std::max<int64_t>(0, position + 1 - a.window) : 0;
-  return {seq, token, count, std::min(first_key, end_key), end_key, -1};
+  const int64_t end_key = std::max<int64_t>(0, visible_keys(a, token + count - 1, query_end, length).end_key);
+  int64_t first_key = end_key;
+  for (int64_t t = token; t < token + count; ++t) {  // of a tree, a later one may see earlier keys
+    first_key = std::min(first_key, visible_keys(a, t, query_end, length).first_key);
+  }
+  return {seq, token, count, first_key, end_key, -1};
 }
 
 }  // namespace

@@ -35,10 +35,28 @@ static void find_chunk(const Attention& a, const Tile& tile, int64_t start, int6
   }
 }
 
-// The logits of a row for the keys [begin, end) of a chunk become weights. Returns the correction of what the
-// row has summed so far.
+// The keys of a chunk that a row sees, as the bits of their numbers in it.
+static_assert(kChunk == 32, "the keys of a chunk are the bits of a word");
+
+KHUB_INLINE uint32_t bits_between(int64_t begin, int64_t end) {
+  return begin < end ? ~0u >> (32 - (end - begin)) << begin : 0u;
+}
+
+// Of `within`, those that the row's mask has.
+static uint32_t masked(const Attention& a, const Visible& visible, int64_t chunk_start, uint32_t within) {
+  if (!visible.bits || chunk_start + kChunk <= visible.tail) return within;
+  const auto word = [&](int64_t w) -> uint32_t {
+    return w < 0 ? ~0u : w < a.tree_mask_words ? uint32_t(visible.bits[w]) : 0u;
+  };
+  const int64_t at = chunk_start - visible.tail;  // above -32
+  const int64_t first = at < 0 ? -1 : at / 32, shift = at - first * 32;
+  return within & uint32_t((uint64_t(word(first + 1)) << 32 | word(first)) >> shift);
+}
+
+// The logits of a row for the keys [begin, end) of a chunk become weights, 0 for those that are not in `seen`.
+// Returns the correction of what the row has summed so far.
 static float soften(const Attention& a, const Row& row, int64_t chunk_start, int64_t begin, int64_t end,
-                    float* scores, const Partial& sums) {
+                    uint32_t seen, float* scores, const Partial& sums) {
   for (int64_t k = 0; k < begin; ++k) scores[k] = -INFINITY;
   for (int64_t k = end; k < kChunk; ++k) scores[k] = -INFINITY;
   if (a.softcap > 0) {
@@ -46,7 +64,11 @@ static float soften(const Attention& a, const Row& row, int64_t chunk_start, int
   }
   if (a.alibi_slopes) {
     const float slope = a.alibi_slopes[row.head];
-    for (int64_t k = begin; k < end; ++k) scores[k] += slope * float(chunk_start + k - row.position);
+    int64_t place = place_of(row.visible, chunk_start + begin) - row.visible.position;
+    for (int64_t k = begin; k < end; place += seen >> k++ & 1u) scores[k] += slope * float(place);
+  }
+  if (seen != bits_between(begin, end)) {
+    for (int64_t k = begin; k < end; ++k) scores[k] = seen >> k & 1u ? scores[k] : -INFINITY;
   }
   f32v most = splat(*sums.maximum);
   for (int64_t k = 0; k < kChunk; k += kLanes) most = larger(load(scores + k), most);
@@ -74,22 +96,35 @@ struct Keys {
   Ahead next_keys, next_values;
 };
 
-// kRows rows from `first` that see the keys [begin, end) of a chunk.
+// kRows rows from `first` that see the keys `seen` of a chunk, of which [begin, end) are the first to the last.
 template <int kRows, class In>
-static void update_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, const Keys<In>& keys,
-                        bool ask, const Scratch& scratch) {
+static void update_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, uint32_t seen,
+                        const Keys<In>& keys, bool ask, const Scratch& scratch) {
   alignas(64) float scores[kRows][kChunk];
   const int64_t stride = scratch.stride;
   dot_keys<kRows>(scratch.query + first * stride, keys.keys, ask ? keys.next_keys : Ahead{}, stride, keys.width,
                   begin, end, scores);
   float correction[kRows];
   for (int r = 0; r < kRows; ++r) {
-    correction[r] = soften(a, scratch.rows[first + r], keys.start, begin, end, scores[r],
+    correction[r] = soften(a, scratch.rows[first + r], keys.start, begin, end, seen, scores[r],
                            partial_row(scratch.span, stride, first + r));
   }
   float* output = partial_row(scratch.span, stride, first).output;
   weigh_values<kRows>(scores, keys.values, ask ? keys.next_values : Ahead{}, begin, end, correction, output,
                       row_floats(stride), keys.width);
+}
+
+// The same, some of them hidden by a mask: a hidden slot is not read, in its place the last one before it is.
+template <int kRows, class In>
+static void update_masked_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, uint32_t seen,
+                               const Keys<In>& keys, bool ask, const Scratch& scratch) {
+  Keys<In> shown = keys;
+  for (int64_t k = 0, at = begin; k < kChunk; ++k) {
+    if (seen >> k & 1u) at = k;
+    shown.keys[k] = keys.keys[at];
+    shown.values[k] = keys.values[at];
+  }
+  update_rows<kRows>(a, first, begin, end, seen, shown, ask, scratch);
 }
 
 // The rows [first, last) of one KV head over a chunk. Rows of one token see the same keys and go in pairs.
@@ -98,12 +133,18 @@ static void attend_chunk(const Attention& a, int64_t first, int64_t last, const 
                          const Scratch& scratch) {
   for (int64_t r = first; r < last;) {
     const Row& row = scratch.rows[r];
-    const int64_t sees = row.first_key - keys.start, until = row.end_key - keys.start;
-    const int64_t begin = sees > keys.begin ? sees : keys.begin, end = until < keys.end ? until : keys.end;
+    const int64_t since = row.visible.first_key - keys.start, until = row.visible.end_key - keys.start;
+    int64_t begin = since > keys.begin ? since : keys.begin, end = until < keys.end ? until : keys.end;
     const bool two = r + 1 < last && scratch.rows[r + 1].token == row.token;
     const bool ask = r == first;
-    if (begin < end && two) update_rows<2>(a, r, begin, end, keys, ask, scratch);
-    if (begin < end && !two) update_rows<1>(a, r, begin, end, keys, ask, scratch);
+    const uint32_t seen = masked(a, row.visible, keys.start, bits_between(begin, end));
+    if (seen) {
+      begin = __builtin_ctz(seen), end = kChunk - __builtin_clz(seen);
+      const auto update = seen == bits_between(begin, end)
+                              ? (two ? update_rows<2, In> : update_rows<1, In>)
+                              : (two ? update_masked_rows<2, In> : update_masked_rows<1, In>);
+      update(a, r, begin, end, seen, keys, ask, scratch);
+    }
     r += two ? 2 : 1;
   }
 }

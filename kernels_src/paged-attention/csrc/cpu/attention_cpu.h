@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../attention.h"
+#include "../visible.h"
 
 namespace khub::cpu {
 
@@ -66,13 +66,11 @@ inline Partial partial_row(float* rows, int64_t width, int64_t row) {
   return {at, at + width, at + width + 1};
 }
 
-// A query token and head of an item, and the keys it sees: [first_key, end_key).
+// A query token and head of an item, and the keys it sees.
 struct Row {
   int64_t token;
   int64_t head;
-  int64_t position;
-  int64_t first_key;
-  int64_t end_key;
+  Visible visible;
 };
 
 // A thread's memory for one item. Rows are those of all its KV heads, a head's rows together.

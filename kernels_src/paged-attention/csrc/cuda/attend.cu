@@ -5,6 +5,7 @@
 // element of a head. Each warp keeps its own running maximum, sum and output; they are merged at the end in
 // the order of the warps, so the result depends on the token's own keys only and is the same in every run.
 #include "attention_cuda.h"
+#include "../visible.h"
 #include "device.h"
 
 namespace khub::cuda {
@@ -44,9 +45,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
   const int64_t seq = a.query_start_loc ? find_sequence(a.query_start_loc, a.num_seqs, token) : token;
   const int64_t query_end = a.query_start_loc ? a.query_start_loc[seq + 1] : token + 1;
   const int64_t seq_len = min(int64_t(a.seq_lens[seq]), a.max_blocks * a.block_size);
-  const int64_t position = seq_len - query_end + token;
-  const int64_t end_key = a.causal ? min(position + 1, seq_len) : seq_len;
-  const int64_t first_key = a.window ? max(int64_t(0), position + 1 - a.window) : 0;
+  const Visible visible = visible_keys(a, token, query_end, seq_len);
+  const int64_t end_key = visible.end_key;
   const int32_t* table = a.block_tables + seq * a.block_table_stride;
 
   float query[kHeads][kElements], output[kHeads][kElements], maximum[kHeads], total[kHeads];
@@ -70,14 +70,14 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
     total[h] = 0.0f;
   }
 
-  for (int64_t start = first_key + warp * kUnroll; start < end_key; start += kWarps * kUnroll) {
+  for (int64_t start = visible.first_key + warp * kUnroll; start < end_key; start += kWarps * kUnroll) {
     const T* values[kUnroll];
     float scores[kHeads][kUnroll];
     bool seen[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t key = start + u;
-      const int64_t block = key < end_key ? table[key / a.block_size] : -1;
+      const int64_t block = key < end_key && sees(visible, key) ? table[key / a.block_size] : -1;
       // A block id out of range cannot be reported from here; it must at least not be followed.
       seen[u] = block >= 0 && block < a.num_blocks;
       const int64_t slot = key % a.block_size;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
         float score = warp_sum(partial[h]);
         if (a.softcap > 0.0f) score = a.softcap * tanhf(score / a.softcap);
         if (a.alibi_slopes && first_head + h < end_head) {
-          score += a.alibi_slopes[first_head + h] * float(key - position);
+          score += a.alibi_slopes[first_head + h] * float(place_of(visible, key) - visible.position);
         }
         scores[h][u] = seen[u] ? score : -INFINITY;
       }

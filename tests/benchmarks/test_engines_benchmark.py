@@ -1,0 +1,33 @@
+"""The benchmark of engines runs `khub engine bench` for each case and keeps the figures of the others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "engines.py"
+
+
+@pytest.mark.slow
+def test_engines_benchmark_keeps_cases_that_are_not_run_and_says_which_peer_is_not_named(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "engines.json"
+    kept.write_text(json.dumps({"results": {"8 requests, float32": {"results": []}}}))
+    command = [sys.executable, PROGRAM, "--case", "1 request, int4", "--shape", "qwen3-tiny", "--rounds", "2"]
+    command += ["--json", kept, "--", "--inputs", "8", "--outputs", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 request, int4: without llama.cpp, as no interpreter was named" in done.stderr
+    results = json.loads(kept.read_text())["results"]
+    assert list(results) == ["8 requests, float32", "1 request, int4"]
+    assert results["8 requests, float32"] == {"results": []}
+    (ours,) = results["1 request, int4"]["results"]
+    assert ours["contestant"] == "kernel-hub"
+    assert len(ours["rounds"]) == 2
+    assert ours["tokens_per_second"] > 0
+    assert f"kernel-hub {ours['version']}" in done.stdout
