@@ -167,7 +167,7 @@ def _reason(name: str, error: Exception) -> str:
         told = serve.status().applications.get(name)
     except ray.exceptions.RayError:  # Ray Serve itself has ended, and `error` says so
         told = None
-    texts = [each.message for each in told.deployments.values()] if told is not None else []
+    texts: list[str] = [each.message for each in told.deployments.values()] if told is not None else []
     lines = [line.strip() for text in (*texts, str(error)) for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(\w+\.)*[A-Z]\w*Error: ", line)]
     ours = [line for line in errors if line.startswith("hub_loader.errors.")]
