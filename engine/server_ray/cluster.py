@@ -64,7 +64,7 @@ def application(
                 handle = serve.run(deployment(spec, options, replica), name=name, route_prefix=None)
                 kernels = handle.kernels.remote().result(timeout_s=60)
             except (RuntimeError, ray.exceptions.RayError) as error:
-                raise ClusterError(f"no replica of {spec.model} starts: {_reason(error)}") from None
+                raise ClusterError(f"no replica of {spec.model} starts: {_reason(name, error)}") from None
             yield Application(name, handle, kernels)
         finally:
             _end(name)
@@ -138,6 +138,7 @@ def _logging() -> Any:
 def _connect() -> None:
     # Ray gives way to every other process with what it runs; where it is started for serving, serving is not less.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -160,8 +161,14 @@ def _delete(name: str) -> None:
         log.warning("The replicas of %s could not be ended: %s", name, error)
 
 
-def _reason(error: Exception) -> str:
-    """The line of a traceback from the cluster that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    ours = [line for line in lines if re.match(r"(hub_loader\.errors\.|torch\.|[A-Z]\w*Error)", line)]
-    return (ours or lines or [type(error).__name__])[-1]
+def _reason(name: str, error: Exception) -> str:
+    """The line that says what is wrong, in the traceback of a replica of the application `name` if there is one."""
+    try:
+        told = serve.status().applications.get(name)
+    except ray.exceptions.RayError:  # Ray Serve itself has ended, and `error` says so
+        told = None
+    texts: list[str] = [each.message for each in told.deployments.values()] if told is not None else []
+    lines = [line.strip() for text in (*texts, str(error)) for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(\w+\.)*[A-Z]\w*Error: ", line)]
+    ours = [line for line in errors if line.startswith("hub_loader.errors.")]
+    return (ours or errors or lines or [type(error).__name__])[0].removeprefix("hub_loader.errors.")

@@ -16,8 +16,10 @@ import httpx
 import pytest
 import test_kernel_self_test as published
 from engine_models import SHIPPED
-from khub_process import Hub, khub_environment
+from khub_process import Hub, khub_command, khub_environment
 from serving import NAME, Server
+
+from hub_loader.errors import ClusterError
 
 pytest.importorskip("ray.serve", reason="pip install 'kernel-hub[ray]'")
 
@@ -134,3 +136,31 @@ def test_each_replica_fetches_its_kernels_from_the_hub_and_proves_them(
     kernels = [httpx.get(f"{server.url}/about").json()["kernels"] for _ in range(2)]
     for table in kernels:
         assert next(each for each in table if each["slot"] == "norm")["test"].startswith("passed")
+
+
+@pytest.mark.heavy
+def test_model_that_no_replica_can_load_ends_the_command_with_the_reason(tmp_path: Path) -> None:
+    done = subprocess.run(
+        khub_command("engine", "serve", tmp_path, "--ray", "--replica-cpus", "0.5", "--port", "0"),
+        env=khub_environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == ClusterError.exit_code
+    assert (done.stdout, done.stderr.count("Traceback")) == ("", 0)
+    assert f"no replica of {tmp_path} starts: ModelError: " in done.stderr
+    assert "config.json" in done.stderr
+
+
+@pytest.mark.heavy
+def test_cluster_that_is_not_there_is_named() -> None:
+    done = subprocess.run(
+        khub_command("engine", "serve", SHIPPED, "--ray", "--port", "0"),
+        env=khub_environment() | {"RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == ClusterError.exit_code
+    assert "127.0.0.1:1" in done.stderr

@@ -15,7 +15,7 @@ from khub_process import ROOT
 pytest.importorskip("ray.serve", reason="pip install 'kernel-hub[ray]'")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands_of_the_clusters_section_run_in_order(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "serve.md").read_text()
     found = re.search(r"<!-- executed by tests/engine/test_ray_page.py -->\n```sh\n(.*?)```", page, re.DOTALL)
