@@ -51,7 +51,7 @@ coverage: $(READY) ## the branches of the pure cores by their own tests: at leas
 	$(BIN)/coverage run -m pytest -q -m "not slow" $(CORE_TESTS)
 	$(BIN)/coverage report
 
-mutants: $(READY) ## change the cores in small ways and see which changes no test notices (about an hour); MUTANTS='*judge*' takes some
+mutants: $(READY) ## change the cores in small ways and see which changes no test notices; MUTANTS='*judge*' takes some
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2 $(if $(MUTANTS),'$(MUTANTS)')
 	$(BIN)/mutmut results
 

@@ -81,7 +81,7 @@ def read_library(path: Path) -> Library:
         with path.open("rb") as file:
             return _read(ELFFile(file))
     except (ELFError, AttributeError, KeyError) as error:
-        raise AuditError(f"{path} is not a shared library: {error}") from None
+        raise AuditError(f"{path} is not a shared library ({error}): build the package again") from None
 
 
 @dataclass(frozen=True)

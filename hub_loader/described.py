@@ -14,7 +14,7 @@ from typing import Any
 from .environment import Environment
 from .errors import UsageError
 from .torch_files import Torch, local_cuda, local_rocm
-from .variant import Version
+from .variant import Version, dotted
 
 _TORCH_VERSIONS = ("cuda", "rocm", "xpu")
 # From these releases on torch's own Linux wheels have the C++11 ABI.
@@ -148,7 +148,7 @@ def _local(torch: Torch) -> str:
     if torch.cuda is not None:
         return f"+cu{torch.cuda[0]}{torch.cuda[1]}"
     if torch.rocm is not None:
-        return f"+rocm{_dotted(torch.rocm)}"
+        return f"+rocm{dotted(torch.rocm)}"
     return "+xpu" if torch.xpu is not None else "+cpu"
 
 
@@ -175,10 +175,6 @@ def _version(option: str, text: str | None) -> Version | None:
     if not match:
         raise UsageError(f"{option} {text!r} is no version: write it like 12.8")
     return int(match[1]), int(match[2])
-
-
-def _dotted(version: Version) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 def from_options(options: Mapping[str, Any]) -> Description:

@@ -13,7 +13,7 @@ from typing import Any
 from .environment import Environment
 from .errors import UsageError
 from .torch_files import Torch
-from .variant import Version
+from .variant import Version, dotted
 
 _VERSIONS = ("glibc", "tvm_ffi", "musl", "macos", "driver_cuda")
 _TORCH_VERSIONS = ("cuda", "rocm", "xpu")
@@ -54,23 +54,23 @@ def summary(environment: Environment) -> str:
     parts = [environment.python, f"{environment.arch}-{environment.os}"]
     for name in ("glibc", "musl", "macos"):
         if (version := getattr(environment, name)) is not None:
-            parts.append(f"{name} {_dotted(version)}")
+            parts.append(f"{name} {dotted(version)}")
     if torch is None:
         parts.append("no torch")
     else:
         parts.append(f"torch {torch.release} for {_toolkit(torch)}")
     if environment.tvm_ffi is not None:
-        parts.append(f"tvm-ffi {_dotted(environment.tvm_ffi)}")
+        parts.append(f"tvm-ffi {dotted(environment.tvm_ffi)}")
     if environment.driver_cuda is not None:
-        parts.append(f"a driver for CUDA {_dotted(environment.driver_cuda)}")
-    parts += [f"a GPU of {_dotted(capability)}" for capability in environment.compute_capabilities]
+        parts.append(f"a driver for CUDA {dotted(environment.driver_cuda)}")
+    parts += [f"a GPU of {dotted(capability)}" for capability in environment.compute_capabilities]
     return ", ".join(parts)
 
 
 def _toolkit(torch: Torch) -> str:
     for name, version in (("CUDA", torch.cuda), ("ROCm", torch.rocm), ("XPU", torch.xpu)):
         if version is not None:
-            return f"{name} {_dotted(version)}"
+            return f"{name} {dotted(version)}"
     return "the CPU"
 
 
@@ -101,7 +101,3 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not text")
     return value
-
-
-def _dotted(version: Version) -> str:
-    return f"{version[0]}.{version[1]}"

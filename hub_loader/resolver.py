@@ -29,7 +29,7 @@ from .environment import Environment
 from .errors import NoMatchingVariantError, UsageError
 from .manifest import BackendInfo
 from .record import Record
-from .variant import Variant, Version, parse_variant
+from .variant import Variant, Version, dotted, parse_variant
 
 BACKENDS = ("cpu", "cuda", "rocm", "xpu", "metal", "neuron", "tpu", "cann")
 MINIMUM_GLIBC: Version = (2, 28)
@@ -167,9 +167,9 @@ def _wrong_framework(variant: Variant, environment: Environment) -> str | None:
     if torch is None:
         return "needs torch, which is not installed"
     if framework.name == "torch" and framework.version != torch.version:
-        return f"needs torch {_dotted(framework.version)}, {torch.release} is installed"
+        return f"needs torch {dotted(framework.version)}, {torch.release} is installed"
     if framework.name == "torch-stable-abi" and framework.version and framework.version > torch.version:
-        return f"needs torch {_dotted(framework.version)} or newer, {torch.release} is installed"
+        return f"needs torch {dotted(framework.version)} or newer, {torch.release} is installed"
     if framework.cxx11_abi is not None and framework.cxx11_abi != torch.cxx11_abi:
         names = {True: "the C++11 ABI", False: "the pre-C++11 ABI", None: "an unknown C++ ABI"}
         return f"needs {names[framework.cxx11_abi]}, this torch has {names[torch.cxx11_abi]}"
@@ -180,7 +180,7 @@ def _wrong_tvm_ffi(needed: Version | None, installed: Version | None) -> str | N
     if installed is None:
         return "needs tvm-ffi, which is not installed"
     if needed != installed:
-        return f"needs tvm-ffi {_dotted(needed)}, {_dotted(installed)} is installed"
+        return f"needs tvm-ffi {dotted(needed)}, {dotted(installed)} is installed"
     return None
 
 
@@ -191,11 +191,11 @@ def _wrong_version(variant: Variant, environment: Environment) -> str | None:
     versions = {} if torch is None else {"cuda": torch.cuda, "rocm": torch.rocm, "xpu": torch.xpu}
     installed = versions.get(name)
     if installed is None:
-        return f"needs {_label(name)} {_dotted(needed)}, and there is no torch built for {_label(name)}"
+        return f"needs {_label(name)} {dotted(needed)}, and there is no torch built for {_label(name)}"
     same_major_not_newer = needed[0] == installed[0] and needed <= installed
     if same_major_not_newer if name == "cuda" else needed == installed:
         return None
-    return f"needs {_label(name)} {_dotted(needed)}, torch has {_label(name)} {_dotted(installed)}"
+    return f"needs {_label(name)} {dotted(needed)}, torch has {_label(name)} {dotted(installed)}"
 
 
 def _wrong_python(variant: Variant, environment: Environment) -> str | None:
@@ -215,18 +215,18 @@ def _wrong_python(variant: Variant, environment: Environment) -> str | None:
 def _wrong_system(variant: Variant, environment: Environment) -> str | None:
     if variant.backend.name == "metal" and not variant.is_noarch:
         if environment.macos is None or environment.macos < MINIMUM_MACOS_METAL:
-            here = "an unknown one" if environment.macos is None else _dotted(environment.macos)
-            return f"needs macOS {_dotted(MINIMUM_MACOS_METAL)} or newer, this is {here}"
+            here = "an unknown one" if environment.macos is None else dotted(environment.macos)
+            return f"needs macOS {dotted(MINIMUM_MACOS_METAL)} or newer, this is {here}"
         return None
     if variant.platform is None or variant.platform.os != "linux":
         return None
-    needs = f"needs glibc {_dotted(MINIMUM_GLIBC)} or newer"
+    needs = f"needs glibc {dotted(MINIMUM_GLIBC)} or newer"
     if environment.musl is not None:
-        return f"{needs}, this system's C library is musl {_dotted(environment.musl)}"
+        return f"{needs}, this system's C library is musl {dotted(environment.musl)}"
     if environment.glibc is None:
         return f"{needs}, this system's C library is another one"
     if environment.glibc < MINIMUM_GLIBC:
-        return f"{needs}, this is {_dotted(environment.glibc)}"
+        return f"{needs}, this is {dotted(environment.glibc)}"
     return None
 
 
@@ -235,7 +235,7 @@ def _wrong_driver(variant: Variant, environment: Environment) -> str | None:
     if variant.backend.name != "cuda" or needed is None or runs is None or needed[0] <= runs[0]:
         return None
     named = f"the driver {environment.driver}" if environment.driver else "the driver"
-    return f"needs a driver for CUDA {needed[0]}, {named} runs CUDA up to {_dotted(runs)}"
+    return f"needs a driver for CUDA {needed[0]}, {named} runs CUDA up to {dotted(runs)}"
 
 
 def _wrong_gpu(variant: Variant, info: BackendInfo, environment: Environment) -> str | None:
@@ -249,9 +249,9 @@ def _wrong_gpu(variant: Variant, info: BackendInfo, environment: Environment) ->
     for capability in environment.compute_capabilities:
         if not any(covers(arch, capability, ptx=ptx) for arch in info.archs):
             archs = ", ".join(info.archs)
-            why = f"is compiled for compute capability {archs}, a visible GPU has {_dotted(capability)}"
+            why = f"is compiled for compute capability {archs}, a visible GPU has {dotted(capability)}"
             if any(covers(arch, capability) for arch in info.archs):
-                why += f", and the driver runs CUDA up to {_dotted(runs)}: too old for this PTX"
+                why += f", and the driver runs CUDA up to {dotted(runs)}: too old for this PTX"
             return why
     return None
 
@@ -278,7 +278,3 @@ def _praise(variant: Variant, best: str) -> str:
 
 def _label(backend: str) -> str:
     return _LABELS.get(backend, backend)
-
-
-def _dotted(version: Version | None) -> str:
-    return "none" if version is None else f"{version[0]}.{version[1]}"

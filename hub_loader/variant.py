@@ -20,6 +20,13 @@ from typing import Literal
 from .record import Record
 
 Version = tuple[int, int]
+
+
+def dotted(version: Version | None) -> str:
+    """(12, 8) as 12.8."""
+    return "none" if version is None else f"{version[0]}.{version[1]}"
+
+
 """(major, minor)."""
 
 FrameworkName = Literal["torch", "torch-stable-abi", "tvm-ffi", "torch-noarch", "none"]

@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 from .access import ACCEPTED, fetch, repo_info
 from .accounts.may import Action
 from .auth import identity_of
+from .clock import iso, utc_now
 from .errors import RequestError, bad_request, unauthorized
-from .http import iso, json_body, param, repo_of, service, writer
+from .http import json_body, param, repo_of, service, writer
 from .locks import insert_missing, put
 from .models import RepoAccess
 from .names import check_org
-from .store import RepoInfo, utc_now
+from .store import RepoInfo
 
 PENDING, REJECTED = "pending", "rejected"
 _STATES = (PENDING, ACCEPTED, REJECTED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -14,6 +13,7 @@ from .accounts import audit, directory, tokens
 from .accounts.identity import Identity, Kind, Role
 from .accounts.may import Action, RepoFacts
 from .auth import authorize, identity_of
+from .clock import iso
 from .errors import RequestError, bad_request, unauthorized
 from .http import param, service
 from .models import Org, Token, User
@@ -38,10 +38,10 @@ def whoami(request: Request) -> Response:
     access = {
         "displayName": token.label or token.hint,
         "role": token.scope,
-        "createdAt": _iso(token.created_at),
+        "createdAt": iso(token.created_at),
     }
     if token.expires_at is not None:
-        access["expiresAt"] = _iso(token.expires_at)
+        access["expiresAt"] = iso(token.expires_at)
     about: dict[str, Any] = {
         "type": "user" if identity.kind is Kind.USER else "org",
         "id": identity.name,
@@ -105,7 +105,7 @@ def audit_log(request: Request) -> Response:
             before=_number(query.get("before")),
             limit=min(_number(query.get("limit")) or 100, _MOST_EVENTS),
         )
-    return JSONResponse([asdict(event) | {"at": _iso(event.at)} for event in found])
+    return JSONResponse([asdict(event) | {"at": iso(event.at)} for event in found])
 
 
 def _text(text: str | None) -> str | None:
@@ -120,7 +120,3 @@ def _number(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise bad_request(f"{text!r} is not a number.")
     return int(text)
-
-
-def _iso(date: datetime) -> str:
-    return f"{date.isoformat(timespec='milliseconds')}Z"

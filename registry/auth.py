@@ -22,8 +22,9 @@ from .accounts import tokens
 from .accounts.audit import Actor, record
 from .accounts.identity import ANONYMOUS, Identity, Kind
 from .accounts.may import Action, Cause, Refused, RepoFacts, may
-from .accounts.tokens import NewToken, utc_now
+from .accounts.tokens import NewToken
 from .audit_log import actor_name
+from .clock import utc_now
 from .errors import RequestError, forbidden, gated, repo_not_found, unauthorized
 from .models import Token
 from .store import Store

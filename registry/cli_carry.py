@@ -10,8 +10,8 @@ from pathlib import Path
 from hub_loader.errors import UsageError
 
 from .accounts.command_parts import Parsers, verb
+from .clock import utc_now
 from .place import open_blobs, open_store, place_of
-from .store import utc_now
 
 
 def add_carry(nouns: Parsers, common: argparse.ArgumentParser) -> None:

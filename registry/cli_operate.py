@@ -15,8 +15,8 @@ from hub_loader.errors import IntegrityError, RegistryError
 
 from .accounts.audit import prune, shell
 from .accounts.command_parts import Parsers, duration, verb
+from .clock import utc_now
 from .place import open_blobs, open_store, place_of
-from .store import utc_now
 
 
 def add_operate(nouns: Parsers, common: argparse.ArgumentParser) -> None:

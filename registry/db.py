@@ -61,9 +61,10 @@ class Database:
                 self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
             self._migrate()
         except (OSError, DatabaseError, ValueError) as error:
-            reason = str(error.orig if isinstance(error, DatabaseError) else error).strip()
+            said = error.orig if isinstance(error, DatabaseError) else getattr(error, "strerror", None)
+            reason = str(said or error).strip()
             raise RegistryError(
-                f"{self._name} cannot be used: {' '.join(reason.split())}. Name another."
+                f"{self._name} cannot be used: {' '.join(reason.split())}. Name another folder or database."
             ) from None
 
     def _migrate(self) -> None:

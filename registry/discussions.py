@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from . import pulls
 from .access import repo_info
+from .clock import iso
 from .errors import RequestError, bad_request, not_implemented
-from .http import iso, json_body, kind_of, number, param, query, repo_of, service, writer
+from .http import json_body, kind_of, number, param, query, repo_of, service, writer
 from .pulls import PullInfo
 from .store import MAIN, RepoName
 

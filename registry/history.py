@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .access import revision_of
+from .clock import iso
 from .errors import bad_request
-from .http import iso, json_body, next_page, number, param, query, repo_of, service, writer
+from .http import json_body, next_page, number, param, query, repo_of, service, writer
 from .models import Commit, Ref
 from .names import is_commit
 from .store import RepoName, Store, branch_head, insert_commit, snapshot

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -163,8 +162,3 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def next_page(request: Request, cursor: str) -> dict[str, str]:
     """The header that leads to the page beginning at `cursor`."""
     return {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'}
-
-
-def iso(date: datetime) -> str:
-    """A date of the database as clients expect it."""
-    return f"{date.isoformat(timespec='milliseconds')}Z"

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .auth import identity_of
+from .clock import iso
 from .downloads import recent, recent_count
-from .http import iso, next_page, number, query, service
+from .http import next_page, number, query, service
 from .models import Commit, Org, Ref, Repo
 from .store import MAIN, RepoInfo, RepoName
 

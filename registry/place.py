@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .blobs import BlobStore
+from .clock import utc_now
 from .collect import touch
-from .store import Store, utc_now
+from .store import Store
 
 
 @dataclass(frozen=True)

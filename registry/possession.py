@@ -13,9 +13,10 @@ from datetime import timedelta
 from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.orm import Session
 
+from .clock import utc_now
 from .locks import insert_new
 from .models import Repo, TreeEntry, Upload
-from .store import Store, utc_now
+from .store import Store
 
 _FORGOTTEN = timedelta(days=7)  # after which an upload that was not committed has to be sent again
 _AT_ONCE = 1000  # databases take so many parameters and no more

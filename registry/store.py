@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from .accounts.limits import check_commit
+from .clock import utc_now
 from .db import Database
 from .errors import (
     RepoMovedError,
@@ -223,11 +224,6 @@ class Store(Database):
         """Whether the organization exists."""
         with self.read() as session:
             return session.scalar(select(Org.id).where(Org.name == org)) is not None
-
-
-def utc_now() -> datetime:
-    """The time as the database keeps it: UTC without saying so, whole seconds."""
-    return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
 def find_repo(session: Session, repo: RepoName) -> RepoInfo | None:

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .accounts.bucket import Buckets, Rate
 from .accounts.settings import Settings, read_settings
-from .accounts.tokens import identify, utc_now
+from .accounts.tokens import identify
+from .clock import utc_now
 from .errors import RequestError
 from .store import Store
 

@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .accounts.own_tokens import Wish, make_own, own_tokens, revoke_own, scope_of
-from .accounts.tokens import TokenInfo, utc_now
+from .accounts.tokens import TokenInfo
 from .auth import identity_of, note
+from .clock import iso, utc_now
 from .errors import bad_request
-from .http import iso, json_body, param, service
+from .http import json_body, param, service
 
 _LONGEST = 10 * 365 * 86400
 

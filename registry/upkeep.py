@@ -12,9 +12,10 @@ from datetime import timedelta
 from starlette.concurrency import run_in_threadpool
 
 from .blobs import BlobStore
+from .clock import utc_now
 from .collect import collect
 from .settings import claim
-from .store import Store, utc_now
+from .store import Store
 
 _LOOK = 3600.0  # seconds between looks at whether a day has passed
 _DAY = timedelta(days=1)

@@ -7,7 +7,7 @@ import argparse
 from ..config import load_config
 from ..environment import Environment, detect_environment
 from ..environment_text import environment_json
-from ..variant import Version
+from ..variant import dotted
 from ._common import add_json, print_json
 
 _ELSEWHERE = ("musl", "macOS", "ROCm", "XPU")  # shown only where they are
@@ -38,26 +38,22 @@ def _run(args: argparse.Namespace) -> int:
 def _rows(environment: Environment) -> list[tuple[str, str]]:
     torch = environment.torch
     abi = {True: ", C++11 ABI", False: ", pre-C++11 ABI", None: ""}
-    gpus = ", ".join(f"compute capability {_dotted(c)}" for c in environment.compute_capabilities)
+    gpus = ", ".join(f"compute capability {dotted(c)}" for c in environment.compute_capabilities)
     runs = environment.driver_cuda
-    driver = f"{environment.driver or 'unknown'}{f', runs CUDA up to {_dotted(runs)}' if runs else ''}"
+    driver = f"{environment.driver or 'unknown'}{f', runs CUDA up to {dotted(runs)}' if runs else ''}"
     rows = [
         ("python", environment.python),
         ("platform", f"{environment.arch}-{environment.os}"),
-        ("glibc", _dotted(environment.glibc)),
-        ("musl", _dotted(environment.musl)),
-        ("macOS", _dotted(environment.macos)),
+        ("glibc", dotted(environment.glibc)),
+        ("musl", dotted(environment.musl)),
+        ("macOS", dotted(environment.macos)),
         ("torch", "none" if torch is None else torch.release + abi[torch.cxx11_abi]),
-        ("CUDA", _dotted(None if torch is None else torch.cuda)),
-        ("ROCm", _dotted(None if torch is None else torch.rocm)),
-        ("XPU", _dotted(None if torch is None else torch.xpu)),
-        ("tvm-ffi", _dotted(environment.tvm_ffi)),
+        ("CUDA", dotted(None if torch is None else torch.cuda)),
+        ("ROCm", dotted(None if torch is None else torch.rocm)),
+        ("XPU", dotted(None if torch is None else torch.xpu)),
+        ("tvm-ffi", dotted(environment.tvm_ffi)),
         ("driver", driver if environment.driver or runs else "none"),
         ("GPUs", gpus or "none"),
         ("backend", environment.backend),
     ]
     return [(label, value) for label, value in rows if value != "none" or label not in _ELSEWHERE]
-
-
-def _dotted(version: Version | None) -> str:
-    return "none" if version is None else f"{version[0]}.{version[1]}"

@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
+from ..clock import utc_now
 from ..models import Audit
-from .tokens import utc_now
 
 
 @dataclass(frozen=True)

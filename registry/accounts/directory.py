@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from hub_loader.errors import UsageError
 
+from ..clock import utc_now
 from ..locks import lock_names, put
 from ..models import Member, Org, Repo, Token, User
 from ..names import check_org
 from ..naming import taken_by
 from .audit import Actor, record
 from .identity import Role
-from .tokens import utc_now
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import argparse
 import re
 from dataclasses import asdict
 
+from ..clock import utc_now
 from . import audit
 from .audit import Event, shell
 from .command_parts import Parsers, add_limits, changing, duration, reading, say, verb
 from .settings import Settings, change_settings
-from .tokens import utc_now
 
 
 def add_hub(nouns: Parsers, common: argparse.ArgumentParser) -> None:

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 
 from hub_loader.errors import UsageError
 
+from ..clock import utc_now
 from ..names import check_repo_name
 from . import directory, tokens
 from .audit import record, shell
 from .command_parts import Parsers, changing, duration, noun, reading, say, verb
 from .identity import Scope
-from .tokens import NewToken, TokenInfo, utc_now
+from .tokens import NewToken, TokenInfo
 
 
 def add_tokens(nouns: Parsers, common: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from sqlalchemy import delete, or_, select, update
@@ -70,11 +70,6 @@ class TokenInfo:
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= now else ""
-
-
-def utc_now() -> datetime:
-    """Now in UTC, in whole seconds and without a zone, as the database keeps dates."""
-    return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
 def issue(session: Session, new: NewToken, now: datetime) -> tuple[str, Token]:

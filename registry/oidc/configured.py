@@ -14,7 +14,7 @@ from hub_loader.errors import UsageError
 
 from ..accounts.audit import Actor, record
 from ..accounts.directory import ensure_org
-from ..accounts.tokens import utc_now
+from ..clock import utc_now
 from ..errors import bad_request, unauthorized
 from ..locks import insert_new
 from ..models import Org, UsedProof

@@ -23,7 +23,8 @@ from ..accounts.audit import Actor, record
 from ..accounts.directory import find_org
 from ..accounts.identity import Scope
 from ..accounts.settings import read_settings
-from ..accounts.tokens import NewToken, forget_ended, issue, utc_now
+from ..accounts.tokens import NewToken, forget_ended, issue
+from ..clock import utc_now
 from ..errors import RequestError, bad_request, forbidden, unauthorized
 from ..http import json_body, service
 from ..names import check_org, check_repo_name

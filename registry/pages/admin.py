@@ -24,8 +24,9 @@ from ..accounts.identity import Identity, Role, Scope
 from ..accounts.limits import limits_of, used_bytes
 from ..accounts.may import Action, Allowed, RepoFacts, may
 from ..accounts.settings import read_settings
-from ..accounts.tokens import NewToken, utc_now
+from ..accounts.tokens import NewToken
 from ..auth import actor_of, check_csrf, csrf_token, require, session
+from ..clock import utc_now
 from ..errors import RequestError, bad_request
 from ..http import param, service
 from ..models import Token

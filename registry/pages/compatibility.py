@@ -13,11 +13,11 @@ from hub_loader.environment import Environment
 from hub_loader.environment_text import parse_environment, summary
 from hub_loader.errors import UsageError
 from hub_loader.resolver import Decision, best, resolve
+from hub_loader.variant import dotted
 
 from .forms import read_form
 from .kernel import View, show, view
 from .login import require_own_form
-from .matrix import dotted
 from .releases import CUDA, GLIBC, TORCH
 
 MAX_GPUS = 64

@@ -14,7 +14,7 @@ from hub_loader.described import Description, describe_environment
 from hub_loader.environment import Environment
 from hub_loader.manifest import BackendInfo
 from hub_loader.resolver import Decision, best, resolve
-from hub_loader.variant import Platform, Variant, Version, parse_variant
+from hub_loader.variant import Platform, Variant, Version, dotted, parse_variant
 
 from .releases import CUDA, GLIBC, MACOS, PLATFORMS, PYTHON, TORCH
 
@@ -145,11 +145,6 @@ def short_name(name: str) -> str:
     }[framework.name]
     toolkit = backend.name if backend.version is None else str(backend)
     return " · ".join(part for part in (variant.python, built, toolkit) if part)
-
-
-def dotted(version: Version) -> str:
-    """(12, 8) as 12.8."""
-    return f"{version[0]}.{version[1]}"
 
 
 def _cell(variants: Mapping[str, BackendInfo], environment: Environment) -> Cell:

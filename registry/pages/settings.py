@@ -11,8 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from ..accounts.audit import record
 from ..accounts.identity import Kind, Scope
 from ..accounts.own_tokens import Wish, make_own, own_tokens, revoke_own, scope_of
-from ..accounts.tokens import utc_now
 from ..auth import actor_of, check_csrf, csrf_token, session
+from ..clock import utc_now
 from ..errors import RequestError, bad_request
 from ..http import param, service
 from .forms import read_form

@@ -6,7 +6,8 @@ from registry.accounts import tokens
 from registry.accounts.audit import record, shell
 from registry.accounts.directory import ensure_org
 from registry.accounts.identity import Scope
-from registry.accounts.tokens import NewToken, TokenInfo, utc_now
+from registry.accounts.tokens import NewToken, TokenInfo
+from registry.clock import utc_now
 from registry.store import Store
 
 

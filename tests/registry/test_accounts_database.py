@@ -21,7 +21,8 @@ from registry.accounts.audit import Actor
 from registry.accounts.identity import Identity, Kind, Role, Scope
 from registry.accounts.may import Action, Allowed, RepoFacts, may
 from registry.accounts.settings import change_settings, read_settings
-from registry.accounts.tokens import NewToken, utc_now
+from registry.accounts.tokens import NewToken
+from registry.clock import utc_now
 from registry.errors import RepoMovedError, RequestError
 from registry.models import Audit
 from registry.oidc.configured import use_up

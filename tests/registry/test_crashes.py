@@ -16,10 +16,11 @@ from khub_process import Hub, StartHub, khub
 from postgres_server import Postgres
 from writers import arguments, contents, prepared
 
+from registry.clock import utc_now
 from registry.collect import collect
 from registry.fsck import fsck
 from registry.place import Place, open_blobs
-from registry.store import Store, utc_now
+from registry.store import Store
 
 
 @pytest.mark.slow

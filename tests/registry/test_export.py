@@ -20,10 +20,11 @@ from signing import sign_package, trust_key
 from hub_loader.errors import IntegrityError, RegistryError, UsageError
 from registry.blobs import BlobStore
 from registry.carry_in import carry_in
+from registry.clock import utc_now
 from registry.export import export
 from registry.fsck import fsck
 from registry.place import Place, open_blobs
-from registry.store import RepoName, Store, utc_now
+from registry.store import RepoName, Store
 from registry.tree import Add, File, blob_oid, lfs_file
 
 sys.path.insert(0, str(ROOT / "tests" / "hub_loader"))

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 from registry import auth
 from registry.accounts.directory import find_org
 from registry.accounts.identity import Scope
-from registry.accounts.tokens import NewToken, issue, utc_now
+from registry.accounts.tokens import NewToken, issue
 from registry.app import create_app
+from registry.clock import utc_now
 from registry.place import Place
 from registry.store import Store
 

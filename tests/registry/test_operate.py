@@ -18,12 +18,13 @@ from sqlalchemy import delete, insert, update
 from hub_loader.errors import RegistryError, UsageError
 from registry.backup import backup, restore
 from registry.blobs import BlobStore
+from registry.clock import utc_now
 from registry.collect import collect
 from registry.fsck import fsck
 from registry.models import Commit, Orphan, Ref, TreeEntry
 from registry.place import Place, open_blobs
 from registry.settings import claim, upload_key
-from registry.store import RepoName, Store, utc_now
+from registry.store import RepoName, Store
 from registry.tree import Add, File, blob_oid
 from registry.upkeep import collect_if_due
 

@@ -14,7 +14,7 @@ import pytest
 from khub_process import Hub
 from registry_command import registry_json
 
-from registry.accounts.tokens import utc_now
+from registry.clock import utc_now
 from registry.models import Token
 from registry.store import Store
 

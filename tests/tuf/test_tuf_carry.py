@@ -16,9 +16,10 @@ from hub_loader.errors import SignatureError
 from hub_loader.trust.tuf_client import add_root, namespace
 from registry.blobs import BlobStore
 from registry.carry_in import Imported, carry_in
+from registry.clock import utc_now
 from registry.export import Exported, export
 from registry.place import Place, open_blobs
-from registry.store import Store, utc_now
+from registry.store import Store
 from registry.tuf.repository import TufRepository
 
 
