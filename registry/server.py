@@ -77,6 +77,7 @@ def prepared(plan: Plan) -> Iterator[tuple[uvicorn.Config, Drain]]:
         config = uvicorn.Config(
             app,
             http=guarded_protocol(service.limits),
+            loop="asyncio",  # whatever else is installed
             log_config=None,
             access_log=False,  # `telemetry.observe` writes a line for each request, without its query
             timeout_keep_alive=75,  # longer than clients keep idle connections: they never meet a closed one
