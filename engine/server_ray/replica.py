@@ -62,10 +62,10 @@ class Replica:
         """This replica's id at once, then the application's messages, several where there are several.
 
         Raises:
-            ReplicaFailed: before anything was answered.
+            ReplicaFailed: after the id, which says whom to avoid, and before anything was answered.
         """
-        self._check()
         yield self._id
+        self._check()
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         task = asyncio.create_task(self._run(asked, messages))
         try:
