@@ -145,6 +145,12 @@ class SelfTestError(KernelHubError):
     exit_code = 41
 
 
+class ComputeError(KernelHubError):
+    """What the model computed for a request is not finite, so no token can be chosen."""
+
+    exit_code = 42
+
+
 class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 

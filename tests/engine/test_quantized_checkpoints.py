@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 
 from engine import LLM, SamplingParams, torch_ops
 from engine.batch import build_batch
+from engine.kernel_table import Binding
 from engine.kernels import bind, slot_sources
 from engine.linear import serves
 from engine.quant.checkpoint import dense, read_linear
 from engine.quant.packed import quantize
 from engine.quant.scheme import parse_scheme
 from engine.scheduler import Chunk, Sequence, Step
-from hub_loader.errors import ModelError, UsageError
+from hub_loader.errors import ModelError, SelfTestError, UsageError
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
 # Of the logits' norm; bfloat16 keeps 8 bits of each of the dozens of results between.
@@ -260,3 +261,35 @@ def test_groups_that_the_kernel_does_not_multiply_are_left_to_torch() -> None:
     kernels = replace(bind(slot_sources("torch", None)), formats=frozenset({"int4"}))
     for group, served in ((32, True), (512, True), (1024, False), (96, False), (3072, True)):
         assert serves(kernels, quantize(torch.randn(2, 3072), "int4", group)) == served
+
+
+def _without_zeros(x: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch_ops.matmul(x, replace(weight, zeros=None), bias)
+
+
+def _wrong_where_few_columns(x: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if weight.shape[1] < 256:
+        weight = replace(weight, scales=weight.scales.roll(1, dims=1))
+    return torch_ops.matmul(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "matmul", "kind"),
+    [
+        ("awq", _without_zeros, "int4 in groups of 32, zero points"),
+        ("gptq", _wrong_where_few_columns, "int4 in groups of 32"),
+        ("gptq-act-order", _wrong_where_few_columns, "columns in another order"),
+    ],
+)
+def test_kernel_that_multiplies_what_torch_packs_but_not_what_the_checkpoint_stores_is_refused(
+    quantized: Callable[[str], tuple[Path, Path]], name: str, matmul: Any, kind: str
+) -> None:
+    _, target = quantized(name)
+    kernels = bind(slot_sources("torch", None))
+    bindings = [Binding(b.slot, "org/x", variant="v") if b.slot == "matmul" else b for b in kernels.bindings]
+    right = replace(kernels, bindings=tuple(bindings))
+    [row] = [b for b in LLM(target, kernels=right).kernel_table if b.slot == "matmul"]
+    assert row.test.startswith("passed")
+    with pytest.raises(SelfTestError, match="org/x") as refused:
+        LLM(target, kernels=replace(right, matmul=matmul))
+    assert kind in str(refused.value)
