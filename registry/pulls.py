@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from .accounts.limits import check_commit
+from .clock import utc_now
 from .errors import RequestError, bad_request, conflict
 from .history import move_ref
 from .models import Pull, Ref, Repo
@@ -26,7 +27,6 @@ from .store import (
     insert_commit,
     require_repo,
     snapshot,
-    utc_now,
 )
 from .tree import File, Operation, apply
 
