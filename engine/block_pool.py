@@ -97,6 +97,12 @@ class BlockPool:
         if self._sealed.setdefault(digest, block) == block:
             self._digest_of[block] = digest
 
+    def forget(self, blocks: Iterable[int]) -> None:
+        """The held blocks answer to no digest any more: what they hold is not to be shared."""
+        for block in blocks:
+            if block in self._digest_of:
+                del self._sealed[self._digest_of.pop(block)]
+
     def release(self, blocks: Sequence[int]) -> None:
         """One holder less for each; of a table that nobody holds any more, the end is forgotten first.
 

@@ -124,11 +124,18 @@ def run_generate(args: argparse.Namespace) -> int:
         ]
         slots = [asdict(binding) for binding in llm.kernel_table]
         print(json.dumps({"slots": slots, "completions": results, "seconds": round(seconds, 3)}, indent=2))
-        return 0
+        return _end(completions)
     for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), 1):
         if len(prompts) > 1:
             print(f"--- {number}")
         print(prompt + completion.text)
+    return _end(completions)
+
+
+def _end(completions: list[Completion]) -> int:
+    """0 if all prompts were answered; raises the first error of one that was not."""
+    for error in (each.error for each in completions if each.error is not None):
+        raise error
     return 0
 
 

@@ -11,9 +11,12 @@ from typing import Literal
 
 import torch
 
+from hub_loader.errors import ComputeError
+
 from .batch import build_batch
 from .block_pool import blocks_for
 from .engine import LLM
+from .failure import suspects
 from .scheduler import Chunk, Step
 from .sequence import Sequence as Line
 
@@ -27,11 +30,17 @@ def embed(
 
     prompts: token ids, each at least one and none longer than the model's context. pooling: the mean over a
     text's tokens, or the last one's vector.
+
+    Raises:
+        ComputeError: a vector is not finite.
     """
     pooled = []
     for group in _groups(prompts, llm.scheduler.token_budget):
         pooled.append((yield from _pool(llm, group, pooling)))
-    return torch.nn.functional.normalize(torch.cat(pooled), dim=-1)
+    vectors = torch.cat(pooled)
+    if not vectors.isfinite().all():
+        raise ComputeError(f"a text's vector is not finite: {suspects(llm.kernel_table)}")
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def _groups(prompts: Sequence[Sequence[int]], budget: int) -> list[list[Sequence[int]]]:

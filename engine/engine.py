@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from hub_loader.errors import UsageError
+from hub_loader.errors import ComputeError, UsageError
 
 from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
+from .failure import explained
 from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
@@ -58,10 +59,12 @@ class _Line:
     text: TextStream
     choices: list[Choice] = field(default_factory=list)
     piece: str = ""
+    fresh: list[Choice] = field(default_factory=list)
 
     def take(self, choice: Choice) -> bool:
         """Take a drawn token into the text; whether another may follow."""
         params, guide = self.draws.params, self.draws.guide
+        self.fresh.append(choice)
         if params.logprobs is not None:
             self.choices.append(choice)
         self.draws.generated.append(choice.token)
@@ -144,7 +147,7 @@ class LLM:
                 )
             formats = frozenset((quantize, output_format(quantize) or quantize))
         bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
-        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats)
+        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats, weights)
         self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
         self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
@@ -240,7 +243,7 @@ class LLM:
         finished = self.scheduler.complete(step, [_following(group) for group in walks])
         if len(flat) > len(chunks):
             self._adopt([line for line, _ in flat], finished)
-        return [self._advance(line, walk.choices) for line, walk in flat]
+        return [self._advance(line) for line, _ in flat]
 
     def generate(
         self,
@@ -252,6 +255,8 @@ class LLM:
         """Run all prompts in one continuous batch; completions in the order of the prompts, `n` for each.
 
         progress: show a bar on standard error; None: where that is a terminal.
+
+        A prompt whose tokens cannot be chosen ends with the reason "error" and its `error`, and the others go on.
 
         Raises:
             UsageError: as `add`, and then no prompt is queued; or requests of `add` are unfinished.
@@ -314,7 +319,7 @@ class LLM:
         for branch in range(params.n):
             draws = Draws.start(params, tuple(tokens), branch)
             draws.guide = guide.copy() if guide else None
-            text = TextStream(self.tokenizer, params.stop)
+            text = TextStream(self.tokenizer, params.stop, params.show_special)
             self._lines[request_id, branch] = _Line(request_id, branch, sequence, draws, text)
         return request_id
 
@@ -356,20 +361,21 @@ class LLM:
         """Find the sequences that the scheduler made for the branches of a request."""
         made = {(s.id, s.branch): s for s in (*self.scheduler.running, *finished)}
         for line in lines:
-            line.sequence = made[line.request_id, line.index]
+            line.sequence = made.get((line.request_id, line.index), line.sequence)  # none if all have failed
 
-    def _advance(self, line: _Line, choices: Sized[Choice]) -> Delta:
-        """What a step added to a line; ends it if its sequence, its text or its guide says so."""
-        reason, piece = line.sequence.finish_reason, line.piece
-        line.piece = ""
-        if line.said_all:
+    def _advance(self, line: _Line) -> Delta:
+        """What a step added to a line; ends it if its sequence, its text, its guide or a failure says so."""
+        reason, piece, choices = line.sequence.finish_reason, line.piece, tuple(line.fresh)
+        line.piece, line.fresh = "", []
+        if line.draws.failure or line.said_all:
+            own = "error" if line.draws.failure else "stop"
             if reason is None:
-                self.scheduler.end(line.sequence, "stop")
-            reason = "stop"
+                self.scheduler.end(line.sequence, own)
+            reason = own
         if reason is None:
-            return Delta(line.request_id, line.index, tuple(choices), piece)
+            return Delta(line.request_id, line.index, choices, piece)
         piece += line.text.finish()
-        return Delta(line.request_id, line.index, tuple(choices), piece, self._finish(line, reason))
+        return Delta(line.request_id, line.index, choices, piece, self._finish(line, reason))
 
     def _finish(self, line: _Line, reason: str) -> Completion:
         del self._lines[line.request_id, line.index]
@@ -384,6 +390,7 @@ class LLM:
             line.index,
             tuple(line.choices),
             line.sequence.cached or 0,
+            explained(line.draws.failure, line.request_id, self.kernel_table),
         )
 
     def _move(self, step: Step) -> None:
@@ -394,7 +401,9 @@ class LLM:
 
 
 def _following(group: Sized[tuple[_Line, Walk]]) -> list[int]:
-    """The tokens that a chunk's line got, or the one that each of its lines got."""
+    """The tokens that a chunk's line got, or the one that each of its lines got; none if logits were not finite."""
+    if any(isinstance(line.draws.failure, ComputeError) for line, _ in group):
+        return []
     return [choice.token for _, walk in group for choice in walk.choices]
 
 

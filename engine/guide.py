@@ -68,13 +68,21 @@ class TokenGuide:
         self._matcher = matcher
 
     def rejected(self, vocabulary: int) -> torch.Tensor:
-        """True, bool [vocabulary], for each token that may not come next."""
+        """True, bool [vocabulary], for each token that may not come next.
+
+        Raises:
+            UsageError: none may, or the grammar has become too large to follow.
+        """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[:vocabulary].astype(bool)
         refused = np.ones(
             vocabulary, dtype=bool
         )  # the model may have more rows than its tokenizer has tokens
         refused[: len(allowed)] = ~allowed
+        if self._matcher.is_error():  # it then allows the end alone, as if the text were complete
+            raise UsageError(f"the json_schema or regex cannot be followed to its end: {self._complaint()}")
+        if refused.all():
+            raise UsageError("the json_schema or regex allows none of the model's tokens at some place")
         return torch.from_numpy(refused)
 
     def advance(self, token: int) -> None:
@@ -84,12 +92,16 @@ class TokenGuide:
             UsageError: the grammar does not allow it.
         """
         if not self._matcher.consume_token(token):
-            raise UsageError(f"token {token} leaves the grammar: {self._matcher.get_error()}")
+            raise UsageError(f"token {token} leaves the grammar: {self._complaint()}")
 
     @property
     def done(self) -> bool:
         """Whether the text is complete and nothing may follow."""
         return bool(self._matcher.is_stopped())
+
+    def _complaint(self) -> str:
+        """The first line of the library's error, without the dump of its state."""
+        return str(self._matcher.get_error()).partition("\n")[0]
 
     def copy(self) -> TokenGuide:
         """The same place in the grammar, for another branch."""

@@ -78,7 +78,7 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
         return Linear(plain.matmul, weight, bias, loaded.order)
     if quantize is None:
         return Linear(kernels.linear, in_huge_pages(weight), bias)
-    groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
+    groups = {"group_size": group_size(weight.shape[1])} if quantize == "int4" else {}
     if quantize in kernels.formats:
         packed = kernels.quantize(weight, quantize, **groups)
         return Linear(kernels.matmul, replace(packed, weight=in_huge_pages(packed.weight)), bias)
@@ -126,7 +126,7 @@ def _merge(parts: Sequence[Loaded]) -> Loaded | None:
     return Loaded(merged, parts[0].order)
 
 
-def _group_size(columns: int) -> int:
+def group_size(columns: int) -> int:
     """The largest usual group of columns that shares an int4 scale."""
     for size in INT4_GROUPS:
         if columns % size == 0:

@@ -14,8 +14,9 @@ class Completion:
     """A finished continuation of a prompt; `index` numbers those of one request.
 
     tokens: the generated ids, a stop token included. text: what they say, without special tokens and up to a
-    stop text. finish_reason: "stop", "length" or "abort". choices: with `logprobs`, each token with its log
-    probability and the likeliest beside it. cached_tokens: how many of the prompt were in the cache already.
+    stop text. finish_reason: "stop", "length", "abort" or "error", and then `error` says why nothing more could be
+    chosen. choices: with `logprobs`, each token with its log probability and the likeliest beside it. cached_tokens:
+    how many of the prompt were in the cache already.
     """
 
     request_id: int
@@ -26,6 +27,7 @@ class Completion:
     index: int = 0
     choices: tuple[Choice, ...] = ()
     cached_tokens: int = 0
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class TextStream:
     may be the beginning of a stop text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._decode = tokenizer.stream()
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], show_special: bool = False) -> None:
+        self._decode = tokenizer.stream(show_special)
+        self._show_special = show_special
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
         self._stop = stop
@@ -74,7 +77,7 @@ class TextStream:
     def finish(self) -> str:
         """The rest, when no token follows: half a character becomes U+FFFD."""
         if not self.stopped:
-            whole = self._tokenizer.decode(self._tokens)
+            whole = self._tokenizer.decode(self._tokens, self._show_special)
             if whole.startswith(self._text):
                 self._text = whole
         return self._give(len(self._text))
@@ -86,10 +89,11 @@ class TextStream:
 
     def _held_back(self) -> int:
         """How many characters at the end may be the beginning of a stop text."""
-        longest = 0
+        text, end = self._text, len(self._text)
+        start = end
         for stop in self._stop:
-            for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
-                if self._text.endswith(stop[:length]):
-                    longest = length
-                    break
-        return longest
+            at = text.find(stop[0], max(0, end - len(stop) + 1), start)
+            while at >= 0 and not stop.startswith(text[at:]):
+                at = text.find(stop[0], at + 1, start)
+            start = at if at >= 0 else start
+        return end - start

@@ -26,6 +26,7 @@ class SamplingParams:
     to report with each token, beside its own; None: none. stop: texts that end a request, left out of its
     text. stop_tokens: further tokens that end it. ignore_stop: the model's own stop tokens do not.
     priority: smaller runs sooner. json_schema, regex: what the text has to match (one of them at most).
+    show_special: special tokens are part of the text.
     """
 
     max_tokens: int = 64
@@ -46,6 +47,7 @@ class SamplingParams:
     priority: int = 0
     json_schema: str | Mapping[str, object] | None = None
     regex: str | None = None
+    show_special: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value out of range."""

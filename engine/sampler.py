@@ -6,12 +6,15 @@ else is in the batch nor on how the batch was cut into steps.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+
+from hub_loader.errors import ComputeError
 
 from .params import SamplingParams
 
@@ -31,13 +34,17 @@ class Guide(Protocol):
 
 @dataclass
 class Draws:
-    """One line's choices: its parameters, its random numbers, its tokens so far."""
+    """One line's choices: its parameters, its random numbers, its tokens so far.
+
+    failure: why nothing more can be drawn; whatever was drawn for it last means nothing.
+    """
 
     params: SamplingParams
     prompt: Sequence[int]
     generated: list[int] = field(default_factory=list)
     random: random.Random = field(default_factory=random.Random)
     guide: Guide | None = None
+    failure: Exception | None = None
 
     @classmethod
     def start(cls, params: SamplingParams, prompt: Sequence[int], branch: int = 0) -> Draws:
@@ -71,9 +78,10 @@ def sample(
 ) -> list[Choice]:
     """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i].
 
-    Where guesses[i] is one (for no greedy row), its token is taken as often as the row's own chances allow.
+    Where guesses[i] is one (for no greedy row), its token is taken as often as the row's own chances allow. A row
+    that is not finite, or of which a guide fails, fails its line alone: draws[i].failure says so.
     """
-    wide = logits.to(torch.float32)
+    wide = _finite(logits.to(torch.float32), draws)
     shaped = _shape(wide, draws)
     tokens = shaped.argmax(dim=-1)
     guessed = {row for row, guess in enumerate(guesses) if guess}
@@ -89,6 +97,16 @@ def sample(
     asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
     reports = _logprobs(wide, chosen, asked, draws) if asked else {}
     return [reports.get(row) or Choice(token) for row, token in enumerate(chosen)]
+
+
+def _finite(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
+    """The logits; zeros in place of each row that is not finite, whose line fails."""
+    if math.isfinite(logits.sum()):  # one pass; only finite numbers have a finite sum
+        return logits
+    broken = ~logits.isfinite().all(dim=-1)
+    for row in broken.nonzero().flatten().tolist():
+        draws[row].failure = ComputeError("the logits are not finite")
+    return logits.masked_fill(broken[:, None], 0.0)
 
 
 def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
@@ -148,8 +166,13 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
         if params.logit_bias:
             biased = torch.tensor(list(params.logit_bias), device=logits.device)
             scores[biased] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
-        if line.guide:
-            scores.masked_fill_(line.guide.rejected(len(scores)).to(logits.device), float("-inf"))
+        if line.guide and line.failure is None:
+            try:
+                rejected = line.guide.rejected(len(scores)).to(logits.device)
+            except Exception as error:  # whatever it raises, the other rows have nothing to do with it
+                line.failure = error
+            else:
+                scores.masked_fill_(rejected, float("-inf"))
     return shaped
 
 

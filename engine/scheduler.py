@@ -157,7 +157,8 @@ class Scheduler:
 
         `sampled` has, for each chunk that samples, the tokens that follow: one, or with a draft the accepted
         ones and one more; for the first of a request with branches, one for each branch. The accepted ones'
-        keys have to be where the tokens' own would be.
+        keys have to be where the tokens' own would be. None at all: what was computed is worth nothing, so the sequence
+        ends with the reason "error" and its blocks are shared with nobody who comes later.
 
         Returns the sequences that finished; their blocks are free again.
         """
@@ -173,6 +174,11 @@ class Scheduler:
                 continue
             line = [sequence]
             following = next(tokens)
+            if not following:
+                sequence.ended = "error"
+                self.pool.forget(sequence.blocks)
+                finished.append(sequence)
+                continue
             if sequence.branches > 1:
                 line += self._branch(sequence, following[1:])
                 following = following[:1]
@@ -350,7 +356,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks = []
+        sequence.blocks, sequence.draft = [], NOTHING  # a draft's chances take room, too
         sequence.computed = sequence.sealed = 0
 
     def _places(self) -> int:

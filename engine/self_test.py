@@ -16,21 +16,20 @@ from typing import Any
 
 import torch
 
-from hub_loader.errors import SelfTestError
+from hub_loader.errors import ModelError, SelfTestError
 
 from . import torch_ops
 from .config import ModelConfig
 from .kernel_table import TORCH, Binding
 from .kernels import SLOTS, Kernels
-from .quant.packed import PackedWeight
+from .quant.checkpoint import Loaded
+from .quant.proof import matmul_pairs, samples
+from .weights import Checkpoint
 
 # Largest difference, relative to the largest value of the reference: what rounding of inputs and results may do.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 _LENGTHS = (37, 20, 1)  # tokens in the cache of each sequence of a step
 _NEW = (1, 6, 1)  # and how many of them are new: a decode, a prefill in parts, a first token
-
-# Half a step of each format, relative to the largest weight, and a little more.
-ROUNDING = {"int4": 0.6 / 7, "int8": 0.6 / 127, "fp8": 0.6 / 8}
 
 Pair = tuple[str, Any, torch.Tensor, float]
 """A function's name, what the kernel gave, what it should have given, and how far off it may be beside rounding."""
@@ -41,6 +40,7 @@ class Shapes:
     """What a model asks of its kernels.
 
     options: the sets of attend's arguments that its layers pass. quantized: the formats of its packed weights.
+    samples: some of those that a checkpoint stores, read when they are needed.
     """
 
     heads: int
@@ -54,12 +54,17 @@ class Shapes:
     options: tuple[dict[str, Any], ...] = ({},)
     quantized: frozenset[str] = frozenset()
     device: str = "cpu"
+    samples: Callable[[], list[Loaded]] = list
 
 
 def shapes_of(
-    config: ModelConfig, dtype: torch.dtype, block_size: int, quantized: frozenset[str] = frozenset()
+    config: ModelConfig,
+    dtype: torch.dtype,
+    block_size: int,
+    quantized: frozenset[str] = frozenset(),
+    weights: Checkpoint | None = None,
 ) -> Shapes:
-    """The shapes of a model that computes in `dtype`."""
+    """The shapes of a model that computes in `dtype`; `weights`: where its own packed weights are."""
     windows = dict.fromkeys(config.windows)
     softcap = {"softcap": config.attention_softcap} if config.attention_softcap else {}
     return Shapes(
@@ -73,6 +78,7 @@ def shapes_of(
         dtype=dtype,
         options=tuple(softcap if window is None else {"window": window, **softcap} for window in windows),
         quantized=quantized,
+        samples=partial(samples, config, weights) if weights is not None else list,
     )
 
 
@@ -118,7 +124,7 @@ def _run(binding: Binding, kernels: Kernels, shapes: Shapes, seed: int) -> Bindi
                     f"value, {allowed:.1g} is allowed (seed {seed}): {cure}"
                 )
             worst = worst if more else max(worst, error)
-    except SelfTestError:
+    except (SelfTestError, ModelError):
         raise
     except Exception as error:  # whatever a stranger's kernel raises is a reason not to use it
         raise SelfTestError(
@@ -267,25 +273,6 @@ def _linear(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Ten
         yield f"linear of {rows} rows", kernels.linear(x, weight, bias=bias), expected, 0
 
 
-def _matmul(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
-    """Weights that torch packed, so that a kernel's own `quantize` cannot agree with itself alone."""
-    for format in sorted(shapes.quantized & kernels.formats & {"int4", "int8", "fp8"}):
-        groups = {"group_size": 32} if format == "int4" else {}
-        weight = random_of(48, 256)
-        ours = torch_ops.quantize(weight, format, **groups)
-        x, bias = random_of(5, 256), random_of(48)
-        expected = x.double() @ torch_ops.dequantize(ours).double().T + bias.double()
-        yield "matmul", kernels.matmul(x, repack(kernels, ours), bias=bias), expected, 0
-        identity = torch.eye(256, dtype=shapes.dtype, device=shapes.device)
-        kept = kernels.matmul(identity, kernels.quantize(weight, format, **groups))
-        yield "quantize", kept, weight.double().T, ROUNDING[format]
-
-
-def repack(kernels: Kernels, packed: PackedWeight) -> Any:
-    """The same weight as the matmul slot's own PackedWeight, over the same memory."""
-    return kernels.PackedWeight(**vars(packed))
-
-
 def _planner(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
     tables = [[3, 1, 4], [2, 5], [0]]
     lengths, new = [2 * shapes.block_size + 1, shapes.block_size + 2, 1], [1, 4, 1]
@@ -304,6 +291,6 @@ _TESTS: dict[str, Callable[[Kernels, Shapes, Callable[..., torch.Tensor]], Itera
     "rotary": _rotary,
     "activation": _activation,
     "linear": _linear,
-    "matmul": _matmul,
+    "matmul": matmul_pairs,
     "planner": _planner,
 }

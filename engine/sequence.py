@@ -55,7 +55,7 @@ class Sequence:
 
     @property
     def finish_reason(self) -> str | None:
-        """ "stop" after a stop token, "length" after max_tokens, what `end` said, None while running."""
+        """ "stop" after a stop token, "length" after max_tokens, "error", what `end` said, None while running."""
         if self.ended:
             return self.ended
         generated = len(self.tokens) - self.prompt_length

@@ -54,12 +54,12 @@ class Tokenizer:
         ids: list[int] = encoded.ids
         return ids
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids; special tokens are left out, and half a character becomes U+FFFD."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+    def decode(self, tokens: Sequence[int], show_special: bool = False) -> str:
+        """Text of token ids, by default without special tokens; half a character becomes U+FFFD."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=not show_special)
         return text
 
-    def stream(self) -> Callable[[int], str]:
+    def stream(self, show_special: bool = False) -> Callable[[int], str]:
         """A function that takes one token id after another and returns the text each completes, perhaps none."""
-        decoder = DecodeStream(skip_special_tokens=True)
+        decoder = DecodeStream(skip_special_tokens=not show_special)
         return lambda token: decoder.step(self._tokenizer, token) or ""

@@ -151,6 +151,12 @@ class ClusterError(KernelHubError):
     exit_code = 42
 
 
+class ComputeError(KernelHubError):
+    """What the model computed for a request is not finite, so no token can be chosen."""
+
+    exit_code = 43
+
+
 class MissingExtraError(KernelHubError):
     """A command needs an optional part of the distribution that is not installed."""
 

@@ -70,18 +70,17 @@ def run_compare(args: argparse.Namespace) -> int:
     unknown = [slot for slot in slots if slot not in SLOTS]
     if unknown:
         raise UsageError(f"--slot {unknown[0]!r}: the slots are {', '.join(SLOTS)}")
-    others = slot_sources(parse_sources(args.kernels), args.quantize)
-    sides = []
-    for source in args.sources:
-        chosen = slot_sources(others | dict.fromkeys(slots, source), args.quantize)
-        sides.append(bind(chosen))
     with tempfile.TemporaryDirectory(prefix="khub-model-") as own:
         folder = args.model
         if folder is None:
             folder = Path(own)
             write_model(folder, args.shape, args.dtype)
         from ..config import load_config
+        from ..weights import open_weights
 
+        formats = open_weights(folder, load_config(folder).scheme).formats or args.quantize
+        others = slot_sources(parse_sources(args.kernels), formats)
+        sides = [bind(slot_sources(others | dict.fromkeys(slots, each), formats)) for each in args.sources]
         sizes = Sizes(args.requests, args.inputs, args.outputs)
         workload = make_workload("fixed", sizes, load_config(folder).vocab_size)
         found = _compare(args, folder, sides, workload)

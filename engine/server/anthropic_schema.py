@@ -32,6 +32,7 @@ class ToolUseBlock(Strict):
     input: dict[str, Any]
     cache_control: dict[str, Any] | None = None
     caller: Any = None
+    toolset_name: None = None  # clients send it back so, with what they were given
 
 
 class ToolResultBlock(Strict):

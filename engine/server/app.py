@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..engine import LLM
+from .bodies import Bodies
 from .chat import chat
 from .completions import completions
 from .drain import Drain, Draining
@@ -43,7 +44,11 @@ def create_app(llm: LLM, options: Options) -> Starlette:
     served = Served(llm, options)
     drain = Drain(options.grace)
     tracing = open_tracing()
-    middleware = [Middleware(Draining, drain=drain), Middleware(Keys, keys=options.keys)]
+    middleware = [
+        Middleware(Draining, drain=drain),
+        Middleware(Keys, keys=options.keys),
+        Middleware(Bodies, most=options.max_bodies),
+    ]
     if tracing is not None:
         middleware.insert(0, Middleware(Traces, provider=tracing, model=options.name))
 

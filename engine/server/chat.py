@@ -38,7 +38,7 @@ async def chat(request: Request) -> Response:
     guide = body.response_format.guide if body.response_format else None
     schema = prompt.schema if guide is None else compact(guide)
     room = served.room([prompt.tokens], body.max_completion_tokens or body.max_tokens)
-    params = body.params(room, logprobs, schema)
+    params = prompt.reads(body.params(room, logprobs, schema))
     job = await served.submit(request.receive, [prompt.tokens], params)
     note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
@@ -167,7 +167,7 @@ class _Answer:
         number, self._calls[index] = self._calls[index], self._calls[index] + 1
         return {
             "index": number,
-            "id": new_id("call_"),
+            "id": self._prompt.call_id("call_"),
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,38 @@ from hub_loader.errors import ModelError
 
 from ..chat import render_chat
 from ..output import Delta
+from ..params import SamplingParams
 from .completions import news
 from .errors import RequestError
 from .job import Job
-from .served import Served
+from .served import Served, new_id
 from .tools import Call, Style, ToolReader, forced_schema, style_of
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids; how calls of tools look in the answer; the schema that a forced call follows."""
+    """Token ids; how calls of tools look in the answer; the schema that a forced call follows.
+
+    marked: whether the template is one of those whose calls are marked, also where this one is forced.
+    """
 
     tokens: list[int]
     style: Style
     names: frozenset[str]
     schema: dict[str, Any] | None
+    marked: bool = False
 
     def reader(self) -> ToolReader:
         """For one choice."""
         return ToolReader(self.style, self.names)
+
+    def reads(self, params: SamplingParams) -> SamplingParams:
+        """The parameters with which a call can be seen in the text."""
+        return replace(params, show_special=True) if self.style == "marked" else params
+
+    def call_id(self, prefix: str) -> str:
+        """An id for a call; Mistral's templates take back nine letters and digits alone."""
+        return secrets.token_hex(5)[:9] if self.marked else new_id(prefix)
 
 
 @dataclass(frozen=True)
@@ -64,9 +78,9 @@ async def make_prompt(
         raise RequestError(400, "The conversation is an empty prompt: say something.", param="messages")
     names = frozenset(tool["function"]["name"] for tool in given)
     if not given or choice == "auto":
-        return Prompt(tokens, style, names, None)
+        return Prompt(tokens, style, names, None, style == "marked")
     allowed = [tool for tool in given if choice in ("required", tool["function"]["name"])]
-    return Prompt(tokens, "forced", names, forced_schema(allowed))
+    return Prompt(tokens, "forced", names, forced_schema(allowed), style == "marked")
 
 
 async def said(job: Job, prompt: Prompt) -> AsyncIterator[list[Said]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from hub_loader.errors import KernelHubError
+from hub_loader.errors import ComputeError, KernelHubError
 
 from .worker import EngineFailure, GivenUp
 
@@ -92,7 +92,7 @@ def answer_to(error: Exception) -> RequestError | None:
         return _invalid(error)
     if isinstance(error, GivenUp):  # by the server: a sender who went away does not read it
         return stopped()
-    if isinstance(error, EngineFailure):
+    if isinstance(error, EngineFailure | ComputeError):
         return RequestError(500, str(error))
     if isinstance(error, KernelHubError):  # of the engine: the parameters, the template or a missing extra
         found = _FIELD.match(str(error))

@@ -35,6 +35,7 @@ async def messages(request: Request) -> Response:
         stop=tuple(body.stop_sequences or ()),
         json_schema=prompt.schema,
     )
+    params = prompt.reads(params)
     job = await served.submit(request.receive, [prompt.tokens], params)
     note(request.scope, job)
     answer = _Answer(served, body, job, prompt)
@@ -107,7 +108,7 @@ class _Answer:
         [completion] = completions
         reader = self._prompt.reader()
         parts = reader.push(completion.text) + reader.finish()
-        content = [_block(part) for part in parts]
+        content = [_block(part, self._prompt) for part in parts]
         end = self._end(completion, reader.called)
         used = self._usage(completion)
         return JSONResponse({**self._head, "content": content, **end, "usage": used})
@@ -115,7 +116,7 @@ class _Answer:
     async def events(self) -> AsyncIterator[bytes]:
         used = {"input_tokens": len(self._prompt.tokens), "output_tokens": 0}
         yield _named({"type": "message_start", "message": {**self._head, "usage": used}})
-        blocks = _Blocks()
+        blocks = _Blocks(self._prompt)
         async for batch in said(self._job, self._prompt):
             pieces = [] if batch else [_named({"type": "ping"})]
             for each in batch:
@@ -131,7 +132,8 @@ class _Answer:
             yield b"".join(pieces)
 
     def _end(self, completion: Completion, called: bool) -> dict[str, Any]:
-        sequence = self._served.stop_text(completion, tuple(self._body.stop_sequences or ()))
+        stops = tuple(self._body.stop_sequences or ())
+        sequence = self._served.stop_text(completion, stops, self._job.params.show_special)
         if called:
             reason = "tool_use"
         elif sequence is not None:
@@ -153,7 +155,8 @@ class _Answer:
 class _Blocks:
     """The content blocks of a stream: text goes on in one, a call is one of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
         self._index = -1
         self._open = False
 
@@ -164,7 +167,7 @@ class _Blocks:
             begun = [] if self._open else self._begin({"type": "text", "text": ""})
             self._open = True
             return [*begun, self._delta(delta)]
-        block = _block(part) | {"input": {}}
+        block = _block(part, self._prompt) | {"input": {}}
         events = [*self.close(), *self._begin(block)]
         self._open = True
         return [
@@ -188,12 +191,12 @@ class _Blocks:
         return _named({"type": "content_block_delta", "index": self._index, "delta": delta})
 
 
-def _block(part: str | Call) -> dict[str, Any]:
+def _block(part: str | Call, prompt: Prompt) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     return {
         "type": "tool_use",
-        "id": new_id("toolu_"),
+        "id": prompt.call_id("toolu_"),
         "name": part.name,
         "input": json.loads(part.arguments),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from ..embed import Pooling
 
 MIB = 1 << 20
+LARGE_SHARE = 0.75  # of the room for bodies, which those above 64 KiB may use
 
 
 @dataclass(frozen=True)
 class Options:
     """`keys`: who may ask; none: everybody. `queue`: continuations that may wait. `grace`: seconds (`drain.py`).
 
-    `max_tokens`: the most that one request may generate; None: what fits. `name`: what clients call the model.
+    `max_tokens`: the most that one request may generate; None: what fits. `max_body`, `max_bodies`: bytes of a body,
+    and of those of all requests under way (`bodies.py`). `name`: what clients call the model.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Options:
     queue: int = 1024
     max_tokens: int | None = None
     max_body: int = 8 * MIB
+    max_bodies: int = 64 * MIB
     grace: float = 30.0
     metrics_token: str | None = field(default=None, repr=False)
     pooling: Pooling = "mean"
@@ -55,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-body", type=_count, default=8, metavar="MIB", help="largest body of a request (default: 8)")
     add(
+        "--max-bodies",
+        type=_count,
+        default=64,
+        metavar="MIB",
+        help="bodies of all requests under way, together (default: 64)",
+    )
+    add(
         "--grace",
         type=_seconds,
         default=30.0,
@@ -76,7 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """What the arguments say. Raises UsageError for a key that no header can hold, or an unreadable file."""
+    """What the arguments say.
+
+    Raises:
+        UsageError: a key that no header can hold, an unreadable file, or limits that contradict each other.
+    """
     if args.api_key_file is None:
         keys = os.environ.get("KHUB_API_KEYS", "").split(",")
     else:
@@ -93,12 +108,18 @@ def options_of(args: argparse.Namespace) -> Options:
     ):
         if not (secret.isascii() and secret.isprintable() and " " not in secret):
             raise UsageError(f"{what} has more than visible ASCII characters without spaces: choose another")
+    if args.max_bodies * LARGE_SHARE < args.max_body:
+        raise UsageError(
+            f"--max-bodies {args.max_bodies} has no room for a body of --max-body {args.max_body} beside small ones: "
+            f"give it {math.ceil(args.max_body / LARGE_SHARE)} or more"
+        )
     return Options(
         name=args.name or _name_of(args.model),
         keys=found,
         queue=args.queue,
         max_tokens=args.max_tokens,
         max_body=args.max_body * MIB,
+        max_bodies=args.max_bodies * MIB,
         grace=args.grace,
         metrics_token=args.metrics_token or None,
         pooling=args.pooling,

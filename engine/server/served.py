@@ -43,7 +43,8 @@ class Served:
         self.stop_tokens = llm.config.stop_tokens
         self.vocabulary = llm.config.vocab_size
         self.hidden_size = llm.config.hidden_size
-        self.context = llm.config.context
+        # Keys and values of a text that becomes a vector are in a cache of their own, no larger than the other.
+        self.longest_input = min(llm.config.context, llm.scheduler.capacity)
         # The last token is never an input, so it needs no place in the cache.
         self.limit = min(llm.config.context, llm.scheduler.capacity + 1)
         self.worker = worker = Worker(llm, self._observe)
@@ -103,8 +104,8 @@ class Served:
             RequestError: one is too long, or (429) too many wait already.
         """
         longest = max(map(len, prompts))
-        if longest > self.context:
-            raise too_long(f"The input has {longest} tokens; this model's limit is {self.context}.")
+        if longest > self.longest_input:
+            raise too_long(f"The input has {longest} tokens; this server's limit is {self.longest_input}.")
         waiting = self.worker.embedding
         if waiting >= self.options.queue:
             raise self._overloaded(waiting)
@@ -184,11 +185,13 @@ class Served:
         each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         return max(1, min(LONGEST_RETRY, math.ceil(each * waiting / 10)))
 
-    def stop_text(self, completion: Completion, stops: Sequence[str]) -> str | None:
+    def stop_text(
+        self, completion: Completion, stops: Sequence[str], show_special: bool = False
+    ) -> str | None:
         """Which of the stop texts ended a completion, if one did."""
         if completion.finish_reason != "stop" or not stops:
             return None
-        whole = self.tokenizer.decode(completion.tokens)
+        whole = self.tokenizer.decode(completion.tokens, show_special)
         rest = whole[len(completion.text) :] if whole.startswith(completion.text) else ""
         return next((stop for stop in stops if rest.startswith(stop)), None)
 

@@ -3,6 +3,8 @@
 Models write a call as their template taught them to:
 
 - "tagged": `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, between or after other text (Hermes, Qwen);
+- "marked": `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` for each call, at the end
+  of the text (Mistral); the markers are special tokens, which the text has to show;
 - "bare": the answer is the JSON object alone, with "arguments" or "parameters" (Llama 3);
 - "forced": as "bare", where the request leaves the model no choice and the text is guided.
 """
@@ -14,8 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Style = Literal["none", "tagged", "bare", "forced"]
+Style = Literal["none", "tagged", "marked", "bare", "forced"]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MARK, ID, ARGUMENTS, LISTED = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[AVAILABLE_TOOLS]"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class ToolReader:
         self._held += text
         if self._style == "none":
             return self._text(len(self._held))
+        if self._style == "marked":
+            return self._marked(self._held.rfind(MARK))
         if self._style != "tagged":
             begun = self._held.lstrip()
             waits = self._style == "forced" or (not self._shown and (not begun or begun[0] == "{"))
@@ -57,11 +62,13 @@ class ToolReader:
             found += self._text(start)
             end -= start
             found += self._call(end + len(CLOSE), self._held[len(OPEN) : end])
-        return found + self._text(start if start >= 0 else len(self._held) - _overlap(self._held))
+        return found + self._text(start if start >= 0 else len(self._held) - _overlap(self._held, OPEN))
 
     def finish(self) -> list[str | Call]:
         """The rest, when no text follows."""
         inside = self._held
+        if self._style == "marked":
+            return self._marked(len(inside))
         if self._style == "tagged":
             if not inside.startswith(OPEN):
                 return self._text(len(inside))
@@ -69,6 +76,23 @@ class ToolReader:
         elif self._style == "none" or self._shown:
             return self._text(len(inside))
         return self._call(len(self._held), inside)
+
+    def _marked(self, end: int) -> list[str | Call]:
+        """What is before `end`, and no part of a call that is not whole; without a mark (-1) what cannot begin one."""
+        if end < 0:
+            return self._text(len(self._held) - _overlap(self._held, MARK))
+        plain, *marked = self._held[:end].split(MARK)
+        found = self._text(len(plain))
+        for each in marked:
+            calls = _parse_marked(each, self._names)
+            if calls is None:
+                found += self._text(len(MARK) + len(each))
+                continue
+            self._held = self._held[len(MARK) + len(each) :]
+            self._calls += len(calls)
+            self._behind = True
+            found += calls
+        return found
 
     def _call(self, end: int, inside: str) -> list[str | Call]:
         """The call that the first `end` characters are, or they as text."""
@@ -93,7 +117,10 @@ def style_of(plain: str, with_tools: str) -> Style:
     """How a model calls, from what its template makes of one conversation without and with tools."""
     if plain == with_tools:
         return "none"
-    return "tagged" if OPEN in with_tools else "bare"
+    # What the conversation itself quotes is in both.
+    if any(with_tools.count(mark) > plain.count(mark) for mark in (LISTED, MARK)):
+        return "marked"
+    return "tagged" if with_tools.count(OPEN) > plain.count(OPEN) else "bare"
 
 
 def forced_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -137,19 +164,39 @@ def _moved(schema: Any, place: str) -> Any:
 
 def _parse(text: str, names: Collection[str]) -> Call | None:
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("name") not in names:
-            return None
-        arguments = data.get("arguments", data.get("parameters", {}))
-        if not isinstance(arguments, dict):
-            return None
-        written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        written.encode()  # half a surrogate pair can be read, and not sent
+        return _read(json.loads(text), names)
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def _parse_marked(text: str, names: Collection[str]) -> list[Call] | None:
+    """The calls behind a mark; None if that is anything else."""
+    named, separator, written = text.partition(ARGUMENTS)
+    try:
+        if separator:
+            name = named.partition(ID)[0].strip()
+            calls = [_read({"name": name, "arguments": json.loads(written or "{}")}, names)]
+        else:
+            data = json.loads(text)
+            calls = [_read(each, names) for each in (data if isinstance(data, list) else [data])]
+    except (ValueError, TypeError, RecursionError):
+        return None
+    found = [call for call in calls if call is not None]
+    return found if found and len(found) == len(calls) else None
+
+
+def _read(data: Any, names: Collection[str]) -> Call | None:
+    """A call of what was JSON; raises what its JSON cannot be written with."""
+    if not isinstance(data, dict) or data.get("name") not in names:
+        return None
+    arguments = data.get("arguments", data.get("parameters", {}))
+    if not isinstance(arguments, dict):
+        return None
+    written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    written.encode()  # half a surrogate pair can be read, and not sent
     return Call(data["name"], written)
 
 
-def _overlap(text: str) -> int:
-    """How many characters at the end may be the beginning of a tag."""
-    return next((n for n in range(min(len(OPEN) - 1, len(text)), 0, -1) if text.endswith(OPEN[:n])), 0)
+def _overlap(text: str, tag: str) -> int:
+    """How many characters at the end may be the beginning of the tag."""
+    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)

@@ -30,6 +30,7 @@ from .job import Event, Job
 
 log = logging.getLogger(__name__)
 ORDER_SECONDS = 0.01  # spent on orders between two steps
+BROKEN = "the engine has failed: see the server's log"
 MOST_FAILURES = 3  # steps in a row that may fail before the engine counts as broken
 
 
@@ -79,7 +80,7 @@ class Worker:
         # The event loop's:
         self.jobs: set[Job] = set()
         self._unfinished = 0  # continuations of the jobs
-        self.embedding = 0  # requests for vectors that are not over
+        self._vectors: set[Vectors] = set()  # asked for and not there yet
         # The engine thread's: which job and which of its prompts a request of the engine is, and back.
         self._requests: dict[int, tuple[Job, int]] = {}
         self._held: dict[Job, _Held] = {}
@@ -102,8 +103,12 @@ class Worker:
         self._orders.put(None)
         while self._thread.is_alive():
             await asyncio.sleep(0.01)
-        for job in list(self.jobs):
-            self._told(job, EngineFailure("the server has stopped"))
+        self._fail_all("the server has stopped")
+
+    @property
+    def embedding(self) -> int:
+        """How many requests for vectors are not over."""
+        return len(self._vectors)
 
     @property
     def alive(self) -> bool:
@@ -126,7 +131,7 @@ class Worker:
         self.jobs.add(job)
         self._unfinished += job.choices
         if self.broken:
-            self._told(job, EngineFailure("the engine has failed: see the server's log"))
+            self._told(job, EngineFailure(BROKEN))
         else:
             for number in range(len(prompts)):  # an order each: a thousand prompts are not added in one go
                 self._orders.put(partial(self._add, job, number, guide))
@@ -135,8 +140,11 @@ class Worker:
     def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Vectors:
         """Vectors of prompts, computed between the steps; whoever does not want them any more cancels."""
         vectors: Vectors = self._loop.create_future()
-        self.embedding += 1
-        vectors.add_done_callback(self._embedded)
+        if self.broken:
+            vectors.set_exception(EngineFailure(BROKEN))
+            return vectors
+        self._vectors.add(vectors)
+        vectors.add_done_callback(self._vectors.discard)
         self._orders.put(lambda: self._embeds.append((embed(self._llm, prompts, pooling), vectors)))
         return vectors
 
@@ -150,7 +158,7 @@ class Worker:
                 "The engine's thread failed: the engine is broken, restart the server", exc_info=True
             )
             self.broken = True
-            self._loop.call_soon_threadsafe(self._fail_all)
+            self._loop.call_soon_threadsafe(self._fail_all, BROKEN)
 
     def _work(self) -> None:
         while self._take_orders():
@@ -245,7 +253,14 @@ class Worker:
         now = time.monotonic()
         found: dict[Job, list[Event]] = defaultdict(list)
         for delta in deltas:
+            if delta.request_id not in self._requests:  # another of its request's continuations has failed
+                continue
             job, number = self._requests[delta.request_id]
+            if delta.completion is not None and delta.completion.error is not None:
+                found.pop(job, None)
+                self._forget(job)
+                self._tell(job, delta.completion.error)
+                continue
             found[job].append((number * job.params.n + delta.index, delta))
             if delta.completion is not None:
                 self._ended(job, delta.request_id)
@@ -295,9 +310,6 @@ class Worker:
 
     # -- the event loop's thread
 
-    def _embedded(self, vectors: Vectors) -> None:
-        self.embedding -= 1
-
     def _tell(self, job: Job, failure: Exception | None = None) -> None:
         """From the engine's thread: the job is accepted, or has failed."""
         self._loop.call_soon_threadsafe(self._told, job, failure)
@@ -310,9 +322,11 @@ class Worker:
             job.fail(failure)
             self._end(job)
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, why: str) -> None:
         for job in list(self.jobs):
-            self._told(job, EngineFailure("the engine has failed: see the server's log"))
+            self._told(job, EngineFailure(why))
+        for vectors in list(self._vectors):
+            _settle(vectors, None, EngineFailure(why))
 
     def _push(self, found: Sequence[tuple[Job, list[Event]]], now: float) -> None:
         for job, events in found:

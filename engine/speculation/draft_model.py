@@ -25,6 +25,7 @@ from .tree import Position, best_tree
 
 BLOCK_SIZE = 4  # small: what is behind the last full block is computed again for each guess
 TOKEN_BUDGET = 512
+CHANCES_BYTES = 128 << 20  # of what all lines' guesses were drawn from, at a time
 
 Choose = Callable[[list[int], torch.Tensor], list[int]]
 """From contexts' numbers and the logits [contexts, vocabulary] of their next positions to a token for each."""
@@ -41,7 +42,7 @@ class DraftModel:
         Its cache grows with what contexts need, and never beyond `tokens` tokens.
         """
         self._model, self._plan_step = model, plan_step
-        self._vocabulary, self._places = vocabulary, places
+        self.vocabulary, self._places = vocabulary, places
         self._most_blocks = max(1, tokens // BLOCK_SIZE)
         self._digests: dict[tuple[int, int], list[Digest]] = {}
         self._make_cache(1)
@@ -94,7 +95,7 @@ class DraftModel:
     def _knows(self, line: Line) -> bool:
         """Whether the model can guess after the line at all."""
         config = self._model.config
-        known = config.vocab_size >= self._vocabulary or max(line.tokens) < config.vocab_size
+        known = config.vocab_size >= self.vocabulary or max(line.tokens) < config.vocab_size
         return line.max_tokens > 0 and len(line.tokens) + line.max_tokens <= config.context and known
 
     def _make_cache(self, blocks: int) -> None:
@@ -107,50 +108,61 @@ class DraftModel:
         step = self._scheduler.schedule()
         batch = build_batch(step, BLOCK_SIZE, self._plan_step)
         logits = self._model.forward(batch, self._cache)
-        if logits.shape[1] < self._vocabulary:  # rows that only pad the other model's vocabulary
-            missing = self._vocabulary - logits.shape[1]
+        if logits.shape[1] < self.vocabulary:  # rows that only pad the other model's vocabulary
+            missing = self.vocabulary - logits.shape[1]
             logits = torch.nn.functional.pad(logits, (0, missing), value=float("-inf"))
         sampled = [chunk.sequence.id for chunk in step.chunks if chunk.samples]
-        chosen = choose(sampled, logits[:, : self._vocabulary]) if sampled else []
+        chosen = choose(sampled, logits[:, : self.vocabulary]) if sampled else []
         self._scheduler.complete(step, [[token] for token in chosen])
 
 
 class ModelChain:
     """Chains of a draft model: its likeliest tokens, or for lines that draw by chance what it draws by chance itself.
 
-    Seeded lines get the likeliest, so that what they draw does not hang on what else was in the batch.
+    Seeded lines get the likeliest, so that what they draw does not hang on what else was in the batch; and so do lines
+    for whose chances, which have to be kept for each token, there is no room.
     """
 
     draws_trees = False
 
-    def __init__(self, model: DraftModel, count: int, seed: int | None = None) -> None:
-        """`count`: tokens to guess at a time. `seed` makes what is drawn by chance repeatable."""
+    def __init__(
+        self, model: DraftModel, count: int, seed: int | None = None, most_bytes: int = CHANCES_BYTES
+    ) -> None:
+        """`count`: tokens to guess at a time. `seed` makes what is drawn by chance repeatable.
+
+        most_bytes: what the chances of all lines together may take.
+        """
         self._model, self._count = model, count
         self._random = random.Random(seed)
+        self._most_lines = most_bytes // max(1, 8 * model.vocabulary * count)
 
     def propose(self, contexts: Sequence[Context]) -> list[Draft]:
         """A chain for each context."""
         tokens: list[list[int]] = [[] for _ in contexts]
-        chances: list[list[torch.Tensor]] = [[] for _ in contexts]
+        by_chance = [n for n, each in enumerate(contexts) if each.params.draws and each.params.seed is None]
+        drawing = frozenset(by_chance[: self._most_lines])
+        kept: dict[int, torch.Tensor] = {}
 
         def choose(numbers: list[int], logits: torch.Tensor) -> list[int]:
             chosen = logits.argmax(dim=-1)
-            asked = [contexts[number].params for number in numbers]
-            drawn = [row for row, each in enumerate(asked) if each.draws and each.seed is None]
+            drawn = [row for row, number in enumerate(numbers) if number in drawing]
             if drawn:
-                own = distributions(logits[drawn], [asked[row] for row in drawn])
+                own = distributions(logits[drawn], [contexts[numbers[row]].params for row in drawn])
                 places = torch.tensor([self._random.random() for _ in drawn], dtype=torch.float64)
                 chosen[drawn] = pick(own, places.to(own.device))
                 for row, each in zip(drawn, own, strict=True):
-                    chances[numbers[row]].append(each)
+                    number = numbers[row]
+                    if number not in kept:
+                        kept[number] = own.new_empty(self._count, own.shape[1])
+                    kept[number][len(tokens[number])] = each
             for number, token in zip(numbers, chosen.tolist(), strict=True):
                 tokens[number].append(token)
             return [tokens[number][-1] for number in numbers]
 
         self._model.run(contexts, self._count, choose)
         return [
-            chain(each, torch.stack(drawn_from) if drawn_from else None)
-            for each, drawn_from in zip(tokens, chances, strict=True)
+            chain(each, kept[number][: len(each)] if number in kept else None)
+            for number, each in enumerate(tokens)
         ]
 
 

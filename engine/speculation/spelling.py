@@ -106,7 +106,7 @@ def _load(model: str, target: Target) -> DraftModel:
             f"the tokens of draft model {model} are not the model's: choose one with its tokenizer"
         )
     weights = open_weights(folder, config.scheme)
-    shapes = shapes_of(config, target.dtype, BLOCK_SIZE, weights.formats)
+    shapes = shapes_of(config, target.dtype, BLOCK_SIZE, weights.formats, weights)
     try:
         kernels = proven(target.kernels, shapes, fall_back=target.fall_back)
     except SelfTestError as error:

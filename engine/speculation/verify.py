@@ -50,10 +50,21 @@ class Walk:
         """Take the token that was drawn; whether the draft says so too and the line goes on."""
         self.choices.append(choice)
         node = self.draft.child(self.node, choice.token)
-        if not self.take(choice) or node is None:
+        if not self._taken(choice) or node is None:
             return False
         self.path.append(node)
         return True
+
+    def _taken(self, choice: Choice) -> bool:
+        """Whether the line goes on behind the token."""
+        if self.draws.failure is None:
+            try:
+                return self.take(choice)
+            except (
+                Exception
+            ) as error:  # its text's or its guide's: the other lines have nothing to do with it
+                self.draws.failure = error
+        return False
 
 
 def verify(logits: torch.Tensor, walks: Iterable[Walk]) -> None:

@@ -95,3 +95,28 @@ def test_trees_for_a_temperature_too_cold_to_divide_by_are_those_of_greedy_lines
     proposer = ModelTree(model, 6, 3)
     cold = proposer.propose(contexts(LINES, temperature=1e-40))
     assert cold == proposer.propose(contexts(LINES))
+
+
+def test_chances_of_all_lines_together_take_no_more_than_their_room(llm: LLM) -> None:
+    model, _ = drafter(llm, 40_000)
+    row = 8 * llm.config.vocab_size
+    roomy = ModelChain(model, 4, seed=1).propose(contexts(LINES, temperature=1.0))
+    tight = ModelChain(model, 4, seed=1, most_bytes=2 * 4 * row + row).propose(
+        contexts(LINES, temperature=1.0)
+    )
+    likeliest = ModelChain(model, 4).propose(contexts(LINES))
+    assert [each.chances is not None for each in roomy] == [True] * 4
+    assert [each.chances is not None for each in tight] == [True, True, False, False]
+    assert sum(each.chances.untyped_storage().nbytes() for each in tight[:2]) == 2 * 4 * row
+    assert [each.tokens for each in tight[2:]] == [each.tokens for each in likeliest[2:]]
+    assert all(len(each) == 4 and each.chances.shape[0] == 4 for each in tight[:2])
+
+
+def test_lines_that_have_no_room_for_chances_still_draw_what_their_own_model_says(llm: LLM) -> None:
+    model, _ = drafter(llm, 40_000)
+    drafted = LLM(SHIPPED, speculate=ModelChain(model, 4, most_bytes=0))
+    params = SamplingParams(max_tokens=12, temperature=1e-2, ignore_stop=True)
+    [drawn] = drafted.generate(["def main():"], params)
+    [plain] = llm.generate(["def main():"], SamplingParams(max_tokens=12, ignore_stop=True))
+    assert drawn.tokens == plain.tokens
+    assert drafted.scheduler.counters.accepted_tokens > 0

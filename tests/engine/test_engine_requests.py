@@ -8,8 +8,12 @@ import re
 import pytest
 import torch
 from engine_models import SHIPPED, MakeModel, mixed_prompts
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import LLM, Completion, Delta, SamplingParams
+from engine.output import TextStream
+from engine.tokenizer import Tokenizer
 from hub_loader.errors import UsageError
 
 
@@ -193,3 +197,28 @@ def test_generate_that_fails_or_is_interrupted_leaves_no_request_behind(
 def test_stop_given_as_one_text_is_refused_and_not_taken_letter_by_letter() -> None:
     with pytest.raises(UsageError, match="expected a tuple of texts"):
         SamplingParams(stop="end")  # type: ignore[arg-type]
+
+
+LETTERS = Tokenizer(SHIPPED)
+
+
+@given(
+    st.text(alphabet="ab", max_size=30),
+    st.lists(st.text(alphabet="ab", min_size=1, max_size=6), max_size=3),
+)
+def test_stop_texts_are_found_over_any_border_of_tokens_and_no_beginning_of_one_is_given_out(
+    text: str, stops: list[str]
+) -> None:
+    tokens = [LETTERS.encode(letter, False) for letter in text]
+    stream, shown, before = TextStream(LETTERS, stops), "", ""
+    for letter, [token] in zip(text, tokens, strict=True):
+        before += letter
+        shown += stream.push(token)
+        if stream.stopped:
+            break
+        held = {n for stop in stops for n in range(1, len(stop)) if before.endswith(stop[:n])}
+        assert shown == before[: len(before) - max(held, default=0)]
+    shown += stream.finish()
+    ended = [before.index(stop) for stop in stops if stop in before]
+    assert stream.stopped == bool(ended)
+    assert shown == (before[: min(ended)] if ended else text) == stream.text

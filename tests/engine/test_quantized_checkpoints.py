@@ -22,13 +22,14 @@ from transformers import AutoModelForCausalLM
 
 from engine import LLM, SamplingParams, torch_ops
 from engine.batch import build_batch
+from engine.kernel_table import Binding
 from engine.kernels import bind, slot_sources
 from engine.linear import serves
 from engine.quant.checkpoint import dense, read_linear
 from engine.quant.packed import dequantize, quantize
 from engine.quant.scheme import parse_scheme
 from engine.scheduler import Chunk, Sequence, Step
-from hub_loader.errors import ModelError, UsageError
+from hub_loader.errors import ModelError, SelfTestError, UsageError
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
 # Of the logits' norm; bfloat16 keeps 8 bits of each of the dozens of results between.
@@ -264,3 +265,35 @@ def test_model_quantized_on_load_has_integers_in_its_output_layer_too_and_a_dens
         expected = twin.double()(torch.tensor([PROMPT])).logits[0, -1]
     assert error_of(logits_of(LLM(folder, quantize=format), PROMPT), expected) < BOUNDS["float32"]
     assert error_of(logits_of(LLM(folder), PROMPT), expected) > 10 * BOUNDS["float32"]
+
+
+def _without_zeros(x: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch_ops.matmul(x, replace(weight, zeros=None), bias)
+
+
+def _wrong_where_few_columns(x: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if weight.shape[1] < 256:
+        weight = replace(weight, scales=weight.scales.roll(1, dims=1))
+    return torch_ops.matmul(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "matmul", "kind"),
+    [
+        ("awq", _without_zeros, "int4 in groups of 32, zero points"),
+        ("gptq", _wrong_where_few_columns, "int4 in groups of 32"),
+        ("gptq-act-order", _wrong_where_few_columns, "columns in another order"),
+    ],
+)
+def test_kernel_that_multiplies_what_torch_packs_but_not_what_the_checkpoint_stores_is_refused(
+    quantized: Callable[[str], tuple[Path, Path]], name: str, matmul: Any, kind: str
+) -> None:
+    _, target = quantized(name)
+    kernels = bind(slot_sources("torch", None))
+    bindings = [Binding(b.slot, "org/x", variant="v") if b.slot == "matmul" else b for b in kernels.bindings]
+    right = replace(kernels, bindings=tuple(bindings))
+    [row] = [b for b in LLM(target, kernels=right).kernel_table if b.slot == "matmul"]
+    assert row.test.startswith("passed")
+    with pytest.raises(SelfTestError, match="org/x") as refused:
+        LLM(target, kernels=replace(right, matmul=matmul))
+    assert kind in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from build_matrix.matrix import read_matrix
 from build_matrix.plan import plan, select
 from build_matrix.toolchain.cache import ToolchainCache
 from engine import LLM
+from hub_loader.cli import main
 
 pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).resolve().parents[2] / "kernels_src" / "quantized-matmul"
@@ -53,3 +55,15 @@ def test_logits_by_the_package_are_within_the_bound_of_what_is_stored(
     assert row.test.startswith("passed" if served else "not needed: fp8 is plain torch's")
     expected = stored.twin_logits(make_model("biases"), target, PROMPT)[-1]
     assert error_of(logits_of(llm, PROMPT), expected) < BOUNDS[dtype]
+
+
+def test_compare_runs_both_sides_of_slot_matmul_on_a_quantized_checkpoint(
+    package: Path, folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = ["--slot", "matmul", "--with", "torch", str(package)]
+    sizes = ["--requests", "2", "--inputs", "8", "--outputs", "3", "--rounds", "1"]
+    assert main(["engine", "compare", "--model", str(folder("awq")), *sides, *sizes, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["largest_logit_difference"] < 1e-2 * found["largest_logit"]
+    tested = [row["test"] for side in found["sides"] for row in side["bindings"] if row["slot"] == "matmul"]
+    assert tested[0] == "" and tested[1].startswith("passed")

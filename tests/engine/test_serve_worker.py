@@ -150,6 +150,45 @@ def test_thread_that_fails_breaks_the_engine_and_answers_everybody(
     run(llm, play)
 
 
+def test_vectors_are_answered_too_when_the_engines_thread_dies(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(make_model())
+
+    async def play(worker: Worker) -> None:
+        def die() -> Any:
+            raise MemoryError
+
+        monkeypatch.setattr(worker, "_measure", die)
+        vectors = [worker.embed([[1, 2, 3]], "mean") for _ in range(2)]
+        answers = await asyncio.gather(*vectors, return_exceptions=True)
+        assert all(isinstance(answer, EngineFailure) for answer in answers)
+        assert worker.broken and not worker.embedding
+        with pytest.raises(EngineFailure):
+            await worker.embed([[1]], "mean")
+
+    run(llm, play)
+
+
+def test_input_of_embeddings_that_is_longer_than_the_cache_is_refused(make_model: MakeModel) -> None:
+    llm = LLM(make_model(), num_blocks=2, block_size=16)
+
+    async def whole() -> None:
+        app = create_app(llm, Options(name=NAME))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            asked = {"model": NAME, "input": [[1] * 32]}
+            assert (await client.post("/v1/embeddings", json=asked)).status_code == 200
+            refused = await client.post("/v1/embeddings", json=asked | {"input": [[1] * 33]})
+            assert refused.status_code == 400
+            assert "33 tokens; this server's limit is 32" in refused.json()["error"]["message"]
+
+    asyncio.run(whole())
+
+
 def test_grammar_that_takes_long_to_compile_delays_nobody_else(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

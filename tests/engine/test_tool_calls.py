@@ -15,6 +15,8 @@ from engine.server.tools import Call, Style, ToolReader, forced_schema, style_of
 from engine.tokenizer import Tokenizer
 
 NAMES = {"add", "weather"}
+MARK = "[TOOL_CALLS]"
+ONE, OTHER = '[{"name": "add", "arguments": {"a": 1}}', '{"name": "weather", "arguments": {}}'
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 
@@ -45,6 +47,17 @@ def read(style: Style, pieces: list[str]) -> tuple[str, list[Call]]:
         ("bare", r'{"name":"add","arguments":{"\ud800":1}}', r'{"name":"add","arguments":{"\ud800":1}}', []),
         ("forced", '{"name":"add","arguments":{}}', "", [Call("add", "{}")]),
         ("forced", '{"name":"add","argu', '{"name":"add","argu', []),
+        ("marked", f"Well. {MARK} {ONE}]", "Well. ", [Call("add", '{"a": 1}')]),
+        ("marked", f"{MARK}{ONE}, {OTHER}]\n", "", [Call("add", '{"a": 1}'), Call("weather", "{}")]),
+        ("marked", f'{MARK} {{"name": "add"}}', "", [Call("add", "{}")]),
+        ("marked", f'{MARK}add[ARGS]{{"a": 1}}', "", [Call("add", '{"a": 1}')]),
+        ("marked", f"{MARK}add[ARGS]{{}}{MARK}weather[ARGS]", "", [Call("add", "{}"), Call("weather", "{}")]),
+        ("marked", f"{MARK}add[CALL_ID]a1b2c3d4e[ARGS]{{}}", "", [Call("add", "{}")]),
+        ("marked", f"{MARK}add[ARGS]{{oops", f"{MARK}add[ARGS]{{oops", []),
+        ("marked", f"{MARK} {ONE}", f"{MARK} {ONE}", []),
+        ("marked", f'{MARK} {ONE}, {{"name": "rm"}}]', f'{MARK} {ONE}, {{"name": "rm"}}]', []),
+        ("marked", f"{MARK} []", f"{MARK} []", []),
+        ("marked", "1 [TOOL", "1 [TOOL", []),
     ],
 )
 def test_text_is_cut_into_what_is_shown_and_calls(
@@ -56,12 +69,28 @@ def test_text_is_cut_into_what_is_shown_and_calls(
 
 @given(
     st.lists(
-        st.sampled_from([CALL, "text ", "<", "<tool_", "</tool_call>", "{", "<tool_call>", "x\n"]), max_size=9
+        st.sampled_from(
+            [
+                CALL,
+                "text ",
+                "<",
+                "<tool_",
+                "</tool_call>",
+                "{",
+                "<tool_call>",
+                "x\n",
+                MARK,
+                "add[ARGS]{}",
+                f"{ONE}]",
+                "[",
+            ]
+        ),
+        max_size=9,
     )
 )
 def test_text_in_pieces_of_any_size_gives_what_it_gives_whole(words: list[str]) -> None:
     text = "".join(words)
-    for style in ("none", "tagged", "bare", "forced"):
+    for style in ("none", "tagged", "marked", "bare", "forced"):
         for size in (1, 2, 7):
             pieces = [text[at : at + size] for at in range(0, len(text), size)]
             assert read(style, pieces) == read(style, [text])
@@ -71,6 +100,12 @@ def test_style_is_what_the_template_shows() -> None:
     assert style_of("x", "x") == "none"
     assert style_of("x", "use <tool_call>") == "tagged"
     assert style_of("x", 'answer {"name": …}') == "bare"
+    assert style_of("x", "[AVAILABLE_TOOLS][…][/AVAILABLE_TOOLS]x") == "marked"
+
+
+@pytest.mark.parametrize("quoted", ["<tool_call>", MARK, "[AVAILABLE_TOOLS]"])
+def test_style_is_not_what_somebody_says_in_the_conversation(quoted: str) -> None:
+    assert style_of(f"what is {quoted}?", f"what is {quoted}? answer {{}}") == "bare"
 
 
 def test_schema_of_a_forced_call_names_each_tool() -> None:

@@ -31,7 +31,11 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def generate(llm: LLM, requests: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
-    """The tokens of each request with their times, and the mean waste of the cache while it ran."""
+    """The tokens of each request with their times, and the mean waste of the cache while it ran.
+
+    Raises:
+        ComputeError: what was computed for one is not finite.
+    """
     begun = time.perf_counter()
     traces: dict[int, dict[str, Any]] = {}
     for request in requests:
@@ -46,5 +50,7 @@ def generate(llm: LLM, requests: list[dict[str, Any]]) -> tuple[list[dict[str, A
             trace = traces[delta.request_id]
             trace["tokens"] += [choice.token for choice in delta.choices]
             trace["times"] += [now] * len(delta.choices)
+            if delta.completion is not None and delta.completion.error is not None:
+                raise delta.completion.error
     held = wastes[:-1] or [0.0]  # nobody holds a block after the last step
     return list(traces.values()), sum(held) / len(held)
