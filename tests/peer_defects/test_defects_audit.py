@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from environments import pip
 
 from build_matrix.audit import Promise, read_library, violations
 from build_matrix.matrix import read_matrix
@@ -53,8 +54,7 @@ def compiled(folder: Path, *, is_stripped: bool) -> Path:
 def check(stock_python: Path) -> Callable[[Path], list[str]]:
     """The names that the peer's check complains about."""
     python = stock_python
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, CHECK], check=True)
+    pip(python, "install", "--no-deps", CHECK)
 
     def ask(library: Path) -> list[str]:
         done = subprocess.run([python, "-c", ASK, library], capture_output=True, text=True, check=True)
