@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..extra import needed
+from ..speed import add_speed, speed_of
 from .options import add_arguments, options_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
     add(
         "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
     )
+    add_speed(parser)
     add("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
     add("--max-sequences", type=int, default=64, metavar="N", help="most continuations in one step (64)")
@@ -82,6 +84,7 @@ def run_serve(args: argparse.Namespace) -> int:
             num_blocks=args.num_blocks,
             fall_back=args.fall_back,
             speculate=args.speculate,
+            **speed_of(args),
         )
         print(format_bindings(llm.kernel_table), file=sys.stderr)
         return serve(llm, options, args.host, args.port, ready=ready)

@@ -49,8 +49,11 @@ class Walk:
     def follow(self, choice: Choice) -> bool:
         """Take the token that was drawn; whether the draft says so too and the line goes on."""
         self.choices.append(choice)
+        goes_on = self.take(choice)
+        if self.draft is NOTHING or not goes_on:
+            return False
         node = self.draft.child(self.node, choice.token)
-        if not self.take(choice) or node is None:
+        if node is None:
             return False
         self.path.append(node)
         return True
@@ -60,7 +63,10 @@ def verify(logits: torch.Tensor, walks: Iterable[Walk]) -> None:
     """Draw all lines' tokens, one level of their drafts after another; logits [rows, vocabulary]."""
     walking = list(walks)
     while walking:
-        rows = [walk.row + walk.node + 1 for walk in walking]
-        chosen = logits if rows == list(range(len(logits))) else logits[rows]
-        choices = sample(chosen, [walk.draws for walk in walking], [walk.guess for walk in walking])
+        draws = [walk.draws for walk in walking]
+        if len(walking) == len(logits) and all(walk.draft is NOTHING for walk in walking):
+            choices = sample(logits, draws)
+        else:
+            rows = [walk.row + walk.node + 1 for walk in walking]
+            choices = sample(logits[rows], draws, [walk.guess for walk in walking])
         walking = [walk for walk, choice in zip(walking, choices, strict=True) if walk.follow(choice)]
