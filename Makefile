@@ -5,12 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
-# Two processes, a file's tests in one of them. OpenMP threads that wait do not spin: the cores are shared.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes, a file's tests in one of them, files with slow tests first. OpenMP threads that wait do not spin: the cores are shared.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The code that decides, and the tests that alone hold it.
+CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py scheduler_events.py) \
+	$(addprefix tests/hub_loader/test_,manifest.py resolver.py trust_core.py variant.py)
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots clean
+.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -24,18 +28,30 @@ test-all: lint chromium ## every test: also other archs, hollow torch, a cluster
 fast: $(READY) ## the tests that take under five minutes together
 	$(PYTEST) -m "not slow"
 
-lint: $(READY)
+lint: $(READY) ## style, what nothing uses, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+coverage: $(READY) ## the branches of the pure cores by their own tests: at least 95 %
+	$(BIN)/coverage run -m pytest -q -m "not slow" $(CORE_TESTS)
+	$(BIN)/coverage report
+
+mutants: $(READY) ## change the cores in small ways and see which changes no test notices (about an hour); MUTANTS='*judge*' takes some
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2 $(if $(MUTANTS),'$(MUTANTS)')
+	$(BIN)/mutmut results
+
+duplicates: $(READY) ## lines that are in two places
+	$(BIN)/pylint --recursive=y --disable=all --enable=duplicate-code hub_loader build_matrix registry engine
+
 bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
-	$(BIN)/python benchmarks/kernels.py --packages .demo/dist --out benchmarks/results/kernels-cpu.json
+	$(BIN)/khub bench kernels --packages .demo/dist --out benchmarks/results/kernels-cpu.json
 	$(BIN)/python benchmarks/performance.py
 
 bench-loader: $(READY) ## hub_loader against the stock client, on one hub of this machine

@@ -13,7 +13,7 @@ import torch
 
 _SOURCE = Path(__file__).with_name("_machine.cpp")
 _FLOATS = 1 << 26  # 256 MiB: past every cache
-_TURNS = 500_000
+_TURNS = 2_000_000  # some milliseconds
 
 
 @dataclass(frozen=True)

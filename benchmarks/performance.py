@@ -49,13 +49,19 @@ def page(measured: Mapping[str, Any]) -> str:
     lines += [
         f"- {row['name']}, {row['shape']}, {row['dtype']}: {row['ratio']:.2f}x of its peer" for row in behind
     ] or ["Nothing here is slower than its peer."]
-    lines += ["", "GPU: not yet measured (`python benchmarks/kernels.py --device cuda`).", ""]
+    lines += ["", "GPU: not yet measured (`khub bench kernels --packages .demo/dist --device cuda`).", ""]
     lines += [
         "## The same on another machine",
         "",
         "```sh",
         "make bench",
         "python benchmarks/performance.py",
+        "```",
+        "",
+        "At the shapes of models, with every batch and context that fits into memory, and a picture:",
+        "",
+        "```sh",
+        "khub bench kernels --packages .demo/dist --model llama-3-8b --model qwen3-0.6b --full --plot plot.png",
         "```",
     ]
     return "\n".join(lines) + "\n"

@@ -12,11 +12,6 @@ from .params import SamplingParams
 _CANDIDATES = 1024  # sorted first; where they do not hold top_p, everything is sorted
 
 
-def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """The distribution [vocabulary] that a request with temperature above 0 draws from, float32."""
-    return distributions(logits[None], [params])[0].to(torch.float32)
-
-
 def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
     """What requests with temperature above 0 draw from: float64 [S, vocabulary]."""
     chances, order = ranked(logits.to(torch.float32), params)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Counters:
     """What has happened since the start, in tokens and sequences.
 
-    turns: how often a sequence was drawn for. guesses: those of them with a draft. drafted_tokens,
-    accepted_tokens: those of drafts that were computed, and that came to be.
+    turns: how often a sequence was drawn for. guesses: those of them with a draft. accepted_tokens: those of drafts
+    that came to be.
     """
 
     prompt_tokens: int = 0
@@ -19,7 +19,6 @@ class Counters:
     generated_tokens: int = 0
     turns: int = 0
     guesses: int = 0
-    drafted_tokens: int = 0
     accepted_tokens: int = 0
 
     @property

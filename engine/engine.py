@@ -26,6 +26,7 @@ from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
 from .line import Line
+from .linear import output_format
 from .model import Decoder
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
@@ -122,7 +123,7 @@ class LLM:
                 raise UsageError(
                     f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
                 )
-            formats = frozenset((quantize,))
+            formats = frozenset((quantize, output_format(quantize) or quantize))
         bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
         shapes = replace(shapes_of(self.config, DTYPES[dtype], block_size, formats), device=str(place))
         self.kernels = proven(bound, shapes, fall_back=fall_back)

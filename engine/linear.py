@@ -47,6 +47,11 @@ class Joined:
         return torch.cat([part(x) for part in self._parts], dim=-1)
 
 
+def output_format(quantize: str | None) -> str | None:
+    """What the output layer is rounded to where the others are rounded to `quantize`."""
+    return "int8" if quantize in ("int4", "int8") else None
+
+
 def make_linear(
     parts: Sequence[Loaded], bias: torch.Tensor | None, kernels: Kernels, quantize: str | None = None
 ) -> Map:
@@ -75,7 +80,8 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
         return Linear(kernels.linear, in_huge_pages(weight), bias)
     groups = {"group_size": _group_size(weight.shape[1])} if quantize == "int4" else {}
     if quantize in kernels.formats:
-        return Linear(kernels.matmul, kernels.quantize(weight, quantize, **groups), bias)
+        packed = kernels.quantize(weight, quantize, **groups)
+        return Linear(kernels.matmul, replace(packed, weight=in_huge_pages(packed.weight)), bias)
     return Linear(plain.matmul, plain.quantize(weight, quantize, **groups), bias)
 
 

@@ -16,7 +16,7 @@ from .config import ModelConfig
 from .device import CPU
 from .experts import Mixture
 from .kernels import Kernels
-from .linear import Map, make_linear
+from .linear import Map, make_linear, output_format
 from .pages import in_huge_pages
 from .quant.checkpoint import Loaded, dense
 from .rope import cos_sin_cache
@@ -67,7 +67,11 @@ class Layer:
 
 
 class Decoder:
-    """Weights and the forward pass. Linear layers may be quantized; embedding, router and output layer stay dense."""
+    """Weights and the forward pass. Linear layers may be quantized; embedding and router stay dense.
+
+    Asked to quantize to integers, the output layer takes 8 bits, also with 4 for the others: it is the largest
+    matrix that each token reads, and the one whose rounding shows most.
+    """
 
     def __init__(
         self,
@@ -97,10 +101,10 @@ class Decoder:
         bar = tqdm(range(config.num_layers), "weights", unit=" layers", leave=False, disable=None)
         self._layers = [self._layer(index) for index in bar]  # on a terminal: here every weight is read
         self._final_norm = self._norm("model.norm", config.hidden_size)
-        self._output = self._embedding
+        output = self._embedding
         if not config.tied_embeddings:
-            loaded = dense(self._weights.linear("lm_head", vocabulary))
-            self._output = in_huge_pages(loaded.to(self.device, self.dtype))
+            output = dense(self._weights.linear("lm_head", vocabulary)).to(self.device, self.dtype)
+        self._output = make_linear([Loaded(output)], None, kernels, output_format(quantize))
         self._enter = compiled(self._project) if compile else self._project
         self._leave = compiled(self._conclude) if compile else self._conclude
 
@@ -122,9 +126,7 @@ class Decoder:
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
         batch = batch.on(self.device)
-        logits: torch.Tensor = self._kernels.linear(
-            self.hidden(batch, cache)[batch.sample_rows], self._output
-        )
+        logits = self._output(self.hidden(batch, cache)[batch.sample_rows])
         if self.config.output_softcap:
             logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
         return logits

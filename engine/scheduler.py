@@ -286,7 +286,6 @@ class Scheduler:
         if chunk.draft is NOTHING:
             return
         self.counters.guesses += bool(chunk.draft)
-        self.counters.drafted_tokens += len(chunk.draft)
         self.counters.accepted_tokens += tokens - 1
 
     # -- blocks

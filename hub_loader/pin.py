@@ -46,11 +46,6 @@ class Version(Record):
     index: bytes | None = None
     envelope: bytes | None = None
 
-    @property
-    def has_index(self) -> bool:
-        """Whether the publisher's index.json names the files, rather than the repository's tree."""
-        return all(isinstance(variant, IndexedVariant) for variant in self.variants.values())
-
 
 def open_version(config: Config, request: Request, *, fresh: bool = False, moves: int = 0) -> Version:
     """The version that a request means; `fresh` asks the hub even where the cache knows.

@@ -6,6 +6,8 @@
 - "cpu-baseline": compiled here without the paths for newer instruction sets.
 - "cpu-wide": the code for AVX-512's 16 lanes, compiled here for AVX2 where the processor has no more.
 - "cuda-emulated": the CUDA source compiled for the host, on the emulator in tests/cuda_emulator.
+- "triton": the Python-only variant, on a GPU; under TRITON_INTERPRET=1, which no other kind runs under, interpreted on
+  the CPU. Packages that have no such variant skip it.
 """
 
 import hashlib
@@ -34,8 +36,11 @@ else:
 EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
 KINDS = ["cpu", "cuda-emulated"]
 KINDS[1:1] = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpu-baseline", "cpu-wide")]
-if torch.cuda.is_available():
-    KINDS.append("cuda")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    KINDS = ["triton"]
+elif torch.cuda.is_available():
+    KINDS += ["cuda", "triton"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,7 +65,15 @@ def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
     def build(source: Path, kind: str) -> ModuleType:
         if (source, kind) not in loaded:
-            if kind in ("cpu", "cuda"):
+            if kind == "triton":
+                package = built_twin(source, tmp_path_factory.mktemp("package"))
+                # The loader offers CUDA variants on machines with a GPU alone.
+                loaded[source, kind] = (
+                    import_package(package / "build" / "torch-cuda")
+                    if INTERPRETED
+                    else get_local_kernel(package, backend="cuda")
+                )
+            elif kind in ("cpu", "cuda"):
                 package = built_package(source, kind, tmp_path_factory.mktemp("package"))
                 loaded[source, kind] = get_local_kernel(package, backend=kind)
             else:
@@ -76,7 +89,8 @@ def builds(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 @pytest.fixture(scope="module", params=KINDS)
 def kernel(request: pytest.FixtureRequest, builds) -> Iterator[ModuleType]:
     """The module under test, of each kind in turn."""
-    with torch.device("cuda" if request.param == "cuda" else "cpu"):
+    on_gpu = request.param == "cuda" or (request.param == "triton" and not INTERPRETED)
+    with torch.device("cuda" if on_gpu else "cpu"):
         yield builds(request.path.parent.parent, request.param)
 
 
@@ -93,6 +107,14 @@ def built_package(source: Path, kind: str, out: Path) -> Path:
         return Path(given) / source.name
     select = "torch-stable-abi*-cpu-x86_64-*" if kind == "cpu" else "torch-stable-abi*-cu130-x86_64-*"
     run([sys.executable, "-m", "hub_loader", "build", str(source), "--select", select, "--out", str(out)])
+    return out
+
+
+def built_twin(source: Path, out: Path) -> Path:
+    """The package with the Python-only variant alone, built into `out`."""
+    if not (source / "triton").is_dir():
+        pytest.skip(f"{source.name} has no variant in Triton")
+    run([sys.executable, "-m", "hub_loader", "build", str(source / "triton"), "--out", str(out)])
     return out
 
 

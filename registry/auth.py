@@ -19,11 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .accounts import tokens
-from .accounts.audit import Actor, record, shell
-from .accounts.directory import ensure_org
-from .accounts.identity import ANONYMOUS, Identity, Kind, Scope
+from .accounts.audit import Actor, record
+from .accounts.identity import ANONYMOUS, Identity, Kind
 from .accounts.may import Action, Cause, Refused, RepoFacts, may
-from .accounts.tokens import NewToken, TokenInfo, utc_now
+from .accounts.tokens import NewToken, utc_now
 from .audit_log import actor_name
 from .errors import RequestError, forbidden, gated, repo_not_found, unauthorized
 from .models import Token
@@ -178,26 +177,6 @@ def check_csrf(request: Request, sent: object) -> None:
         or not hmac.compare_digest(csrf_token(request).encode(), sent.encode())
     ):
         raise forbidden("This form is not of this login: open the page again and send it from there")
-
-
-# -- tokens of an organization, as the first commands made them
-
-
-def create_token(store: Store, org: str, *, can_write: bool) -> str:
-    """Make a token of `org`, creating the organization if it is new; returns the secret, kept nowhere."""
-    with store.write() as opened:
-        row = ensure_org(opened, shell(), org)
-        scope = Scope.WRITE if can_write else Scope.READ
-        secret, token = tokens.issue(opened, NewToken(scope, org_id=row.id), utc_now())
-        record(opened, shell(), "token.create", org, token=token.id, scope=str(scope))
-    return secret
-
-
-def list_tokens(store: Store) -> list[TokenInfo]:
-    """Every token that works, oldest first."""
-    now = utc_now()
-    with store.read() as opened:
-        return [token for token in tokens.list_tokens(opened) if not token.state(now)]
 
 
 def _store(request: Request) -> Store:

@@ -10,12 +10,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from environments import make_environment
 from filelock import FileLock
 from hypothesis import settings
 from khub_process import Hub, StartHub, khub_command, khub_environment
@@ -76,12 +77,10 @@ def _stock_client(folders: pytest.TempPathFactory, name: str, *packages: str) ->
     with FileLock(folder.with_suffix(".lock")):
         if ready.exists():
             return python
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for package in packages:  # torch first, from wherever this environment has it
-            subprocess.run([*pip, package], check=True)
-        # The versions that docs/defects.md was measured with.
-        subprocess.run([*pip, "kernels==0.17.2", "huggingface_hub==2.4.0"], check=True)
+        # Torch first, from wherever this environment has it; clients as docs/defects.md was measured with.
+        make_environment(
+            folder, *((each,) for each in packages), ("kernels==0.17.2", "huggingface_hub==2.4.0")
+        )
         ready.touch()
     return python
 
@@ -105,3 +104,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems", trylast=True)
+def _files_with_slow_tests_first(items: list[pytest.Item]) -> None:
+    """What is long begins early, so that no process ends minutes after the others (with --no-loadscope-reorder)."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: not slow[item.path])

@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 EXTRAS = {
     "engine/progress.py": {"tqdm"},
     "engine/bench/gguf_file.py": {"gguf"},
-    "engine/bench/peers/llama_cpp.py": {"llama_cpp"},
+    "engine/bench/peers/llama_cpp.py": {"xllamacpp"},
     "engine/bench/peers/transformers_batch.py": {"transformers"},
     "engine/bench/peers/transformers_generate.py": {"transformers"},
     "engine/bench/peers/vllm.py": {"vllm"},

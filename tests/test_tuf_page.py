@@ -55,9 +55,11 @@ def test_commands_of_the_tuf_page_run_in_order(tmp_path: Path) -> None:
     environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", "HF_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
     environment |= {"KHUB_TRUST_FILE": str(tmp_path / "trust.json"), "KHUB_REFRESH": "0"}
-    script = "set -e\ntrap 'kill %1' EXIT\n" + "\n".join(scripts).replace("8000", str(free_port()))
+    port = str(free_port())
+    script = "set -e\ntrap 'kill %1' EXIT\n" + "\n".join(scripts).replace("8000", port)
+    ready = f"until curl -sf -o /dev/null http://127.0.0.1:{port}/readyz; do sleep 0.1; done"
     done = subprocess.run(
-        ["bash", "-m", "-c", script.replace("sleep 3", "sleep 8")],
+        ["bash", "-m", "-c", script.replace("sleep 3", ready)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -66,13 +66,6 @@ def sign_draft(draft: Draft, signer: Signer) -> None:
     draft.sign(signer, append=True)
 
 
-def may_sign(draft: Draft, root: Root | None, keyid: str) -> bool:
-    """Whether a key counts for this draft; `root` is the current one. A new root counts by itself too."""
-    asked = [draft.signed] if isinstance(draft.signed, Root) else []
-    roots = [*asked, *([root] if root else [])]
-    return not roots or any(keyid in found.roles[draft.signed.type].keyids for found in roots)
-
-
 def with_keys(
     before: Offline,
     role: str,
@@ -204,11 +197,6 @@ def check_drafts(by_role: Mapping[str, Draft], before: Offline | None, root: Roo
             raise UsageError(f"{role}.json has expired: draft it again")
         if (lack := verdict(draft, None if before is None else before.root.signed, root)) is not None:
             raise UsageError(f"{role}.json: {lack}: khub registry trust sign {role}.json --key KEY")
-
-
-def names_of(keys: Mapping[str, object]) -> str:
-    """Key ids, short, for a sentence."""
-    return ", ".join(keyid[:12] for keyid in keys)
 
 
 def _check(role: str, keys: int, threshold: int) -> None:

@@ -1,4 +1,4 @@
-"""`khub engine bench` and `compare` as processes, on models small enough for every run."""
+"""`khub engine bench` and `compare` as processes, on models small enough for every run; here for bad input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from engine_models import SHIPPED
+from khub_process import khub_here
 
 MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
 
@@ -26,6 +27,7 @@ def khub_engine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 SMALL = ("--requests", "3", "--inputs", "12", "--outputs", "6", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_bench_of_a_folder_prints_a_table_and_writes_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "bars.svg"
     result = khub_engine("bench", "--model", SHIPPED, *SMALL, "--plot", picture)
@@ -38,6 +40,7 @@ def test_bench_of_a_folder_prints_a_table_and_writes_a_picture(tmp_path: Path) -
     assert b"tokens/s" in picture.read_bytes()
 
 
+@pytest.mark.slow
 def test_bench_of_shared_prompts_as_json_shows_the_prefix_cache_and_what_it_costs_without() -> None:
     sizes = ("--requests", "3", "--inputs", "8", "--outputs", "3", "--prefix", "600", "--threads", "1")
     result = khub_engine("bench", "--shape", "qwen3-tiny", "--workload", "shared", *sizes, "--json")
@@ -67,11 +70,12 @@ def test_bench_of_shared_prompts_as_json_shows_the_prefix_cache_and_what_it_cost
 def test_bench_with_bad_input_exits_with_its_code_and_says_why(
     arguments: tuple[str | Path, ...], code: int, words: str
 ) -> None:
-    result = khub_engine("bench", *arguments)
+    result = khub_here("engine", "bench", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert words in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_compare_of_torch_with_itself_finds_no_difference_and_shows_both_sides() -> None:
     sides = ("--slot", "norm,rotary", "--with", "torch", "torch")
     sizes = ("--requests", "3", "--inputs", "12", "--outputs", "6", "--rounds", "1")
@@ -94,7 +98,7 @@ def test_compare_of_torch_with_itself_finds_no_difference_and_shows_both_sides()
     ids=["slot", "rounds", "both"],
 )
 def test_compare_with_bad_input_says_why_in_one_line(arguments: tuple[str, ...], words: str) -> None:
-    result = khub_engine("compare", "--model", SHIPPED, "--with", "torch", "torch", *arguments)
+    result = khub_here("engine", "compare", "--model", SHIPPED, "--with", "torch", "torch", *arguments)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert words in result.stderr
 

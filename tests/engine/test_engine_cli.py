@@ -1,4 +1,4 @@
-"""`khub engine generate` as a process of its own."""
+"""`khub engine generate` as a process of its own; bad input is refused within this one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from engine_models import SHIPPED, MakeModel, greedy_by_transformers
+from khub_process import khub_here
 
 from engine.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
     assert result.stdout == "def main(" + tokenizer.decode(tokens) + "\n"
 
 
+@pytest.mark.slow
 def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_the_prompts(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
@@ -56,6 +58,7 @@ def test_generate_with_a_prompts_file_and_json_then_one_object_in_the_order_of_t
     assert json.loads(piped.stdout)["completions"] == data["completions"]
 
 
+@pytest.mark.slow
 def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_brought() -> None:
     common = ("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
     plain, guessed = khub_engine(*common), khub_engine(*common, "--speculate", f"tree:{SHIPPED}:8:4")
@@ -79,7 +82,7 @@ def test_generate_with_speculate_then_the_same_text_and_how_many_tokens_a_step_b
 def test_generate_with_bad_input_exits_with_its_code_and_one_line(
     arguments: tuple[str | Path, ...], code: int, words: str
 ) -> None:
-    result = khub_engine("generate", *arguments)
+    result = khub_here("engine", "generate", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert words in result.stderr
     assert result.stderr.count("\n") == 1

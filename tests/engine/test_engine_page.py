@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
 LIMIT = 1500
 MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_run(tmp_path: Path) -> None:
     block = re.search(
         r"<!-- executed by tests/engine/test_engine_page.py -->\n```sh\n(.*?)```", PAGE, re.DOTALL

@@ -20,6 +20,7 @@ SCRIPT = PAGE.split("<!-- executed by tests/engine/test_models_page.py -->\n```s
 MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", SCRIPT.splitlines())
 def test_command_of_the_page_runs(line: str) -> None:
     khub, *arguments = shlex.split(line)

@@ -18,13 +18,14 @@ import quantized_models as stored
 import torch
 from engine_models import MakeModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from engine import LLM, SamplingParams, torch_ops
 from engine.batch import build_batch
 from engine.kernels import bind, slot_sources
 from engine.linear import serves
 from engine.quant.checkpoint import dense, read_linear
-from engine.quant.packed import quantize
+from engine.quant.packed import dequantize, quantize
 from engine.quant.scheme import parse_scheme
 from engine.scheduler import Chunk, Sequence, Step
 from hub_loader.errors import ModelError, UsageError
@@ -118,20 +119,6 @@ def test_greedy_tokens_of_a_quantized_checkpoint_are_those_of_what_is_stored(
     for _ in range(5):
         tokens.append(int(stored.twin_logits(source, target, tokens)[-1].argmax()))
     assert list(completion.tokens) == tokens[len(PROMPT) :]
-
-
-@pytest.mark.parametrize("format", ["int8", "int4", "fp8"])
-def test_logits_of_weights_quantized_on_load_are_within_the_bound_of_the_rounded_weights(
-    make_model: MakeModel, tmp_path: Path, format: str
-) -> None:
-    def rounded(weight: torch.Tensor) -> stored.Stored:
-        groups = {"group_size": 32} if format == "int4" else {}
-        return {"weight": weight}, torch_ops.dequantize(torch_ops.quantize(weight, format, **groups)).double()
-
-    twin = stored.quantize_folder(make_model(), tmp_path / "twin", rounded, {})
-    expected = stored.twin_logits(make_model(), twin, PROMPT)[-1]
-    got = logits_of(LLM(make_model(), quantize=format), PROMPT).double()
-    assert error_of(got, expected) < BOUNDS["float32"]
 
 
 def test_quantized_checkpoint_is_not_quantized_again(quantized: Callable[[str], tuple[Path, Path]]) -> None:
@@ -260,3 +247,20 @@ def test_groups_that_the_kernel_does_not_multiply_are_left_to_torch() -> None:
     kernels = replace(bind(slot_sources("torch", None)), formats=frozenset({"int4"}))
     for group, served in ((32, True), (512, True), (1024, False), (96, False), (3072, True)):
         assert serves(kernels, quantize(torch.randn(2, 3072), "int4", group)) == served
+
+
+@pytest.mark.parametrize("format", ["int8", "int4", "fp8"])
+def test_model_quantized_on_load_has_integers_in_its_output_layer_too_and_a_dense_embedding(
+    make_model: MakeModel, format: str
+) -> None:
+    folder = make_model("biases", attention_bias=True)
+    twin = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    kinds = {"lm_head": None if format == "fp8" else "int8"}
+    with torch.no_grad():
+        for name, layer in twin.named_modules():
+            kind = kinds.get(name, format)
+            if isinstance(layer, torch.nn.Linear) and kind is not None:
+                layer.weight.copy_(dequantize(quantize(layer.weight, kind, group_size=32)))
+        expected = twin.double()(torch.tensor([PROMPT])).logits[0, -1]
+    assert error_of(logits_of(LLM(folder, quantize=format), PROMPT), expected) < BOUNDS["float32"]
+    assert error_of(logits_of(LLM(folder), PROMPT), expected) > 10 * BOUNDS["float32"]

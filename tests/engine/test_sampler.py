@@ -13,7 +13,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from engine.chances import probabilities
+from engine.chances import distributions
 from engine.params import SamplingParams
 from engine.sampler import Draws, sample
 from hub_loader.errors import UsageError
@@ -48,7 +48,7 @@ def test_probabilities_for_any_setting_equal_transformers_warpers(
     warpers.append(MinPLogitsWarper(min_p))
     expected = warpers(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(-1)
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    torch.testing.assert_close(probabilities(logits, params), expected)
+    torch.testing.assert_close(distributions(logits[None], [params])[0].float(), expected)
 
 
 def test_sample_at_temperature_one_then_frequencies_follow_the_softmax() -> None:

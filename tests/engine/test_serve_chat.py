@@ -146,6 +146,7 @@ def test_chat_that_cannot_be_is_refused_with_the_reason(
         )
 
 
+@pytest.mark.slow
 def test_chat_of_a_model_without_a_template_is_refused(start_server: StartServer) -> None:
     server = start_server(SHIPPED)
     with pytest.raises(openai.BadRequestError, match="no chat template") as error:

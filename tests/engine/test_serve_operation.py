@@ -106,6 +106,7 @@ def test_metrics_are_for_this_machine_alone(server: Server) -> None:
     assert through_a_proxy.status_code == 403
 
 
+@pytest.mark.slow
 def test_more_than_the_queue_takes_is_answered_429_with_retry_after_and_the_rest_is_served(
     start_server: StartServer,
 ) -> None:
@@ -129,6 +130,7 @@ def test_more_than_the_queue_takes_is_answered_429_with_retry_after_and_the_rest
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_request_needs_one_of_the_keys_where_there_are_any(start_server: StartServer, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first-key\n\nsecond-key\n")
@@ -148,6 +150,7 @@ def test_request_needs_one_of_the_keys_where_there_are_any(start_server: StartSe
     server.stop()
 
 
+@pytest.mark.slow
 def test_stop_answers_what_is_under_way_and_sends_new_requests_away(start_server: StartServer) -> None:
     server = start_server(SHIPPED, "--grace", "300")
     stream = server.openai().completions.create(**(LONG | {"max_tokens": 200}), stream=True)
@@ -165,6 +168,7 @@ def test_stop_answers_what_is_under_way_and_sends_new_requests_away(start_server
     server.process.stdout.close()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_stop_ends_with_an_error_what_takes_longer_than_the_grace(start_server: StartServer) -> None:
     server = start_server(SHIPPED, "--grace", "0.2", "--max-sequences", "1")
     client = server.openai()

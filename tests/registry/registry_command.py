@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from hub_loader.cli import main
+from khub_process import khub_here
 
 
 def run(data: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `khub registry ARGUMENTS --data DATA`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(["registry", *arguments, "--data", str(data)])
-        except SystemExit as end:  # argparse's
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    done = khub_here("registry", *arguments, "--data", data)
+    return done.returncode, done.stdout, done.stderr
 
 
 def registry(data: Path, *arguments: str) -> str:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from shell_tokens import create_token, list_tokens
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
@@ -21,7 +22,6 @@ from registry.accounts.identity import Identity, Kind, Role, Scope
 from registry.accounts.may import Action, Allowed, RepoFacts, may
 from registry.accounts.settings import change_settings, read_settings
 from registry.accounts.tokens import NewToken, utc_now
-from registry.auth import create_token, list_tokens
 from registry.errors import RepoMovedError, RequestError
 from registry.models import Audit
 from registry.oidc.configured import use_up

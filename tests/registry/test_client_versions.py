@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import sysconfig
 import textwrap
 from pathlib import Path
 
 import pytest
+from environments import make_environment, pip
 from khub_process import Hub, khub
 from stalling_relay import StallingRelay
 
@@ -103,8 +103,9 @@ _PUBLISH = """
     print("published")
 """
 
+# torch is large: the stock client sees that of this environment, behind its own packages.
+_WITH_TORCH = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
 _LOAD = """
-    import sys
     from kernels import get_kernel
     repo, trust = sys.argv[1], sys.argv[2] == "trust"
     try:
@@ -116,25 +117,14 @@ _LOAD = """
         print("loaded", kernel.__file__)
 """
 
-_KERNELS = "from kernels.cli import main; main()"  # what the `kernels` command runs
+_KERNELS = f"{_WITH_TORCH}from kernels.cli import main; main()"  # what the `kernels` command runs
 
 
 class Client:
-    """An environment with packages from PyPI, and runs of programs in it against a hub."""
+    """Programs of an interpreter that has a release of the clients, run in `folder` against a hub."""
 
-    def __init__(self, folder: Path, *packages: str, torch: bool = False) -> None:
-        self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-        self.python = folder / "venv" / "bin" / "python"
-        self.pip("install", *packages)
-        if torch:  # it is large: the new environment sees this one's, behind its own packages
-            site = next((folder / "venv" / "lib").glob("python3*/site-packages"))
-            (site / "shared.pth").write_text(sysconfig.get_path("purelib"))
-
-    def pip(self, *arguments: str) -> None:
-        subprocess.run(
-            [self.python, "-m", "pip", *arguments, "-q", "--disable-pip-version-check"], check=True
-        )
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.folder, self.python = folder, python
 
     def run(self, hub: Hub, token: str, *arguments: str) -> str:
         """Run the environment's Python with `arguments`; returns what it printed."""
@@ -163,18 +153,19 @@ class Client:
     ("release", "kind"),
     [
         ("1.10.0", "model"),  # knows no kernels: it uploads them as models
-        ("1.33.0", "model"),
+        pytest.param("1.33.0", "model", marks=pytest.mark.heavy),
         ("2.4.0", "kernel"),
     ],
 )
 def test_round_trip_when_the_client_is_another_release_then_it_works_with_and_without_xet(
     hub: Hub, tmp_path: Path, release: str, kind: str
 ) -> None:
-    client = Client(tmp_path, f"huggingface_hub=={release}", "hf_xet")
+    python = make_environment(tmp_path / "venv", (f"huggingface_hub=={release}", "hf_xet"))
+    client = Client(tmp_path, python)
     token = hub.token("versions")
     for xet in ("with", "without"):
         if xet == "without":
-            client.pip("uninstall", "-y", "hf_xet")
+            pip(python, "uninstall", "-y", "hf_xet")
         with StallingRelay(hub.url, after=11_000_000) as relay:
             script = textwrap.dedent(_ROUND_TRIP)
             said = client.run(hub, token, "-c", script, f"versions/hub-{release}-{xet}", kind, relay.url)
@@ -183,8 +174,8 @@ def test_round_trip_when_the_client_is_another_release_then_it_works_with_and_wi
 
 
 @pytest.fixture(scope="module")
-def loader(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(tmp_path_factory.mktemp("loader"), "kernels==0.17.2", "huggingface_hub==2.4.0", torch=True)
+def loader(tmp_path_factory: pytest.TempPathFactory, stock_python: Path) -> Client:
+    return Client(tmp_path_factory.mktemp("loader"), stock_python)
 
 
 def test_get_kernel_when_the_publisher_is_not_trusted_then_the_stock_loader_wants_to_be_told(
@@ -192,7 +183,7 @@ def test_get_kernel_when_the_publisher_is_not_trusted_then_the_stock_loader_want
 ) -> None:
     token = hub.token("versions")
     assert "published" in loader.run(hub, token, "-c", textwrap.dedent(_PUBLISH), "versions/answer")
-    load = textwrap.dedent(_LOAD)
+    load = _WITH_TORCH + textwrap.dedent(_LOAD)
     assert "refused: " in loader.run(hub, token, "-c", load, "versions/answer", "ask")
     assert "loaded " in loader.run(hub, token, "-c", load, "versions/answer", "trust")
 
@@ -203,7 +194,8 @@ def test_lock_and_download_when_the_publisher_is_trusted_then_the_stock_loader_a
     token = hub.token("vouched")
     assert khub("registry", "org", "trust", "--data", hub.data, "vouched").returncode == 0
     loader.run(hub, token, "-c", textwrap.dedent(_PUBLISH), "vouched/answer")
-    assert "loaded " in loader.run(hub, token, "-c", textwrap.dedent(_LOAD), "vouched/answer", "ask")
+    load = _WITH_TORCH + textwrap.dedent(_LOAD)
+    assert "loaded " in loader.run(hub, token, "-c", load, "vouched/answer", "ask")
 
     project = tmp_path / "project"
     project.mkdir()

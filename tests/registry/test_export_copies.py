@@ -71,6 +71,7 @@ def status(hub: Hub, path: str) -> int:
     return httpx.get(hub.url + path, timeout=120).status_code
 
 
+@pytest.mark.slow
 def test_copy_when_carried_over_then_it_loads_here_and_cannot_be_written_to(
     start_hub: StartHub, mirror: Hub, upstream: Hub, tmp_path: Path
 ) -> None:

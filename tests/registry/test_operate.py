@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from khub_process import khub
+from shell_tokens import create_token, list_tokens
 from sqlalchemy import delete, insert, update
 
 from hub_loader.errors import RegistryError, UsageError
-from registry import auth
 from registry.backup import backup, restore
 from registry.blobs import BlobStore
 from registry.collect import collect
@@ -165,7 +165,7 @@ def test_restore_when_into_any_kind_of_place_then_everything_is_as_it_was(
     first = commit(store, blobs, {"a": b"one", "b/c": b"two" * 1000, "empty": b""})
     second = commit(store, blobs, {"a": b"three", "é": b"name"})
     store.create_tag(REPO, "v1", first)
-    auth.create_token(store, "acme", can_write=True)
+    create_token(store, "acme", can_write=True)
     blobs.put([b"unused"])
     key = upload_key(store)
     saved = backup(store, blobs, tmp_path / "b.tar", utc_now())
@@ -176,7 +176,7 @@ def test_restore_when_into_any_kind_of_place_then_everything_is_as_it_was(
     assert new_store.refs(REPO) == store.refs(REPO)
     assert new_store.resolve(REPO, "v1").commit == first
     assert contents(new_store, new_blobs) == contents(store, blobs)
-    assert auth.list_tokens(new_store) == auth.list_tokens(store) != []
+    assert list_tokens(new_store) == list_tokens(store) != []
     assert upload_key(new_store) == key
     assert fsck(new_store, new_blobs).problems == ()
     assert new_store.create_repo(RepoName("acme", "another"), "acme")  # ids go on after those restored

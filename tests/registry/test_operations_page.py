@@ -34,9 +34,12 @@ def run(folder: Path, text: str, database: str, storage: str) -> str:
     text = re.sub(r"^pip install .*$", "", text, flags=re.MULTILINE)
     for written, ours in zip(PLACES, (database, storage), strict=True):
         text = text.replace(written, ours)
-    for port in ("8000", "8001"):
-        text = text.replace(port, free_port())
-    text = re.sub(r"^sleep \d+$", "sleep 15", text, flags=re.MULTILINE)  # a busy machine is slower
+    ready = []  # instead of the page's seconds, which a busy machine may exceed
+    for written in {"8000", "8001"} & set(re.findall(r"--port (\d+)", text)):
+        port = free_port()
+        text = text.replace(written, port)
+        ready.append(f"until curl -sf -o /dev/null http://127.0.0.1:{port}/readyz; do sleep 0.1; done")
+    text = re.sub(r"^sleep \d+$", "\n".join(ready), text, flags=re.MULTILINE)
     binaries = folder / "bin"
     binaries.mkdir(exist_ok=True)
     (binaries / "khub").write_text(f'#!/bin/sh\nexec {sys.executable} -m hub_loader "$@"\n')

@@ -21,9 +21,9 @@ import pytest
 from khub_process import Hub, StartHub, khub
 from observed_hub import commit_body
 from postgres_server import Postgres
+from shell_tokens import create_token
 
 from hub_loader.errors import RegistryError, UsageError
-from registry import auth
 from registry.accounts.audit import shell
 from registry.accounts.command_parts import changing
 from registry.accounts.directory import add_org, add_user, list_orgs, list_users, set_role
@@ -238,7 +238,7 @@ def test_what_is_there_or_is_not_when_written_at_once_then_all_of_it_counts(stor
             set_role(session, shell(), "acme", "ada", Role.WRITER)
         with store.write() as session:
             change_settings(session, shell(), {"burst": float(number + 1)})
-        auth.create_token(store, "acme", can_write=False)
+        create_token(store, "acme", can_write=False)
 
     with ThreadPoolExecutor(8) as pool:
         assert [*pool.map(change, range(8))] == [None] * 8

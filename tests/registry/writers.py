@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import httpx
 from crashing import REPO
 from observed_hub import commit_body
+from shell_tokens import create_token
 
-from registry import auth
 from registry.place import Place, open_blobs
 from registry.store import Store
 
@@ -78,7 +78,7 @@ def prepared(place: Place) -> Writers:
     """Writers to the repository REPO of a registry at `place`, where nobody serves yet."""
     store = Store(place.data, place.database)
     store.create_repo(REPO, "acme")
-    writers = Writers(auth.create_token(store, REPO.org, can_write=True))
+    writers = Writers(create_token(store, REPO.org, can_write=True))
     store.close()
     return writers
 

@@ -1,0 +1,1 @@
+"""The kernels against their peers: `khub bench kernels`."""

@@ -1,0 +1,1 @@
+../../../torch-ext/paged_attention/__init__.py

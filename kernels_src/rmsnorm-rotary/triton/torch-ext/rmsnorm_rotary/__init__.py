@@ -1,0 +1,26 @@
+"""The package in Triton, with the functions of the compiled variants."""
+
+from . import (
+    _operators,  # noqa: F401  registers what the functions call
+    layers,
+)
+from ._face import (
+    apply_rms_norm,
+    apply_rotary_transformers,
+    apply_silu_and_mul,
+    fused_add_rms_norm,
+    rms_norm,
+    rotary_embedding,
+    silu_and_mul,
+)
+
+__all__ = [
+    "apply_rms_norm",
+    "apply_rotary_transformers",
+    "apply_silu_and_mul",
+    "fused_add_rms_norm",
+    "layers",
+    "rms_norm",
+    "rotary_embedding",
+    "silu_and_mul",
+]

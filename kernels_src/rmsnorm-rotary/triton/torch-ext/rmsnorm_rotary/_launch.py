@@ -1,0 +1,1 @@
+../../../../paged-attention/triton/torch-ext/paged_attention/_launch.py

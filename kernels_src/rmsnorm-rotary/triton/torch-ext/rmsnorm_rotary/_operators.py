@@ -1,0 +1,185 @@
+"""The operators: what is checked before a kernel runs, and how it is launched."""
+
+from typing import NamedTuple, Optional
+
+import torch
+import triton
+
+from ._kernels import rms_norm_kernel, rotary_kernel, silu_and_mul_kernel
+from ._launch import (
+    check,
+    check_dims,
+    check_float,
+    check_inner_stride,
+    check_like,
+    on_device,
+    register,
+    row_stride,
+)
+
+
+def _check_rows(tensor: torch.Tensor, name: str) -> int:
+    check(tensor.dim() >= 1, f"{name} must have at least 1 dimension")
+    check_inner_stride(tensor, name)
+    return row_stride(tensor, name, tensor.dim() - 1)
+
+
+def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:
+    _check_norm(input, weight)
+    check_like(out, "out", input, input.dtype)
+    check(out.shape == input.shape, "out must have the shape of input")
+    _norm(out, "out", input, None, weight, epsilon)
+
+
+def fused_add_rms_norm(
+    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> None:
+    _check_norm(input, weight)
+    check_like(residual, "residual", input, input.dtype)
+    check(residual.shape == input.shape, "residual must have the shape of input")
+    _norm(input, "input", input, residual, weight, epsilon)
+
+
+def _check_norm(input: torch.Tensor, weight: torch.Tensor) -> None:
+    check_float(input, "input")
+    _check_rows(input, "input")
+    check_like(weight, "weight", input, input.dtype)
+    size = input.shape[-1]
+    check(weight.shape == (size,), f"weight must have the {size} elements of a row of input")
+    check_inner_stride(weight, "weight")
+
+
+def _norm(
+    out: torch.Tensor,
+    name: str,
+    input: torch.Tensor,
+    residual: Optional[torch.Tensor],
+    weight: torch.Tensor,
+    epsilon: float,
+) -> None:
+    size = input.shape[-1]
+    strides = [_check_rows(out, name), _check_rows(input, "input")]
+    strides.append(strides[1] if residual is None else _check_rows(residual, "residual"))
+    if input.numel() == 0:
+        return
+    with on_device(input):
+        rms_norm_kernel[(input.numel() // size,)](
+            out,
+            input,
+            input if residual is None else residual,
+            weight,
+            epsilon,
+            size,
+            *strides,
+            ADD=residual is not None,
+        )
+
+
+def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+    check_float(input, "input")
+    input_row = _check_rows(input, "input")
+    columns = input.shape[-1]
+    check(columns % 2 == 0, f"input must have an even last dimension, got {columns}")
+    size = columns // 2
+    check_like(out, "out", input, input.dtype)
+    check(
+        out.shape == (*input.shape[:-1], size),
+        f"out must have the shape of input with half of its last dimension, {size}",
+    )
+    out_row = _check_rows(out, "out")
+    if out.numel() == 0:
+        return
+    with on_device(input):
+        silu_and_mul_kernel[lambda meta: (out.numel() // size, triton.cdiv(size, meta["BLOCK"]))](
+            out, input, size, out_row, input_row
+        )
+
+
+class _Heads(NamedTuple):
+    count: int
+    token_stride: int
+    head_stride: int
+
+
+def _heads_of(tensor: torch.Tensor, name: str, positions: torch.Tensor, head_size: int) -> _Heads:
+    """Tokens in the leading dimensions of ``positions``, then [heads * head_size] or [heads, head_size]."""
+    dims = positions.dim()
+    check(
+        tensor.dim() in (dims + 1, dims + 2),
+        f"{name} must have {dims + 1} or {dims + 2} dimensions (positions has {dims}), got {tensor.dim()}",
+    )
+    for i in range(dims):
+        check(
+            tensor.shape[i] == positions.shape[i],
+            f"{name} must have the size of positions, {positions.shape[i]}, in dimension {i}, got {tensor.shape[i]}",
+        )
+    check_inner_stride(tensor, name)
+    stride, last = row_stride(tensor, name, dims), tensor.shape[-1]
+    if tensor.dim() == dims + 2:
+        check(last == head_size, f"{name} must have heads of {head_size}, got {last}")
+        return _Heads(tensor.shape[dims], stride, tensor.stride(dims))
+    check(
+        last % head_size == 0,
+        f"{name} must have a last dimension divisible by head_size {head_size}, got {last}",
+    )
+    return _Heads(last // head_size, stride, head_size)
+
+
+def rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: Optional[torch.Tensor],
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+) -> None:
+    check_float(query, "query")
+    check_like(positions, "positions", query, torch.int64)
+    check(positions.is_contiguous(), "positions must be contiguous")
+    check(head_size > 0, f"head_size must be positive, got {head_size}")
+    of_query, of_key = _heads_of(query, "query", positions, head_size), _Heads(0, 0, 0)
+    if key is not None:
+        check_like(key, "key", query, query.dtype)
+        of_key = _heads_of(key, "key", positions, head_size)
+    check_float(cos_sin_cache, "cos_sin_cache")
+    check(cos_sin_cache.device == query.device, "cos_sin_cache must be on the device of query")
+    check_dims(cos_sin_cache, "cos_sin_cache", 2)
+    check_inner_stride(cos_sin_cache, "cos_sin_cache")
+    rotated = cos_sin_cache.shape[1]
+    check(
+        rotated % 2 == 0 and rotated <= head_size,
+        f"cos_sin_cache must have an even width of at most head_size {head_size}, got {rotated}",
+    )
+    heads = max(of_query.count, of_key.count)
+    if positions.numel() == 0 or rotated == 0 or heads == 0:
+        return
+    block = min(8, triton.next_power_of_2(heads))
+    with on_device(query):
+        rotary_kernel[(positions.numel(), sum(triton.cdiv(of.count, block) for of in (of_query, of_key)))](
+            positions,
+            query,
+            query if key is None else key,
+            cos_sin_cache,
+            cos_sin_cache.shape[0],
+            cos_sin_cache.stride(0),
+            *of_query,
+            *of_key,
+            HALF=rotated // 2,
+            HALF_PADDED=triton.next_power_of_2(rotated // 2),
+            NEOX=is_neox,
+            BLOCK_H=block,
+        )
+
+
+register("rms_norm", "(Tensor(a!) out, Tensor input, Tensor weight, float epsilon) -> ()", rms_norm)
+register(
+    "fused_add_rms_norm",
+    "(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
+    fused_add_rms_norm,
+)
+register("silu_and_mul", "(Tensor(a!) out, Tensor input) -> ()", silu_and_mul)
+register(
+    "rotary_embedding",
+    "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, bool is_neox) -> ()",
+    rotary_embedding,
+)

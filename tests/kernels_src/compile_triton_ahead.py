@@ -1,0 +1,83 @@
+"""Compile a package's Triton kernels for GPUs that need not be here: FOLDER CAPABILITY... (90 is sm_90).
+
+FOLDER is a built variant. Prints a line for each kernel and capability, with the bytes of its machine code. Each
+kernel is compiled as its first configuration, in bfloat16, with all that is optional and without any of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+# Types of what is no 32-bit integer, and values of what is constant; None: an optional tensor left out.
+_POINTERS = "out query key_cache value_cache key value input residual weight x bias cos_sin_cache cache"
+_TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
+_TYPES |= dict.fromkeys(["lse", "alibi_slopes", "scales"], "*fp32")
+_TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc"], "*i32")
+_TYPES |= dict.fromkeys(["slot_mapping", "block_mapping", "positions"], "*i64")
+_TYPES |= dict.fromkeys(["scale", "softcap", "epsilon"], "fp32")
+_ATTEND = {
+    "HEAD": 64, "HEAD_PADDED": 64, "GROUP": 4, "GROUP_PADDED": 16, "BLOCK_SIZE": 16, "CHUNK": 64, "DECODE": True,
+}  # fmt: skip
+_BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False}
+_FULL = {"CAUSAL": True, "WINDOW": True, "SOFTCAP": True}
+_BITS = dict.fromkeys(["key", "value", "key_cache", "value_cache", "cache"], "*i16")
+_CASES = [
+    ("attend_kernel", {}, _ATTEND | _FULL),
+    ("attend_kernel", {}, _ATTEND | _BARE | {"lse": None, "alibi_slopes": None, "query_start_loc": None}),
+    ("write_cache_kernel", _BITS, {"HEAD": 64, "BLOCK_SIZE": 16, "CHUNK": 8, "BLOCK": 512}),
+    ("copy_blocks_kernel", _BITS, {"BLOCK": 1024}),
+    ("rms_norm_kernel", {}, {"ADD": True}),
+    ("rms_norm_kernel", {}, {"ADD": False}),
+    ("silu_and_mul_kernel", {}, {}),
+    ("rotary_kernel", {}, {"HALF": 64, "HALF_PADDED": 64, "NEOX": True, "BLOCK_H": 8}),
+    ("rotary_kernel", {}, {"HALF": 20, "HALF_PADDED": 32, "NEOX": False, "BLOCK_H": 8}),
+    ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 16}),
+    ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 64, "bias": None}),
+    ("int4_matmul_kernel", {"weight": "*u8"}, {"BLOCK_M": 16, "GROUP": 32, "BLOCK_J": 16, "zeros": None}),
+    ("int4_matmul_kernel", {"weight": "*u8", "zeros": "*u8"}, {"BLOCK_M": 64, "GROUP": 128, "BLOCK_J": 64}),
+]
+
+
+def main(folder: Path, capabilities: list[int]) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "twin", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    sys.modules["twin"] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    kernels = vars(importlib.import_module("twin._kernels"))
+    left = {name for name in kernels if name.endswith("_kernel")}
+    for name, types, constants in _CASES:
+        if name in kernels:
+            left.discard(name)
+            for capability in capabilities:
+                size = compile_kernel(kernels[name], _TYPES | types, constants, capability)
+                print(f"{name} sm_{capability} {size}", flush=True)
+    assert not left, f"add a case for {', '.join(left)}"
+
+
+def compile_kernel(kernel, types, constants, capability: int) -> int:
+    options = {}
+    if isinstance(kernel, triton.runtime.autotuner.Autotuner):
+        config = kernel.configs[0]
+        constants = constants | config.kwargs
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        kernel = kernel.fn
+    names = list(inspect.signature(kernel.fn).parameters)
+    assert constants.keys() <= set(names), f"{kernel.__name__} lacks one of {sorted(constants)}"
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    source = ASTSource(kernel, signature, constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return len(compiled.asm["cubin"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(argument) for argument in sys.argv[2:]])
