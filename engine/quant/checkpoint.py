@@ -49,7 +49,9 @@ class Loaded:
         order = None if self.order is None else self.order.to(device)
         if isinstance(self.weight, torch.Tensor):
             return Loaded(self.weight.to(device), order)
-        parts: dict[str, Any] = {n: v.to(device) for n, v in vars(self.weight).items() if isinstance(v, torch.Tensor)}
+        parts: dict[str, Any] = {
+            n: v.to(device) for n, v in vars(self.weight).items() if isinstance(v, torch.Tensor)
+        }
         return Loaded(replace(self.weight, **parts), order)
 
 
