@@ -226,10 +226,11 @@ def test_grammar_that_gives_up_on_the_way_is_an_error_and_not_the_end_of_the_tex
     assert run(llm)[request, 0].finish_reason == "error"
 
 
+@OVERLAPS
 def test_server_answers_a_request_that_failed_alone(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool
 ) -> None:
-    llm = LLM(make_model())
+    llm = LLM(make_model(), asynchronous=overlaps)
     break_rows(llm, monkeypatch, float("nan"))
 
     async def play() -> None:
