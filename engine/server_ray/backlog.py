@@ -1,4 +1,4 @@
-"""How much a replica has still to do, in tokens."""
+"""How much a replica has still to do, and whether it does it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def queued_tokens(jobs: Iterable[Job]) -> int:
         left = job.choices * min(EXPECTED, job.params.max_tokens) - job.generated
         total += max(0, left)
     return total
+
+
+def stalled_seconds(jobs: Iterable[Job], beat: float, now: float) -> float:
+    """For how long there has been work of which nothing was done; `beat`: when something last was.
+
+    An engine that had nothing to do has an old beat when work comes.
+    """
+    oldest = min((job.times.created for job in jobs), default=now)
+    return now - max(beat, oldest)

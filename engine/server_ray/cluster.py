@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray import serve
@@ -30,10 +32,13 @@ log = logging.getLogger(__name__)
 END_SECONDS = 20.0  # for replicas to end once nobody waits for them any more
 HEALTH_SECONDS = 2.0  # between two health checks; three in a row fail before a replica is replaced
 METRICS_SECONDS = 2.0
+CONNECT_SECONDS = 10.0
 _SETTINGS = re.compile(
     r"(HF|KHUB|OTEL|KERNELS|LOCAL_KERNELS|HTTPS?_PROXY|NO_PROXY|SSL_CERT)(_.*)?", re.IGNORECASE
 )
-_SECRET = re.compile(r".*(TOKEN|KEY|PASSWORD|HEADERS).*", re.IGNORECASE)
+# Not what says where a secret is or whether to use it: that is read before secrets are there.
+_SECRET = re.compile(r"(?!.*(_PATH|_DISABLE_)).*(TOKEN|KEY|PASSWORD|HEADERS).*", re.IGNORECASE)
+_PROXY = re.compile(r".*_PROXY", re.IGNORECASE)
 _FRONTS = frozenset({"KHUB_API_KEYS", "KHUB_METRICS_TOKEN"})  # nothing that replicas need to know
 
 
@@ -110,7 +115,11 @@ def settings_for_replicas(environ: Mapping[str, str]) -> tuple[dict[str, str], d
     found = {
         name: value for name, value in environ.items() if _SETTINGS.fullmatch(name) and name not in _FRONTS
     }
-    secret = {name for name in found if _SECRET.fullmatch(name)}
+    secret = {
+        name
+        for name, value in found.items()
+        if _SECRET.fullmatch(name) or (_PROXY.fullmatch(name) and "@" in value)
+    }
     return (
         {name: value for name, value in found.items() if name not in secret},
         {name: found[name] for name in secret},
@@ -139,11 +148,21 @@ def _connect() -> None:
     # Ray gives way to every other process with what it runs; where it is started for serving, serving is not less.
     os.environ.setdefault("RAY_worker_niceness", "0")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    where = os.environ.get("RAY_ADDRESS", "")
     try:
+        _reach(where)
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise ClusterError(f"no Ray cluster at {where}: {error}; check RAY_ADDRESS") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {where or 'this machine'}: {error}; check RAY_ADDRESS"
+        ) from None
+
+
+def _reach(address: str) -> None:
+    """Whether somebody listens there: Ray would try for minutes. Raises OSError or ValueError."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), CONNECT_SECONDS).close()
 
 
 def _end(name: str) -> None:

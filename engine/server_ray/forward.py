@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import DeploymentUnavailableError
 from starlette.types import Send
 
@@ -25,7 +25,7 @@ from .replica import ReplicaFailed
 log = logging.getLogger(__name__)
 TRIES = 3  # replicas that one request may see failing: what kills each should not kill all
 PATIENCE = 60.0  # seconds that a replica is waited for where none can take the request
-_LOST = (RayActorError, ObjectLostError, WorkerCrashedError, ReplicaFailed)
+_LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ReplicaFailed)
 
 
 class Call:
@@ -50,17 +50,17 @@ class Call:
             await asyncio.wait([self._task])
         finally:
             self._task.cancel()  # the sender has gone
-        if held.over:  # then the connection says that it is, which looks like a sender who has gone
-            return
         failure = stopped() if self._task.cancelled() else self._task.exception()
-        if failure is None:
-            return
-        if not isinstance(failure, RequestError):
+        if not isinstance(failure, RequestError | None):
             log.error("A request failed on the cluster", exc_info=failure)
             failure = RequestError(500, "This server failed on the request: see its log.")
+        # Once it is over the connection says so, which looks like a sender who has gone.
+        if failure is None or held.over:
+            return
         if not held.began:
             raise failure
-        await held.end(last_event(failure, self._style))
+        if held.streams:  # a body that is cut short by closing the connection tells enough
+            await held.end(last_event(failure, self._style))
 
     async def _relay(self, held: Held) -> None:
         asked = self._asked

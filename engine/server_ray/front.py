@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from ..server.drain import Drain, Draining
 from ..server.errors import RequestError, style_of
@@ -42,6 +43,9 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
+        if scope["type"] == "websocket":  # nothing here speaks it
+            await WebSocketClose()(scope, receive, send)
+            return
         style = style_of(scope["path"])
         try:
             asked = await self._asked(Request(scope, receive))

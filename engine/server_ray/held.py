@@ -21,11 +21,13 @@ Message = MutableMapping[str, Any]
 class Held:
     """Passes an ASGI application's messages on to `send`, as late as that helps.
 
-    `began`: something was sent. `content`: of the answer itself, so that no other can follow. `over`: all of it.
+    `began`: something was sent. `streams`: of a stream, which can end with an event that says why. `content`: of
+    the answer itself, so that no other can follow. `over`: all of it.
     """
 
     def __init__(self, send: Send, path: str) -> None:
         self.began = False
+        self.streams = False
         self.content = False
         self.over = False
         self._client = send
@@ -73,6 +75,7 @@ class Held:
     async def _begin(self) -> None:
         if not self.began and self._start is not None:
             self.began = True
+            self.streams = self._stream
             await self._send(self._start)
 
     def _as_event(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
@@ -17,15 +18,19 @@ from ..server.app import create_app
 from ..server.options import Options
 from ..server.worker import Worker
 from .asked import Asked
-from .backlog import queued_tokens
+from .backlog import queued_tokens, stalled_seconds
 from .policy import QUEUED_TOKENS
 
+log = logging.getLogger(__name__)
 STALLED = (
     300.0  # seconds without an end of a step, while there is work, after which the engine counts as dead
 )
 
 Message = MutableMapping[str, Any]
 """Of ASGI, from the application."""
+
+Messages = asyncio.Queue[Message | None]
+"""None is the end."""
 
 
 class ReplicaFailed(Exception):  # noqa: N818 - as EngineFailure
@@ -62,27 +67,27 @@ class Replica:
         """This replica's id at once, then the application's messages, several where there are several.
 
         Raises:
-            ReplicaFailed: before anything was answered.
+            ReplicaFailed: after the id, which says whom to avoid, and before anything was answered.
         """
-        self._check()
         yield self._id
-        messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._check()
+        messages: Messages = asyncio.Queue()
         task = asyncio.create_task(self._run(asked, messages))
+        task.add_done_callback(_report)
+        complete = False
         try:
-            while (message := await messages.get()) is not None:
-                if message.get("status", 200) >= 500 and self._worker.broken:
+            while not complete and (batch := await _next_batch(messages)):
+                complete = not batch[-1].get("more_body", batch[-1]["type"] == "http.response.start")
+                if batch[0].get("status", 200) >= 500 and self._worker.broken:
                     self._check()  # another replica can do better
-                batch = [message]
-                while not messages.empty() and (further := messages.get_nowait()) is not None:
-                    batch.append(further)
                 yield batch
-                if not batch[-1].get("more_body", batch[-1]["type"] == "http.response.start"):
-                    break
-            await task
+            if not complete:
+                await task
         finally:
-            task.cancel()  # the sender has gone: what it asked for is given up
+            if not complete:
+                task.cancel()  # the sender has gone: what it asked for is given up
 
-    async def _run(self, asked: Asked, messages: asyncio.Queue[Message | None]) -> None:
+    async def _run(self, asked: Asked, messages: Messages) -> None:
         unread: list[Message] = [{"type": "http.request", "body": asked.body, "more_body": False}]
 
         async def receive() -> Message:
@@ -115,8 +120,27 @@ class Replica:
         worker = self._worker
         if worker.broken or not worker.alive:
             raise ReplicaFailed(f"the engine of replica {self._id} has failed: see its log")
-        if worker.jobs and time.monotonic() - worker.beat > STALLED:
+        if stalled_seconds(worker.jobs, worker.beat, time.monotonic()) > STALLED:
             raise ReplicaFailed(f"the engine of replica {self._id} has not ended a step for {STALLED:g} s")
+
+
+async def _next_batch(messages: Messages) -> list[Message]:
+    """What is there, waiting for the first; nothing at the end."""
+    batch: list[Message] = []
+    message = await messages.get()
+    while message is not None:
+        batch.append(message)
+        if messages.empty():
+            return batch
+        message = messages.get_nowait()
+    messages.put_nowait(None)  # for the next time
+    return batch
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """An application that fails has answered that it did, and says more here."""
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        log.error("A request failed", exc_info=failure)
 
 
 def _scope(asked: Asked) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +11,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from . import roster
 from .asked import Asked
+from .loads import Loads
 from .prefix import SLACK, Affinity
 
 
@@ -18,7 +20,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
 
     def initialize_state(self, slack: int = SLACK, **_: Any) -> None:
         self._affinity = Affinity(slack)
-        self._where: dict[str, str] = {}  # the replica of each request under way, by their ids
+        self._under_way = Loads()
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -50,21 +52,25 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         asked = pending_request.args[0] if pending_request.args else None
         if isinstance(asked, Asked) and asked.only is None:
-            self._goes(pending_request, asked, replica_id.unique_id)
+            self._under_way.has(pending_request.metadata.internal_request_id, replica_id.unique_id)
+            self._affinity.sent(asked.keys, replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._where.pop(internal_request_id, None)
+        self._under_way.over(internal_request_id)
 
     def _goes(self, pending: PendingRequest, asked: Asked, replica: str) -> None:
         request = pending.metadata.internal_request_id
-        if request not in self._where:  # given up before a replica had it, it is not completed
-            pending.future.add_done_callback(lambda done: done.cancelled() and self._where.pop(request, None))
-        self._where[request] = replica
+        self._under_way.goes(request, replica, time.monotonic())
+
+        def settled(done: asyncio.Future[RunningReplica]) -> None:
+            if done.cancelled():  # given up before a replica had it, it is not completed
+                self._under_way.over(request)
+
+        pending.future.add_done_callback(settled)
         self._affinity.sent(asked.keys, replica)
 
     def _loads(self, names: Collection[str]) -> dict[str, int]:
-        counted = Counter(self._where.values())
-        return {name: counted[name] for name in names}
+        return self._under_way.of(names, time.monotonic())
 
     def _note(self) -> None:
         now = {replica_id.unique_id for replica_id in self.curr_replicas}

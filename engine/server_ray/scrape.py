@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -12,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from starlette.responses import Response
 
 from .asked import Asked
@@ -33,15 +35,19 @@ async def scrape(handle: Any, replicas: Iterable[str]) -> Response:
 async def _ask(handle: Any, replica: str) -> str | None:
     responses = handle.answer.remote(Asked("GET", "/metrics", client=("127.0.0.1", 0), only=replica))
     try:
-        return (await asyncio.wait_for(_body(responses), SECONDS)).decode()
-    except (asyncio.TimeoutError, RayError, ReplicaFailed):  # it has ended, or is about to be found out
-        responses.cancel()
+        return await asyncio.wait_for(_text(responses), SECONDS)
+    except (asyncio.TimeoutError, RayError, RayServeException, ReplicaFailed):  # it has ended, or is about to
         return None
+    finally:
+        with suppress(Exception):  # it is over, or its replica is
+            responses.cancel()
 
 
-async def _body(responses: AsyncIterator[Any]) -> bytes:
+async def _text(responses: AsyncIterator[Any]) -> str | None:
     messages = [message async for item in responses if isinstance(item, list) for message in item]
-    return b"".join(message.get("body", b"") for message in messages)
+    if not messages or messages[0]["status"] != 200:
+        return None
+    return b"".join(message.get("body", b"") for message in messages).decode()
 
 
 class _Merged(Collector):

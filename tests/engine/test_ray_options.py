@@ -13,7 +13,7 @@ from engine.output import Completion
 from engine.params import SamplingParams
 from engine.server.job import Job
 from engine.server_ray.arguments import ClusterOptions, cluster_of
-from engine.server_ray.backlog import EXPECTED, queued_tokens
+from engine.server_ray.backlog import EXPECTED, queued_tokens, stalled_seconds
 from engine.server_ray.policy import ByQueuedTokens
 from hub_loader.errors import MissingExtraError
 
@@ -62,10 +62,15 @@ def test_settings_reach_replicas_and_secrets_are_apart() -> None:
         "KHUB_API_KEYS": "theirs",
         "OTEL_EXPORTER_OTLP_HEADERS": "secret",
         "HOME": "/home/me",
+        "HF_TOKEN_PATH": "/token",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HTTP_PROXY": "http://proxy",
+        "HTTPS_PROXY": "http://me:secret@proxy",
     }
+    secret = {"HF_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS", "HTTPS_PROXY"}
     shown, secrets = settings_for_replicas(environ)
-    assert shown == {name: environ[name] for name in ("HF_ENDPOINT", "KERNELS_CACHE", "KHUB_TRUST_FILE")}
-    assert secrets == dict.fromkeys(("HF_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"), "secret")
+    assert secrets == {name: environ[name] for name in secret}
+    assert shown == {name: environ[name] for name in environ.keys() - secret - {"HOME", "KHUB_API_KEYS"}}
 
 
 @pytest.mark.parametrize(
@@ -92,3 +97,11 @@ def test_queued_tokens_are_prompts_that_wait_and_what_may_follow() -> None:
     assert queued_tokens([begun]) == 0
     begun.completions[0] = Completion(0, (1,), (1,), "x", "stop")
     assert queued_tokens([begun, waiting]) == 60
+
+
+def test_work_that_has_just_come_to_an_idle_engine_does_not_count_as_stalled() -> None:
+    old, new = (Job([[1]], SamplingParams(), created, Job.accept) for created in (100.0, 900.0))
+    assert stalled_seconds([], beat=1.0, now=1000.0) == 0
+    assert stalled_seconds([new], beat=1.0, now=1000.0) == 100
+    assert stalled_seconds([old, new], beat=1.0, now=1000.0) == 900
+    assert stalled_seconds([old, new], beat=990.0, now=1000.0) == 10

@@ -255,6 +255,13 @@ def _too_long(scene: Scene, error: type[KernelHubError]) -> str:
     return scene.khub(error, "engine", "bench", "--model", SHIPPED, "--outputs", "2000")
 
 
+@provokes(errors.ClusterError, "127.0.0.1:9", "RAY_ADDRESS")
+def _no_cluster(scene: Scene, error: type[KernelHubError]) -> str:
+    pytest.importorskip("ray")
+    scene.patch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    return scene.khub(error, "engine", "serve", SHIPPED, "--ray", "--port", "0")
+
+
 @pytest.mark.parametrize("name", PROVOKED)
 def test_error_when_provoked_says_in_one_line_what_is_wrong_and_what_to_do(scene: Scene, name: str) -> None:
     provoke, words = PROVOKED[name]

@@ -151,18 +151,22 @@ Plan make_plan(const Attention& a, int64_t threads) {
 
 void attend(const Attention& a, Plan& plan, int64_t begin, int64_t end) {
   std::vector<Row> rows;
+  std::vector<Pass> passes;
   std::vector<float> memory;
   for (int64_t i = begin; i < end; ++i) {
     const Item& item = plan.items[i];
     start_rows(a, plan.tiles[item.tile], item, rows);
     const int64_t count = int64_t(rows.size());
-    memory.resize(size_t(count * (plan.width + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16));
+    passes.resize(size_t(count));
+    memory.resize(size_t(count * (plan.width + kChunk + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16));
     Scratch scratch = {rows.data(), count / (item.end_head - item.first_head), plan.width};
     // On a cache line: a load across two of them is two loads.
     scratch.query = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
     scratch.keys = scratch.query + count * plan.width;
     scratch.values = scratch.keys + kChunk * plan.width;
-    scratch.span = scratch.values + kChunk * plan.width;
+    scratch.scores = scratch.values + kChunk * plan.width;
+    scratch.passes = passes.data();
+    scratch.span = scratch.scores + count * kChunk;
     attend_item(a, plan, item, rows, scratch, scratch.span + count * plan.row_floats());
   }
 }

@@ -5,6 +5,7 @@
 // group's rows at hand the loop is bound by memory up to 4 query heads for each KV head, by FMAs above.
 
 static constexpr int64_t kStep = 2 * kLanes;  // elements that are loaded together
+static constexpr int64_t kGroup = 8;          // keys that every head has its turn at before the next come
 
 // 2 * kLanes elements, in the order `to_lanes` says.
 KHUB_INLINE void load_two(const float* from, f32v* to) {
@@ -33,17 +34,16 @@ KHUB_INLINE int64_t to_lanes(int64_t d) {
   return d - i + (i % 2) * kLanes + i / 2;
 }
 
-// The slots of the chunk after this one, in the order of memory: the share of them that is asked for while one
-// head of this chunk is worked on.
+// What comes later, in the order of memory: a group of slots, of which one head's turn asks for its share.
 struct Ahead {
-  const char* const* slots;  // [kChunk], or null
+  const char* const* slots;  // [kGroup], or null
   int64_t slot_bytes;
   int64_t start;  // of the share
 
   const char* at(int64_t offset) const {
     if (!slots) return nullptr;
     const int64_t slot = (start + offset) / slot_bytes;
-    return slots[slot < kChunk ? slot : kChunk - 1] + (start + offset) % slot_bytes;
+    return slots[slot < kGroup ? slot : kGroup - 1] + (start + offset) % slot_bytes;
   }
 };
 
@@ -54,12 +54,13 @@ KHUB_INLINE void ask(const char* from, int64_t count) {
   for (int64_t at = 0; at < count; at += 64) __builtin_prefetch(from + at, 0, 2);
 }
 
-// scores[r][k] of kRows rows for the keys [begin, end), rounded out to whole steps.
+// scores[r * kChunk + k] of kRows rows for the keys k of a group, in steps of which each meets [begin, end).
 template <int kRows, class T>
-KHUB_INLINE void dot_keys(const float* query, const T* const* keys, const Ahead& ahead, int64_t stride,
-                          int64_t width, int64_t begin, int64_t end, float (*scores)[kChunk]) {
+static void dot_group(const float* query, const T* const* keys, int64_t offset, const Ahead& ahead,
+                           int64_t stride, int64_t width, int64_t begin, int64_t end, float* scores) {
   constexpr int kKeys = 8 / kRows;
-  for (int64_t k = begin / kKeys * kKeys; k < end; k += kKeys) {
+  for (int64_t k = 0; k < kGroup; k += kKeys) {
+    if (k + kKeys <= begin || k >= end) continue;
     f32v partial[8] = {};
     const char* later = ahead.at(k * width * int64_t(sizeof(T)));
     for (int64_t d = 0; d < width; d += kStep) {
@@ -71,7 +72,7 @@ KHUB_INLINE void dot_keys(const float* query, const T* const* keys, const Ahead&
       ask(later ? later + d * kKeys * int64_t(sizeof(T)) : nullptr, kStep * kKeys * int64_t(sizeof(T)));
       for (int i = 0; i < kKeys; ++i) {
         f32v key[2];
-        load_two(keys[k + i] + d, key);
+        load_two(keys[k + i] + offset + d, key);
         for (int r = 0; r < kRows; ++r) {
           partial[r * kKeys + i] += q[r][0] * key[0];
           partial[r * kKeys + i] += q[r][1] * key[1];
@@ -80,26 +81,27 @@ KHUB_INLINE void dot_keys(const float* query, const T* const* keys, const Ahead&
     }
     const f32x8 totals = sums(partial);
     for (int r = 0; r < kRows; ++r) {
-      std::memcpy(scores[r] + k, reinterpret_cast<const float*>(&totals) + r * kKeys, kKeys * sizeof(float));
+      std::memcpy(scores + r * kChunk + k, reinterpret_cast<const float*>(&totals) + r * kKeys,
+                  kKeys * sizeof(float));
     }
   }
 }
 
 // output[r][d ...] = output * correction[r] + sum over k of weights[r][k] * values[k][d ...], 2 * kPairs vectors.
-// The chunk is summed on its own first: over a long context that keeps the rounding error of the sum small.
+// The group is summed on its own first: over a long context that keeps the rounding error of the sum small.
 template <int kRows, int kPairs, class T>
-KHUB_INLINE void add_values(const float (*weights)[kChunk], const T* const* values, const char* later,
-                            int64_t begin, int64_t end,
-                            int64_t d, const float* correction, float* output, int64_t stride) {
+KHUB_INLINE void add_values(const float* weights, const T* const* values, int64_t offset, const char* later,
+                            int64_t begin, int64_t end, int64_t d, const float* correction, float* output,
+                            int64_t stride) {
   f32v partial[kRows][2 * kPairs] = {};
   for (int64_t k = begin; k < end; ++k) {
     constexpr int64_t kBytes = kPairs * kStep * int64_t(sizeof(T));
     ask(later ? later + k * kBytes : nullptr, kBytes);
     f32v weight[kRows];
-    for (int r = 0; r < kRows; ++r) weight[r] = splat(weights[r][k]);
+    for (int r = 0; r < kRows; ++r) weight[r] = splat(weights[r * kChunk + k]);
     for (int p = 0; p < kPairs; ++p) {
       f32v value[2];
-      load_two(values[k] + d + p * kStep, value);
+      load_two(values[k] + offset + d + p * kStep, value);
       for (int r = 0; r < kRows; ++r) {
         partial[r][2 * p] += weight[r] * value[0];
         partial[r][2 * p + 1] += weight[r] * value[1];
@@ -115,17 +117,16 @@ KHUB_INLINE void add_values(const float (*weights)[kChunk], const T* const* valu
 }
 
 template <int kRows, class T>
-KHUB_INLINE void weigh_values(const float (*weights)[kChunk], const T* const* values, const Ahead& ahead,
-                            int64_t begin, int64_t end,
-                              const float* correction, float* output, int64_t stride,
-                              int64_t width) {
+static void weigh_group(const float* weights, const T* const* values, int64_t offset, const Ahead& ahead,
+                             int64_t begin, int64_t end, const float* correction, float* output, int64_t stride,
+                             int64_t width) {
   constexpr int kPairs = 4 / kRows;
   int64_t d = 0;
   for (; d + kPairs * kStep <= width; d += kPairs * kStep) {
-    const char* later = ahead.at(d * kChunk * int64_t(sizeof(T)));
-    add_values<kRows, kPairs>(weights, values, later, begin, end, d, correction, output, stride);
+    const char* later = ahead.at(d * kGroup * int64_t(sizeof(T)));
+    add_values<kRows, kPairs>(weights, values, offset, later, begin, end, d, correction, output, stride);
   }
   for (; d < width; d += kStep) {
-    add_values<kRows, 1>(weights, values, nullptr, begin, end, d, correction, output, stride);
+    add_values<kRows, 1>(weights, values, offset, nullptr, begin, end, d, correction, output, stride);
   }
 }

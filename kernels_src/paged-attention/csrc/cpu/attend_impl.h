@@ -1,11 +1,20 @@
 // Attention of an item over one span of keys, flash style: keys in chunks, a running maximum and sum per row.
 // Included inside a namespace after lanes.h and attend_dots.h, once per instruction set.
 
-// A chunk's slots, as pointers to the first KV head of the cache.
-template <class T>
-struct Chunk {
-  const T* keys[kChunk];
-  const T* values[kChunk];
+// A chunk of keys as it is worked on: in place, or copies of one head.
+template <class In>
+struct Keys {
+  int64_t start;       // the first key's position
+  int64_t begin, end;  // those that are in the span
+  const In* keys[kChunk];  // of the item's first KV head
+  const In* values[kChunk];
+};
+
+// What chunks of an item have in common.
+struct Heads {
+  int64_t width;  // floats of a head, whole steps
+  int64_t key_stride, value_stride;  // from one KV head to the next
+  int64_t slot_bytes;                // of all the item's heads
 };
 
 // `In` is the type that keys and values are read as: T in place, float where they are copied.
@@ -23,12 +32,13 @@ static void start_query(const Attention& a, int64_t rows, const Scratch& scratch
 
 // Pointers past either end repeat the nearest slot that is seen: loads are whole, what they bring is masked.
 template <class T>
-static void find_chunk(const Attention& a, const Tile& tile, int64_t start, int64_t begin, int64_t end,
-                       Chunk<T>& chunk) {
+static void find_chunk(const Attention& a, const Tile& tile, int64_t head, int64_t end_key, Keys<T>& chunk) {
   const int32_t* table = a.block_tables + tile.seq * a.block_table_stride;
-  const T *keys = static_cast<const T*>(a.key.data), *values = static_cast<const T*>(a.value.data);
+  const T* keys = static_cast<const T*>(a.key.data) + head * a.key.head_stride;
+  const T* values = static_cast<const T*>(a.value.data) + head * a.value.head_stride;
+  chunk.end = end_key - chunk.start < kChunk ? end_key - chunk.start : kChunk;
   for (int64_t k = 0; k < kChunk; ++k) {
-    const int64_t key = start + (k < begin ? begin : k < end ? k : end - 1);
+    const int64_t key = chunk.start + (k < chunk.begin ? chunk.begin : k < chunk.end ? k : chunk.end - 1);
     const int64_t block = table[key / a.block_size], slot = key % a.block_size;
     chunk.keys[k] = keys + block * a.key.block_stride + slot * a.key.slot_stride;
     chunk.values[k] = values + block * a.value.block_stride + slot * a.value.slot_stride;
@@ -85,67 +95,95 @@ static float soften(const Attention& a, const Row& row, int64_t chunk_start, int
   return correction;
 }
 
-// What a chunk is to one KV head.
-template <class In>
-struct Keys {
-  int64_t start;       // the first key's position
-  int64_t begin, end;  // those that are in the span
-  int64_t width;       // floats of a head, whole steps
-  const In* keys[kChunk];
-  const In* values[kChunk];
-  Ahead next_keys, next_values;
-};
-
-// kRows rows from `first` that see the keys `seen` of a chunk, of which [begin, end) are the first to the last.
-template <int kRows, class In>
-static void update_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, uint32_t seen,
-                        const Keys<In>& keys, bool ask, const Scratch& scratch) {
-  alignas(64) float scores[kRows][kChunk];
-  const int64_t stride = scratch.stride;
-  dot_keys<kRows>(scratch.query + first * stride, keys.keys, ask ? keys.next_keys : Ahead{}, stride, keys.width,
-                  begin, end, scores);
-  float correction[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    correction[r] = soften(a, scratch.rows[first + r], keys.start, begin, end, seen, scores[r],
-                           partial_row(scratch.span, stride, first + r));
-  }
-  float* output = partial_row(scratch.span, stride, first).output;
-  weigh_values<kRows>(scores, keys.values, ask ? keys.next_values : Ahead{}, begin, end, correction, output,
-                      row_floats(stride), keys.width);
-}
-
-// The same, some of them hidden by a mask: a hidden slot is not read, in its place the last one before it is.
-template <int kRows, class In>
-static void update_masked_rows(const Attention& a, int64_t first, int64_t begin, int64_t end, uint32_t seen,
-                               const Keys<In>& keys, bool ask, const Scratch& scratch) {
-  Keys<In> shown = keys;
-  for (int64_t k = 0, at = begin; k < kChunk; ++k) {
-    if (seen >> k & 1u) at = k;
-    shown.keys[k] = keys.keys[at];
-    shown.values[k] = keys.values[at];
-  }
-  update_rows<kRows>(a, first, begin, end, seen, shown, ask, scratch);
-}
-
-// The rows [first, last) of one KV head over a chunk. Rows of one token see the same keys and go in pairs.
-template <class In>
-static void attend_chunk(const Attention& a, int64_t first, int64_t last, const Keys<In>& keys,
-                         const Scratch& scratch) {
+// The passes of the rows [first, last) over a chunk; rows of one token see the same keys and go in pairs.
+static int64_t find_passes(const Attention& a, int64_t first, int64_t last, int64_t start, int64_t chunk_begin,
+                           int64_t chunk_end, const Scratch& scratch) {
+  int64_t count = 0;
   for (int64_t r = first; r < last;) {
     const Row& row = scratch.rows[r];
-    const int64_t since = row.visible.first_key - keys.start, until = row.visible.end_key - keys.start;
-    int64_t begin = since > keys.begin ? since : keys.begin, end = until < keys.end ? until : keys.end;
-    const bool two = r + 1 < last && scratch.rows[r + 1].token == row.token;
-    const bool ask = r == first;
-    const uint32_t seen = masked(a, row.visible, keys.start, bits_between(begin, end));
+    const int64_t since = row.visible.first_key - start, until = row.visible.end_key - start;
+    const int64_t begin = since > chunk_begin ? since : chunk_begin, end = until < chunk_end ? until : chunk_end;
+    const bool two = r + 1 < last && scratch.rows[r + 1].token == row.token && (r + 1) % scratch.rows_per_head;
+    const uint32_t seen = masked(a, row.visible, start, bits_between(begin, end));
     if (seen) {
-      begin = __builtin_ctz(seen), end = kChunk - __builtin_clz(seen);
-      const auto update = seen == bits_between(begin, end)
-                              ? (two ? update_rows<2, In> : update_rows<1, In>)
-                              : (two ? update_masked_rows<2, In> : update_masked_rows<1, In>);
-      update(a, r, begin, end, seen, keys, ask, scratch);
+      scratch.passes[count++] = {r, r / scratch.rows_per_head - first / scratch.rows_per_head, two,
+                                 r % scratch.rows_per_head == 0, __builtin_ctz(seen), kChunk - __builtin_clz(seen),
+                                 seen, {1.0f, 1.0f}};
     }
     r += two ? 2 : 1;
+  }
+  return count;
+}
+
+// A group's slots as a pass reads them. A slot that a mask hides is not read, in its place one that is seen.
+template <class In>
+struct Shown {
+  const In* const* slots;
+  const In* own[kGroup];
+
+  Shown(const Pass& pass, const In* const* chunk, int64_t group) : slots(chunk + group) {
+    if (pass.seen == bits_between(pass.begin, pass.end)) return;
+    for (int64_t k = 0; k < kGroup; ++k) {
+      own[k] = chunk[pass.seen >> (group + k) & 1u ? group + k : pass.begin];
+    }
+    slots = own;
+  }
+};
+
+// The group `turns` groups after a chunk's first: keys, then values, then the next chunk's.
+template <class In>
+static const char* const* group_at(const Keys<In>& chunk, const Keys<In>* next, int64_t turns) {
+  constexpr int64_t kGroups = kChunk / kGroup;
+  const Keys<In>* of = turns < 2 * kGroups ? &chunk : next;
+  turns %= 2 * kGroups;
+  if (!of) return nullptr;
+  const In* const* slots = turns < kGroups ? of->keys + turns * kGroup : of->values + (turns - kGroups) * kGroup;
+  return reinterpret_cast<const char* const*>(slots);
+}
+
+static constexpr int64_t kAhead = 1;  // groups, of 8 slots each: near enough to stay in the second cache
+
+// The rows [first, last) over a chunk. A group's slots go by in the order of memory, all heads of them: what comes
+// next is asked for shortly before, so that it is still near.
+template <class In>
+static void attend_chunk(const Attention& a, int64_t first, int64_t last, const Heads& heads, const Keys<In>& chunk,
+                         const Keys<In>* next, const Scratch& scratch) {
+  const int64_t stride = scratch.stride, share = kGroup * heads.width * int64_t(sizeof(In));
+  const int64_t passes = find_passes(a, first, last, chunk.start, chunk.begin, chunk.end, scratch);
+  for (int64_t group = 0; group < kChunk; group += kGroup) {
+    const char* const* later = group_at(chunk, next, group / kGroup + kAhead);
+    for (int64_t p = 0; p < passes; ++p) {
+      const Pass& pass = scratch.passes[p];
+      if (pass.begin >= group + kGroup || pass.end <= group) continue;
+      const Ahead ahead = {pass.asks && heads.slot_bytes ? later : nullptr, heads.slot_bytes, pass.head * share};
+      const Shown<In> keys(pass, chunk.keys, group);
+      const auto dot = pass.two ? dot_group<2, In> : dot_group<1, In>;
+      dot(scratch.query + pass.row * stride, keys.slots, pass.head * heads.key_stride, ahead, stride, heads.width,
+          pass.begin - group, pass.end - group, scratch.scores + pass.row * kChunk + group);
+    }
+  }
+  for (int64_t p = 0; p < passes; ++p) {
+    Pass& pass = scratch.passes[p];
+    for (int64_t r = pass.row; r < pass.row + (pass.two ? 2 : 1); ++r) {
+      pass.correction[r - pass.row] =
+          soften(a, scratch.rows[r], chunk.start, pass.begin, pass.end, pass.seen, scratch.scores + r * kChunk,
+                 partial_row(scratch.span, stride, r));
+    }
+  }
+  for (int64_t group = 0; group < kChunk; group += kGroup) {
+    const char* const* later = group_at(chunk, next, (kChunk + group) / kGroup + kAhead);
+    for (int64_t p = 0; p < passes; ++p) {
+      Pass& pass = scratch.passes[p];
+      if (pass.begin >= group + kGroup || pass.end <= group) continue;
+      const Ahead ahead = {pass.asks && heads.slot_bytes ? later : nullptr, heads.slot_bytes, pass.head * share};
+      const Shown<In> values(pass, chunk.values, group);
+      const auto weigh = pass.two ? weigh_group<2, In> : weigh_group<1, In>;
+      const int64_t begin = pass.begin > group ? pass.begin - group : 0;
+      const int64_t end = pass.end - group < kGroup ? pass.end - group : kGroup;
+      weigh(scratch.scores + pass.row * kChunk + group, values.slots, pass.head * heads.value_stride, ahead, begin, end,
+            pass.correction, partial_row(scratch.span, stride, pass.row).output, row_floats(stride), heads.width);
+      pass.correction[0] = pass.correction[1] = 1.0f;
+    }
   }
 }
 
@@ -160,24 +198,17 @@ static void copy_head(const T* from, const CacheView& view, int64_t head_size, i
   }
 }
 
+// Of a cache that cannot be read in place: `head` of the item's.
 template <class T>
-static void head_keys(const Attention& a, const Chunk<T>& chunk, int64_t head, const T** keys, const T** values) {
+static void copy_chunk(const Attention& a, const Keys<T>& chunk, int64_t head, const Scratch& scratch,
+                       Keys<float>& copies) {
+  copies.start = chunk.start, copies.begin = chunk.begin, copies.end = chunk.end;
   for (int64_t k = 0; k < kChunk; ++k) {
-    keys[k] = chunk.keys[k] + head * a.key.head_stride;
-    values[k] = chunk.values[k] + head * a.value.head_stride;
-  }
-}
-
-// Of a cache that cannot be read in place.
-template <class T>
-static void head_copies(const Attention& a, const Chunk<T>& chunk, int64_t head, const Scratch& scratch,
-                        Keys<float>& keys) {
-  for (int64_t k = 0; k < kChunk; ++k) {
-    const int64_t at = k < keys.begin ? keys.begin : k < keys.end ? k : keys.end - 1;
-    keys.keys[k] = scratch.keys + at * scratch.stride;
-    keys.values[k] = scratch.values + at * scratch.stride;
-    if (at != k) continue;
+    const int64_t at = k < chunk.begin ? chunk.begin : k < chunk.end ? k : chunk.end - 1;
     const int64_t stride = scratch.stride;
+    copies.keys[k] = scratch.keys + at * stride;
+    copies.values[k] = scratch.values + at * stride;
+    if (at != k) continue;
     copy_head(chunk.keys[k] + head * a.key.head_stride, a.key, a.head_size, stride, scratch.keys + k * stride);
     copy_head(chunk.values[k] + head * a.value.head_stride, a.value, a.head_size, stride,
               scratch.values + k * stride);
@@ -203,36 +234,27 @@ static void attend_keys(const Attention& a, const Tile& tile, const Item& item, 
   start_query<T, In>(a, heads * rows, scratch);
   const int64_t first_key = tile.first_key > span * kSpan ? tile.first_key : span * kSpan;
   const int64_t end_key = tile.end_key < (span + 1) * kSpan ? tile.end_key : (span + 1) * kSpan;
-  const int64_t head_bytes = a.head_size * int64_t(sizeof(T));
-  Chunk<T> chunks[2];
-  Keys<In> keys;
-  keys.width = (a.head_size + kStep - 1) / kStep * kStep;
-  int64_t begin = first_key % kChunk, start = first_key - begin;
-  int64_t end = end_key - start < kChunk ? end_key - start : kChunk;
-  find_chunk(a, tile, start, begin, end, chunks[0]);
-  for (int turn = 0; start < end_key; turn ^= 1) {
-    keys.start = start, keys.begin = begin, keys.end = end;
-    start += kChunk, begin = 0, end = end_key - start < kChunk ? end_key - start : kChunk;
-    const char *later_keys[kChunk], *later_values[kChunk];
-    if (start < end_key) {
-      find_chunk(a, tile, start, begin, end, chunks[turn ^ 1]);
-      for (int64_t k = 0; k < kChunk; ++k) {
-        later_keys[k] = reinterpret_cast<const char*>(chunks[turn ^ 1].keys[k] + item.first_head * a.key.head_stride);
-        later_values[k] =
-            reinterpret_cast<const char*>(chunks[turn ^ 1].values[k] + item.first_head * a.value.head_stride);
+  const int64_t width = (a.head_size + kStep - 1) / kStep * kStep;
+  const Heads strides = {width, a.key.head_stride, a.value.head_stride,
+                         kInPlace ? heads * a.head_size * int64_t(sizeof(T)) : 0};
+  Keys<T> chunks[2];
+  chunks[0].begin = first_key % kChunk;
+  chunks[0].start = first_key - chunks[0].begin;
+  find_chunk(a, tile, item.first_head, end_key, chunks[0]);
+  for (int turn = 0; chunks[turn].start < end_key; turn ^= 1) {
+    Keys<T>& next = chunks[turn ^ 1];
+    next.begin = 0;
+    next.start = chunks[turn].start + kChunk;
+    const bool more = next.start < end_key;
+    if (more) find_chunk(a, tile, item.first_head, end_key, next);
+    if constexpr (kInPlace) {
+      attend_chunk<T>(a, 0, heads * rows, strides, chunks[turn], more ? &next : nullptr, scratch);
+    } else {
+      for (int64_t head = 0; head < heads; ++head) {
+        Keys<float> copies;
+        copy_chunk(a, chunks[turn], head, scratch, copies);
+        attend_chunk<float>(a, head * rows, (head + 1) * rows, strides, copies, nullptr, scratch);
       }
-    }
-    for (int64_t head = item.first_head; head < item.end_head; ++head) {
-      const int64_t before = (head - item.first_head) * kChunk * head_bytes;
-      keys.next_keys = {start < end_key ? later_keys : nullptr, heads * head_bytes, before};
-      keys.next_values = {start < end_key ? later_values : nullptr, heads * head_bytes, before};
-      if constexpr (kInPlace) {
-        head_keys(a, chunks[turn], head, keys.keys, keys.values);
-      } else {
-        head_copies(a, chunks[turn], head, scratch, keys);
-      }
-      const int64_t first = (head - item.first_head) * rows;
-      attend_chunk(a, first, first + rows, keys, scratch);
     }
   }
   order_outputs<In>(heads * rows, a.head_size, scratch);

@@ -73,6 +73,18 @@ struct Row {
   Visible visible;
 };
 
+// One or two rows of a token, which see the same keys of a chunk: `seen`, of which [begin, end) are the first to
+// the last.
+struct Pass {
+  int64_t row;
+  int64_t head;  // of those of the item
+  bool two;
+  bool asks;  // for what comes later: one pass of each head does
+  int64_t begin, end;
+  uint32_t seen;
+  float correction[2];  // of what the rows have summed before the chunk
+};
+
 // A thread's memory for one item. Rows are those of all its KV heads, a head's rows together.
 struct Scratch {
   const Row* rows;
@@ -80,6 +92,8 @@ struct Scratch {
   int64_t stride;  // Plan::width
   float* query;    // [rows, stride]
   float* span;     // partial rows of one span
+  float* scores;   // [rows, kChunk]
+  Pass* passes;    // [rows]
   float* keys;     // [kChunk, stride]: of caches that cannot be read in place
   float* values;
 };
