@@ -262,6 +262,18 @@ def _no_cluster(scene: Scene, error: type[KernelHubError]) -> str:
     return scene.khub(error, "engine", "serve", SHIPPED, "--ray", "--port", "0")
 
 
+@provokes(errors.ComputeError, "request 0: the logits are not finite", "another model")
+def _weights_without_numbers(scene: Scene, error: type[KernelHubError]) -> str:
+    from safetensors.torch import load_file, save_file
+
+    folder = scene.folder / "model"
+    shutil.copytree(SHIPPED, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return scene.khub(error, "engine", "generate", "--model", folder, "--prompt", "x", "--max-tokens", "1")
+
+
 @pytest.mark.parametrize("name", PROVOKED)
 def test_error_when_provoked_says_in_one_line_what_is_wrong_and_what_to_do(scene: Scene, name: str) -> None:
     provoke, words = PROVOKED[name]
