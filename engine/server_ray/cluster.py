@@ -153,9 +153,8 @@ def _connect() -> None:
         _reach(where)
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster at {where or 'this machine'}: {error}; check RAY_ADDRESS"
-        ) from None
+        cure = "check RAY_ADDRESS, and set RAY_AUTH_MODE=token if the cluster asks for a token"
+        raise ClusterError(f"no Ray cluster at {where or 'this machine'}: {error}; {cure}") from None
 
 
 def _reach(address: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 import test_kernel_self_test as published
 from engine_models import SHIPPED
 from khub_process import Hub, khub_command, khub_environment
-from serving import NAME, Server
+from serving import NAME, Server, start
 
 from hub_loader.errors import ClusterError
 
@@ -175,3 +178,45 @@ def test_cluster_that_is_not_there_is_named() -> None:
     )
     assert done.returncode == ClusterError.exit_code
     assert "127.0.0.1:1" in done.stderr
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of a Ray cluster that was there before, and asks for a token."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = (str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}")
+    options = ("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats")
+    log = tmp_path / "cluster"
+    with tempfile.TemporaryDirectory(
+        prefix="ray", ignore_cleanup_errors=True
+    ) as folder:  # sockets' paths are short
+        with log.open("w") as out:
+            process = subprocess.Popen([*command, *options, f"--temp-dir={folder}"], stdout=out, stderr=out)
+        until = time.monotonic() + 60
+        while "--block" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.heavy
+def test_cluster_that_was_there_is_used_with_its_token_and_stays(cluster: str, tmp_path: Path) -> None:
+    without = subprocess.run(
+        khub_command("engine", "serve", SHIPPED, "--ray", "--port", "0"),
+        env=khub_environment() | {"RAY_ADDRESS": cluster},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert without.returncode == ClusterError.exit_code
+    assert "RAY_AUTH_MODE=token" in without.stderr
+    environment = {"RAY_ADDRESS": cluster, "RAY_AUTH_MODE": "token"}
+    for number in range(2):
+        errors = tmp_path / f"stderr-{number}"
+        server = start(SHIPPED, errors, "--ray", "--replica-cpus", "0.5", **environment)
+        assert ask(server, 1).status_code == 200
+        assert server.stop() == 0
