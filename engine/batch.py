@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .device import put
 from .scheduler import Step
 
 
@@ -30,6 +31,13 @@ class Batch:
     query_start_loc: torch.Tensor
     sample_rows: torch.Tensor
     tree_mask: torch.Tensor | None = None
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on a device; itself on a CPU."""
+        if device.type == "cpu":
+            return self
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        return Batch(**{name: put(value, device) for name, value in parts.items()})
 
 
 _FIELDS = tuple(field.name for field in fields(Batch) if field.name != "tree_mask")

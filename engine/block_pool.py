@@ -97,11 +97,13 @@ class BlockPool:
         if self._sealed.setdefault(digest, block) == block:
             self._digest_of[block] = digest
 
-    def forget(self, blocks: Iterable[int]) -> None:
-        """The held blocks answer to no digest any more: what they hold is not to be shared."""
-        for block in blocks:
-            if block in self._digest_of:
-                del self._sealed[self._digest_of.pop(block)]
+    def forget(self, digests: Iterable[Digest]) -> None:
+        """No block answers to any of the digests any more: what is there is not to be shared."""
+        for block in [self._sealed.pop(digest) for digest in digests if digest in self._sealed]:
+            del self._digest_of[block]
+            if block in self._kept:
+                del self._kept[block]
+                self._free.append(block)
 
     def release(self, blocks: Sequence[int]) -> None:
         """One holder less for each; of a table that nobody holds any more, the end is forgotten first.

@@ -16,6 +16,7 @@ from .bench.command import add_bench
 from .bench.compare import add_compare
 from .extra import needed
 from .server.command import add_serve
+from .speed import add_speed, speed_of
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .engine import LLM
@@ -75,6 +76,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add(
         "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
     )
+    add_speed(generate)
     add("--json", action="store_true", help="print one JSON object instead of text")
     generate.set_defaults(run=run_generate)
     add_serve(commands)
@@ -103,6 +105,7 @@ def run_generate(args: argparse.Namespace) -> int:
         token_budget=args.token_budget,
         fall_back=args.fall_back,
         speculate=args.speculate,
+        **speed_of(args),
     )
     ids = [llm.add(prompt, params) for prompt in prompts]
     print(format_bindings(llm.kernel_table), file=sys.stderr)

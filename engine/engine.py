@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Sized
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,18 +19,22 @@ from hub_loader.errors import ComputeError, UsageError
 from .batch import build_batch
 from .block_pool import BlockPool, blocks_for
 from .config import load_config
+from .device import CPU, find_device
 from .failure import explained
+from .graphs import make_graphs
 from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
+from .line import Line
 from .linear import output_format
-from .model import Decoder, KVCache
+from .model import Decoder
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
 from .params import SamplingParams
+from .pipeline import Flight, copy_blocks
 from .progress import Progress
-from .sampler import Choice, Draws
-from .scheduler import Chunk, Move, Scheduler, Step
+from .sampler import Draws
+from .scheduler import Chunk, Scheduler
 from .self_test import proven, shapes_of
 from .sequence import Sequence
 from .speculation.layout import compact, with_drafts
@@ -46,39 +49,6 @@ FORMATS = ("int8", "int4", "fp8")
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Line:
-    """One continuation under way; before their first token, those of one request share a sequence."""
-
-    request_id: int
-    index: int
-    sequence: Sequence
-    draws: Draws
-    text: TextStream
-    choices: list[Choice] = field(default_factory=list)
-    piece: str = ""
-    fresh: list[Choice] = field(default_factory=list)
-
-    def take(self, choice: Choice) -> bool:
-        """Take a drawn token into the text; whether another may follow."""
-        params, guide = self.draws.params, self.draws.guide
-        self.fresh.append(choice)
-        if params.logprobs is not None:
-            self.choices.append(choice)
-        self.draws.generated.append(choice.token)
-        if choice.token in self.sequence.stop_tokens:
-            return False
-        self.piece += self.text.push(choice.token)
-        if guide:
-            guide.advance(choice.token)
-        return not self.said_all and len(self.draws.generated) < params.max_tokens
-
-    @property
-    def said_all(self) -> bool:
-        """Whether its text or its guide ends it."""
-        return self.text.stopped or bool(self.draws.guide and self.draws.guide.done)
 
 
 class LLM:
@@ -100,6 +70,10 @@ class LLM:
         share_prefixes: bool = True,
         fall_back: bool = False,
         speculate: str | Proposer | None = None,
+        device: str = "cpu",
+        asynchronous: bool | None = None,
+        cuda_graphs: bool | None = None,
+        compile: bool = False,
     ) -> None:
         """Load a model and bind its kernels.
 
@@ -113,7 +87,10 @@ class LLM:
         keys and values of what was computed, for prompts that begin alike. fall_back: a kernel
         that fails its self-test on this device is replaced by plain torch instead of refused. speculate: "ngram:4",
         "draft:MODEL:4", "tree:MODEL:16" or a proposer (see speculation/): what guesses tokens, to get several
-        in one step; what is generated stays the same.
+        in one step; what is generated stays the same. device: "cpu", "cuda" or "cuda:1". asynchronous: plan each step
+        and hand it to the device before the tokens of the one before are read (see pipeline.py); they stay the same and
+        come a `step` later. None: on a GPU. cuda_graphs: replay steps of decodes alone (see graphs.py). None: on a GPU,
+        where the kernels allow it. compile: have torch compile what stands between two layers' attention.
 
         Raises:
             ModelError: the model is incomplete or of another architecture.
@@ -135,6 +112,7 @@ class LLM:
                 raise UsageError(f"{name} is {value}, expected at least 1")
         if host_blocks < 0:
             raise UsageError(f"host_blocks is {host_blocks}, expected 0 or more")
+        place = find_device(device)
         self.folder = folder = find_model(model, revision)
         self.config = load_config(folder)
         self.tokenizer = Tokenizer(folder)
@@ -147,15 +125,16 @@ class LLM:
                 )
             formats = frozenset((quantize, output_format(quantize) or quantize))
         bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
-        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats, weights)
+        shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats, weights, str(place))
         self.kernels = proven(bound, shapes, fall_back=fall_back)
         log.info("kernels of %s:\n%s", folder, format_bindings(self.kernels.bindings))
-        self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize)
+        self._model = Decoder(self.config, weights, self.kernels, DTYPES[dtype], quantize, place, compile)
         if num_blocks is None:
             affordable = DEFAULT_CACHE_BYTES // (self._model.cache_bytes_per_token() * block_size)
             num_blocks = max(1, min(affordable, max_sequences * blocks_for(self.config.context, block_size)))
         self._cache = self._model.new_cache(num_blocks, block_size)
-        self._host_cache = self._model.new_cache(host_blocks, block_size)
+        self._host_cache = self._model.new_cache(host_blocks, block_size, CPU)
+        self._graphs = make_graphs(self._model, self._cache, self.kernels, max_sequences, cuda_graphs)
         self.scheduler = Scheduler(
             BlockPool(num_blocks),
             block_size,
@@ -164,12 +143,16 @@ class LLM:
             host_blocks=host_blocks,
             share_prefixes=share_prefixes,
         )
-        places = (self.scheduler.capacity, max_sequences)
-        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *places, fall_back)
+        room = (self.scheduler.capacity, max_sequences)
+        target = Target(self.config, self.tokenizer, self.kernels, DTYPES[dtype], *room, fall_back, place)
         self._proposer = make_proposer(speculate, target)
         self._guides = Guides(self.tokenizer.to_json, self.config.stop_tokens)
-        self._lines: dict[tuple[int, int], _Line] = {}
+        self._lines: dict[tuple[int, int], Line] = {}
         self._next_id = 0
+        wished = place.type == "cuda" if asynchronous is None else asynchronous
+        self._asynchronous = wished and self._proposer is None  # who guesses has to know the last token
+        self._flight: Flight[Line] | None = None  # a step that is computed, and not yet recorded
+        self._late: list[Delta] = []  # of a step that was followed by one that failed
 
     @property
     def kernel_table(self) -> tuple[Binding, ...]:
@@ -219,31 +202,30 @@ class LLM:
         for sequence in {line.sequence for line in lines}:
             if sequence.finish_reason is None:  # it has one if a step failed after the scheduler's part
                 self.scheduler.end(sequence, "abort")
+        self._late = [delta for delta in self._late if delta.request_id != request_id]
         return [self._finish(line, "abort") for line in lines]
 
     def step(self) -> list[Delta]:
-        """Compute one batch; returns what it added to each line. Does nothing when none is queued."""
-        self._propose()
-        step = self.scheduler.schedule()
-        for preemption in step.preempted:
-            log.info("%s", preemption.reason)
-        if not step.chunks:
-            return []
-        self._move(step)
-        batch = build_batch(step, self.scheduler.block_size, self.kernels.plan_step)
-        if any(chunk.draft for chunk in step.chunks):
-            batch = with_drafts(batch, step)
-        logits = self._model.forward(batch, self._cache)
-        chunks = [chunk for chunk in step.chunks if chunk.samples]
-        walks = self._walks(chunks)
-        flat = [(line, walk) for group in walks for line, walk in group]
-        self._choose(logits, [walk for _, walk in flat])
-        accepted = [(chunk, group[0][1].path) for chunk, group in zip(chunks, walks, strict=True)]
-        compact(self._cache, accepted, self.scheduler.block_size)
-        finished = self.scheduler.complete(step, [_following(group) for group in walks])
-        if len(flat) > len(chunks):
-            self._adopt([line for line, _ in flat], finished)
-        return [self._advance(line) for line, _ in flat]
+        """Compute one batch; returns what it added to each line. Does nothing when none is queued.
+
+        An asynchronous engine's answer may be empty, or that of the batch before.
+        """
+        before, self._flight = self._flight, None
+        if before:  # as if each of its lines got a token that nothing ends
+            self.scheduler.complete(before.step, before.stand_ins)
+        try:
+            flight = self._launch(before)
+        finally:
+            if before:
+                self._late += self._settle(before)
+        if flight and not flight.drawn:
+            self._late += self._complete(flight)
+        elif flight and self._lines:
+            self._flight = flight
+        elif flight:  # of lines that have all ended meanwhile
+            self.scheduler.complete(flight.step, flight.stand_ins)
+        deltas, self._late = self._late, []
+        return deltas
 
     def generate(
         self,
@@ -312,7 +294,7 @@ class LLM:
     def _queue(self, tokens: list[int], params: SamplingParams, guide: TokenGuide | None = None) -> int:
         guide = guide or self._guides.make(params)
         stop = frozenset[int]() if params.ignore_stop else self.config.stop_tokens
-        stop |= frozenset(params.stop_tokens)
+        stop |= frozenset(token for token in params.stop_tokens if token >= 0)  # below are stand-ins
         request_id, self._next_id = self._next_id, self._next_id + 1
         sequence = Sequence(request_id, tokens, params.max_tokens, stop, params.priority, params.n)
         self.scheduler.add(sequence)
@@ -320,15 +302,70 @@ class LLM:
             draws = Draws.start(params, tuple(tokens), branch)
             draws.guide = guide.copy() if guide else None
             text = TextStream(self.tokenizer, params.stop, params.show_special)
-            self._lines[request_id, branch] = _Line(request_id, branch, sequence, draws, text)
+            self._lines[request_id, branch] = Line(request_id, branch, sequence, draws, text)
         return request_id
 
     # -- one step
 
+    def _launch(self, before: Flight[Line] | None) -> Flight[Line] | None:
+        """Plan the next step and have it computed, with the tokens of the one before as the device has them."""
+        self._propose()
+        step = self.scheduler.schedule()
+        for preemption in step.preempted:
+            log.info("%s", preemption.reason)
+        if not step.chunks:
+            return None
+        copy_blocks(self._cache, self._host_cache, step.swap_out)
+        copy_blocks(self._host_cache, self._cache, step.swap_in)
+        copy_blocks(self._cache, self._cache, step.copies)
+        batch = build_batch(step, self.scheduler.block_size, self.kernels.plan_step)
+        if self._proposer and any(chunk.draft for chunk in step.chunks):
+            batch = with_drafts(batch, step)
+        if before:
+            batch = before.fill(batch)
+        logits = self._graphs.run(batch) if self._graphs else None
+        if logits is None:
+            logits = self._model.forward(batch, self._cache)
+        flight = Flight(step, self._walks(chunk for chunk in step.chunks if chunk.samples), logits)
+        if self._asynchronous and flight.may_go_on:
+            flight.draw()
+        return flight
+
+    def _complete(self, flight: Flight[Line]) -> list[Delta]:
+        """Draw and record the tokens of a step before another is planned."""
+        chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
+        self._choose(flight.logits, [walk for _, walk in flight.flat])
+        if self._proposer:
+            accepted = [(chunk, group[0][1].path) for chunk, group in zip(chunks, flight.walks, strict=True)]
+            compact(self._cache, accepted, self.scheduler.block_size)
+        finished = self.scheduler.complete(flight.step, [_following(group) for group in flight.walks])
+        if len(flight.flat) > len(chunks):
+            self._adopt([line for line, _ in flight.flat], finished)
+        return [self._advance(line) for line, _ in flight.flat if self._holds(line)]
+
+    def _settle(self, flight: Flight[Line]) -> list[Delta]:
+        """Take the tokens of a step that another was planned behind; those of lines that have ended are no one's."""
+        choices = flight.choices()
+        self.scheduler.settle(flight.step, [choice.token for choice in choices])
+        found = []
+        for (line, walk), choice in zip(flight.flat, choices, strict=True):
+            if _worthless(line):
+                self.scheduler.pool.forget(line.sequence.digests)
+            if self._holds(line):
+                walk.follow(choice)
+                found.append(self._advance(line))
+        return found
+
+    def _holds(self, line: Line) -> bool:
+        """Whether the line has not ended."""
+        return self._lines.get((line.request_id, line.index)) is line
+
     def _propose(self) -> None:
         """Have the lines guessed on that are about to get a token each, if a step has room for more."""
+        if self._proposer is None:
+            return
         left_to_compute = sum(len(each.tokens) - each.computed for each in self.scheduler.running)
-        if self._proposer is None or left_to_compute >= self.scheduler.token_budget:
+        if left_to_compute >= self.scheduler.token_budget:
             return
         ready = [
             sequence
@@ -343,7 +380,7 @@ class LLM:
         for sequence, draft in zip(ready, self._proposer.propose(contexts), strict=True):
             sequence.draft = draft
 
-    def _walks(self, chunks: Iterable[Chunk]) -> list[list[tuple[_Line, Walk]]]:
+    def _walks(self, chunks: Iterable[Chunk]) -> list[list[tuple[Line, Walk]]]:
         """For each chunk that samples the lines that it makes longer, and where their logits are."""
         walks, row = [], 0
         for chunk in chunks:
@@ -352,18 +389,18 @@ class LLM:
             row += 1 + len(chunk.draft)
         return walks
 
-    def _lines_of(self, sequence: Sequence) -> list[_Line]:
+    def _lines_of(self, sequence: Sequence) -> list[Line]:
         """The lines that a sampling chunk makes longer: all of a request's at its first token."""
         first = sequence.branch
         return [self._lines[sequence.id, branch] for branch in range(first, first + sequence.branches)]
 
-    def _adopt(self, lines: Iterable[_Line], finished: Iterable[Sequence]) -> None:
+    def _adopt(self, lines: Iterable[Line], finished: Iterable[Sequence]) -> None:
         """Find the sequences that the scheduler made for the branches of a request."""
         made = {(s.id, s.branch): s for s in (*self.scheduler.running, *finished)}
         for line in lines:
             line.sequence = made.get((line.request_id, line.index), line.sequence)  # none if all have failed
 
-    def _advance(self, line: _Line) -> Delta:
+    def _advance(self, line: Line) -> Delta:
         """What a step added to a line; ends it if its sequence, its text, its guide or a failure says so."""
         reason, piece, choices = line.sequence.finish_reason, line.piece, tuple(line.fresh)
         line.piece, line.fresh = "", []
@@ -377,7 +414,7 @@ class LLM:
         piece += line.text.finish()
         return Delta(line.request_id, line.index, choices, piece, self._finish(line, reason))
 
-    def _finish(self, line: _Line, reason: str) -> Completion:
+    def _finish(self, line: Line, reason: str) -> Completion:
         del self._lines[line.request_id, line.index]
         line.text.finish()
         tokens = tuple(line.draws.generated)
@@ -393,24 +430,14 @@ class LLM:
             explained(line.draws.failure, line.request_id, self.kernel_table),
         )
 
-    def _move(self, step: Step) -> None:
-        """Copy the blocks that have to be elsewhere before the step is computed."""
-        _copy_blocks(self._cache, self._host_cache, step.swap_out)
-        _copy_blocks(self._host_cache, self._cache, step.swap_in)
-        _copy_blocks(self._cache, self._cache, step.copies)
 
-
-def _following(group: Sized[tuple[_Line, Walk]]) -> list[int]:
+def _following(group: Sized[tuple[Line, Walk]]) -> list[int]:
     """The tokens that a chunk's line got, or the one that each of its lines got; none if logits were not finite."""
-    if any(isinstance(line.draws.failure, ComputeError) for line, _ in group):
+    if any(_worthless(line) for line, _ in group):
         return []
     return [choice.token for _, walk in group for choice in walk.choices]
 
 
-def _copy_blocks(source: KVCache, target: KVCache, moves: Sized[Move]) -> None:
-    if not moves:
-        return
-    sources, targets = (torch.tensor(blocks) for blocks in zip(*moves, strict=True))
-    for from_layer, to_layer in zip(source, target, strict=True):
-        for held, place in zip(from_layer, to_layer, strict=True):
-            place[targets.to(place.device)] = held[sources.to(held.device)].to(place.device)
+def _worthless(line: Line) -> bool:
+    """Whether what was computed for it is no numbers."""
+    return isinstance(line.draws.failure, ComputeError)

@@ -11,7 +11,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from .batch import Batch
+from .compiled import compiled
 from .config import ModelConfig
+from .device import CPU
 from .experts import Mixture
 from .kernels import Kernels
 from .linear import Map, make_linear, output_format
@@ -78,13 +80,17 @@ class Decoder:
         kernels: Kernels,
         dtype: torch.dtype = torch.float32,
         quantize: str | None = None,
+        device: torch.device = CPU,
+        compile: bool = False,
     ) -> None:
-        """Read every tensor and convert it to `dtype`.
+        """Read every tensor, convert it to `dtype` and bring it to `device`.
+
+        compile: what stands between two layers' attention is compiled by torch when it first runs.
 
         Raises:
             ModelError: a tensor is missing or has the wrong shape.
         """
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.device = config, dtype, device
         self._weights, self._kernels, self._quantize = weights, kernels, quantize
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self._qkv = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
@@ -97,15 +103,19 @@ class Decoder:
         self._final_norm = self._norm("model.norm", config.hidden_size)
         output = self._embedding
         if not config.tied_embeddings:
-            output = dense(self._weights.linear("lm_head", vocabulary)).to(self.dtype)
+            output = dense(self._weights.linear("lm_head", vocabulary)).to(self.device, self.dtype)
         self._output = make_linear([Loaded(output)], None, kernels, output_format(quantize))
+        self._enter = compiled(self._project) if compile else self._project
+        self._leave = compiled(self._conclude) if compile else self._conclude
 
-    def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        """A zeroed paged cache for every layer."""
+    def new_cache(self, num_blocks: int, block_size: int, device: torch.device | None = None) -> KVCache:
+        """A zeroed paged cache for every layer, on the model's device or another."""
         shape = (num_blocks, block_size, self.config.num_kv_heads, self.config.head_dim)
-        return [
-            (torch.zeros(shape, dtype=self.dtype), torch.zeros(shape, dtype=self.dtype)) for _ in self._layers
-        ]
+
+        def zeros() -> torch.Tensor:
+            return torch.zeros(shape, dtype=self.dtype, device=device or self.device)
+
+        return [(zeros(), zeros()) for _ in self._layers]
 
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token takes in the cache, over all layers."""
@@ -115,6 +125,7 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step: writes the tokens' keys and values, returns logits [sampled rows, vocabulary]."""
+        batch = batch.on(self.device)
         logits = self._output(self.hidden(batch, cache)[batch.sample_rows])
         if self.config.output_softcap:
             logits = self.config.output_softcap * torch.tanh(logits / self.config.output_softcap)
@@ -123,48 +134,66 @@ class Decoder:
     @torch.inference_mode()
     def hidden(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute a step up to the output layer: writes keys and values, returns [T, hidden]."""
-        kernels, epsilon = self._kernels, self.config.norm_epsilon
+        batch = batch.on(self.device)
         residual = functional.embedding(batch.tokens, self._embedding)
         if self.config.family.scaled_embedding:  # rounded to the weights' dtype, as the models were trained
             residual *= torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
         x = torch.empty_like(residual)
-        kernels.rms_norm(x, residual, self._layers[0].input_norm, epsilon)
+        self._kernels.rms_norm(x, residual, self._layers[0].input_norm, self.config.norm_epsilon)
         # Each layer ends with the norm that the next begins with, so that the residual sum is fused into it.
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._final_norm]
         for layer, next_norm, held in zip(self._layers, next_norms, cache, strict=True):
-            x = self._attention(layer, x, batch, held)
-            self._norm_in_place(x, layer.after_attention)
-            kernels.fused_add_rms_norm(x, residual, layer.mlp_norm, epsilon)
-            x = layer.mlp(x)
-            self._norm_in_place(x, layer.after_mlp)
-            kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
+            query, key, value = self._enter(layer, x, batch.positions)
+            self._kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+            x = self._leave(layer, self._attend(layer, query, batch, held), residual, next_norm)
         return x
 
-    def _attention(
-        self, layer: Layer, x: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
+    def _conclude(
+        self, layer: Layer, attended: torch.Tensor, residual: torch.Tensor, next_norm: torch.Tensor
     ) -> torch.Tensor:
-        """What a layer's attention adds for x [T, hidden]; writes the keys and values."""
+        """From what attention gave [T, query_heads * head_dim] to the input of the next layer; adds to `residual`."""
+        kernels, epsilon = self._kernels, self.config.norm_epsilon
+        x = layer.out(attended)
+        self._norm_in_place(x, layer.after_attention)
+        kernels.fused_add_rms_norm(x, residual, layer.mlp_norm, epsilon)
+        x = layer.mlp(x)
+        self._norm_in_place(x, layer.after_mlp)
+        kernels.fused_add_rms_norm(x, residual, next_norm, epsilon)
+        return x
+
+    def _project(
+        self, layer: Layer, x: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values [T, heads, head_dim] of x [T, hidden], rotated."""
         kernels, config, tokens = self._kernels, self.config, len(x)
         parts = torch.split(layer.qkv(x), list(self._qkv.values()), dim=-1)
         query, key, value = (part.contiguous() for part in parts)
         self._norm_in_place(query.view(-1, config.head_dim), layer.query_norm)
         self._norm_in_place(key.view(-1, config.head_dim), layer.key_norm)
-        kernels.rotary_embedding(batch.positions, query, key, config.head_dim, layer.cos_sin, True)
-        key, value = (t.view(tokens, config.num_kv_heads, config.head_dim) for t in (key, value))
-        kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+        kernels.rotary_embedding(positions, query, key, config.head_dim, layer.cos_sin, True)
+        return (
+            query.view(tokens, config.num_heads, config.head_dim),
+            key.view(tokens, config.num_kv_heads, config.head_dim),
+            value.view(tokens, config.num_kv_heads, config.head_dim),
+        )
+
+    def _attend(
+        self, layer: Layer, query: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Attention of a layer's queries over the cache: [T, query_heads * head_dim]."""
         options = (
             layer.options if batch.tree_mask is None else {**layer.options, "tree_mask": batch.tree_mask}
         )
-        attended = kernels.attend(
-            query.view(tokens, config.num_heads, config.head_dim),
+        attended: torch.Tensor = self._kernels.attend(
+            query,
             *held,
             block_tables=batch.block_tables,
             seq_lens=batch.seq_lens,
             query_start_loc=batch.query_start_loc,
-            scale=config.query_scale,
+            scale=self.config.query_scale,
             **options,
         )
-        return layer.out(attended.view(tokens, -1))
+        return attended.view(len(query), -1)
 
     def _norm_in_place(self, x: torch.Tensor, weight: torch.Tensor | None) -> None:
         if weight is not None:
@@ -237,17 +266,19 @@ class Decoder:
         return make_linear([self._converted(part) for part in parts], bias, self._kernels, self._quantize)
 
     def _converted(self, loaded: Loaded) -> Loaded:
-        """A dense weight in the dtype that is computed in; a packed one as it is."""
-        return Loaded(loaded.weight.to(self.dtype)) if isinstance(loaded.weight, torch.Tensor) else loaded
+        """A weight on the device; a dense one in the dtype that is computed in."""
+        if isinstance(loaded.weight, torch.Tensor):
+            return Loaded(loaded.weight.to(self.device, self.dtype))
+        return loaded.on(self.device)
 
     def _norm(self, name: str, size: int) -> torch.Tensor:
         weight = self._weights.get(f"{name}.weight", (size,))
         if self.config.family.unit_offset:
             weight = weight.to(torch.float32) + 1
-        return weight.to(self.dtype)
+        return weight.to(self.device, self.dtype)
 
     def _get(self, name: str, *shape: int) -> torch.Tensor:
-        return self._weights.get(name, shape).to(self.dtype)
+        return self._weights.get(name, shape).to(self.device, self.dtype)
 
     def _rotation(self, rope: Any) -> torch.Tensor:
-        return cos_sin_cache(rope, self.config.head_dim, self.config.context, self.dtype)
+        return cos_sin_cache(rope, self.config.head_dim, self.config.context, self.dtype).to(self.device)

@@ -66,6 +66,9 @@ class TextStream:
     def push(self, token: int) -> str:
         """The text that is certain now and was not before; `stopped` says whether a stop text came."""
         self._tokens.append(token)
+        if not self._stop:
+            self._text += self._decode(token)
+            return self._give(len(self._text))
         start = max(0, len(self._text) - max(map(len, self._stop), default=0))
         self._text += self._decode(token)
         found = [place for stop in self._stop if (place := self._text.find(stop, start)) >= 0]

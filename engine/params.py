@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hub_loader.errors import UsageError
 
@@ -78,17 +79,17 @@ class SamplingParams:
         if self.json_schema is not None and self.regex is not None:
             raise UsageError("json_schema and regex cannot both be given: choose one")
 
-    @property
+    @cached_property
     def draws(self) -> bool:
         """Whether tokens are drawn by chance; else the likeliest is taken."""
         return self.temperature >= _COLDEST
 
-    @property
+    @cached_property
     def guided(self) -> bool:
         """Whether the text has to match a schema or an expression."""
         return self.json_schema is not None or self.regex is not None
 
-    @property
+    @cached_property
     def shapes_logits(self) -> bool:
         """Whether logits change before anything is drawn from them."""
         return (

@@ -6,19 +6,19 @@ else is in the batch nor on how the batch was cut into steps.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 
 from hub_loader.errors import ComputeError
 
+from .chances import accept, distributions, only_finite, pick_tokens
+from .device import Readback, put
 from .params import SamplingParams
-
-_CANDIDATES = 1024  # sorted first; where they do not hold top_p, everything is sorted
 
 
 class Guide(Protocol):
@@ -73,62 +73,74 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
+_plain = lru_cache(maxsize=1 << 16)(Choice)  # most tokens are said again and again
+
+
+class Drawn:
+    """What was drawn for a batch, which the device may be about to draw still.
+
+    tokens: int64 [S], of logits float32 [S, vocabulary]. asked: the rows whose log probabilities are wanted, and with
+    how many of the likeliest. finite: bool [S], the rows whose tokens mean something; None: all.
+    """
+
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        logits: torch.Tensor,
+        draws: Sequence[Draws],
+        asked: Sequence[tuple[int, int]],
+        finite: torch.Tensor | None,
+    ) -> None:
+        self.tokens = tokens
+        self._draws, self._asked = draws, asked
+        report = []
+        if asked:
+            rows = put(torch.tensor([row for row, _ in asked]), tokens.device)
+            logs = logits[rows].log_softmax(dim=-1)
+            report = [logs.gather(1, tokens[rows, None]), *logs.topk(max(count for _, count in asked))]
+        self._readback = Readback(tokens, *([] if finite is None else [finite]), *report)
+        self._sure = finite is None
+
+    def choices(self) -> list[Choice]:
+        """One for each row, and a failure for the line of each that is not finite; waits for the device."""
+        tokens, *report = self._readback.lists()
+        for row, finite in enumerate(() if self._sure else report.pop(0)):
+            if not finite:
+                self._draws[row].failure = ComputeError("the logits are not finite")
+        choices = [_plain(token) for token in tokens]
+        for (row, count), own, values, likely in zip(self._asked, *(report or ((),) * 3), strict=True):
+            top = tuple(zip(likely[:count], values[:count], strict=True))
+            choices[row] = Choice(tokens[row], own[0], top)
+        return choices
+
+
 def sample(
     logits: torch.Tensor, draws: Sequence[Draws], guesses: Sequence[Guess | None] = ()
 ) -> list[Choice]:
+    """As `draw`, on the host; draws[i].failure says of a row that is not finite that it is not."""
+    return draw(logits, draws, guesses).choices()
+
+
+def draw(logits: torch.Tensor, draws: Sequence[Draws], guesses: Sequence[Guess | None] = ()) -> Drawn:
     """The next token of each row of logits [S, vocabulary]; row i chooses by draws[i].
 
     Where guesses[i] is one (for no greedy row), its token is taken as often as the row's own chances allow. A row
-    that is not finite, or of which a guide fails, fails its line alone: draws[i].failure says so.
+    of which a guide fails fails its line alone: draws[i].failure says so; of a row that is not finite, when it is read.
     """
-    wide = _finite(logits.to(torch.float32), draws)
+    wide, finite = only_finite(logits.to(torch.float32))
     shaped = _shape(wide, draws)
     tokens = shaped.argmax(dim=-1)
     guessed = {row for row, guess in enumerate(guesses) if guess}
     drawn = [row for row, line in enumerate(draws) if line.params.draws and row not in guessed]
     if drawn:
-        index = torch.tensor(drawn, device=logits.device)
         numbers = torch.tensor([draws[row].random.random() for row in drawn], dtype=torch.float64)
+        numbers, index = put(numbers, logits.device), put(torch.tensor(drawn), logits.device)
         params = [draws[row].params for row in drawn]
-        tokens[index] = _draw(shaped[index], params, numbers.to(logits.device))
+        tokens[index] = pick_tokens(shaped if len(drawn) == len(draws) else shaped[index], params, numbers)
     if guessed:
         _take_guesses(tokens, shaped, draws, {row: guess for row, guess in enumerate(guesses) if guess})
-    chosen: list[int] = tokens.tolist()
-    asked = [row for row, line in enumerate(draws) if line.params.logprobs is not None]
-    reports = _logprobs(wide, chosen, asked, draws) if asked else {}
-    return [reports.get(row) or Choice(token) for row, token in enumerate(chosen)]
-
-
-def _finite(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
-    """The logits; zeros in place of each row that is not finite, whose line fails."""
-    if math.isfinite(logits.sum()):  # one pass; only finite numbers have a finite sum
-        return logits
-    broken = ~logits.isfinite().all(dim=-1)
-    for row in broken.nonzero().flatten().tolist():
-        draws[row].failure = ComputeError("the logits are not finite")
-    return logits.masked_fill(broken[:, None], 0.0)
-
-
-def distributions(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """What requests with temperature above 0 draw from: float64 [S, vocabulary]."""
-    chances, order = _chances(logits.to(torch.float32), params)
-    return torch.zeros_like(logits, dtype=torch.float64).scatter(1, order, chances.to(torch.float64))
-
-
-def accept(
-    own: torch.Tensor, guessed: torch.Tensor, tokens: torch.Tensor, numbers: torch.Tensor
-) -> torch.Tensor:
-    """Tokens int64 [S] that are distributed as `own`, given `tokens` that were drawn from `guessed`.
-
-    own, guessed: float64 [S, vocabulary]; numbers: float64 [S, 2], independent and uniform in [0, 1). What was drawn is
-    kept with the chance own / guessed, and else a token is drawn from what `own` has more of (rejection sampling,
-    https://arxiv.org/abs/2211.17192).
-    """
-    places = tokens[:, None]
-    kept = numbers[:, :1] * guessed.gather(1, places) < own.gather(1, places)
-    more = (own - guessed).clamp_min(0)
-    more = torch.where(more.sum(dim=-1, keepdim=True) > 0, more, own)  # equal but for rounding
-    return torch.where(kept.squeeze(1), tokens, pick(more, numbers[:, 1]))
+    asked = [(row, wish) for row, line in enumerate(draws) if (wish := line.params.logprobs) is not None]
+    return Drawn(tokens, wide, draws, asked, finite)
 
 
 def _take_guesses(
@@ -164,8 +176,8 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
             tokens, counts = torch.unique(generated, return_counts=True)
             scores[tokens] -= params.presence_penalty + params.frequency_penalty * counts
         if params.logit_bias:
-            biased = torch.tensor(list(params.logit_bias), device=logits.device)
-            scores[biased] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+            biased = put(torch.tensor(list(params.logit_bias)), logits.device)
+            scores[biased] += put(torch.tensor(list(params.logit_bias.values())), logits.device)
         if line.guide and line.failure is None:
             try:
                 rejected = line.guide.rejected(len(scores)).to(logits.device)
@@ -174,70 +186,3 @@ def _shape(logits: torch.Tensor, draws: Sequence[Draws]) -> torch.Tensor:
             else:
                 scores.masked_fill_(rejected, float("-inf"))
     return shaped
-
-
-def _draw(logits: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor) -> torch.Tensor:
-    """Tokens int64 [S] for logits [S, vocabulary]: numbers float64 [S] in [0, 1) fall into the chances' sums."""
-    chances, order = _chances(logits, params)
-    return order.gather(1, pick(chances.to(torch.float64), numbers)[:, None]).squeeze(1)
-
-
-def pick(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Places int64 [S] where numbers [S] fall among the sums of chances [S, C], which need not add up to 1."""
-    sums = chances.cumsum(dim=-1)
-    places = torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)
-    # Rounding may lead past the end, or to a place of no chance behind the last that has one.
-    last = (chances > 0).to(torch.int64).cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-    return torch.minimum(places, last).squeeze(1)
-
-
-def _chances(logits: torch.Tensor, params: Sequence[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chances [S, C] after temperature and cuts, likeliest first, and the tokens [S, C] they belong to."""
-
-    def column(values: list[float] | list[int]) -> torch.Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
-
-    vocabulary = logits.shape[-1]
-    scaled = logits / column([p.temperature for p in params])
-    top_k = column([min(p.top_k or vocabulary, vocabulary) for p in params])
-    top_p = column([p.top_p for p in params])
-    min_p = column([p.min_p for p in params])
-    cuts = any(p.top_p < 1 or p.top_k for p in params)
-    width = min(vocabulary, max(_CANDIDATES, 2 * max(p.top_k for p in params))) if cuts else vocabulary
-    everything = scaled.logsumexp(dim=-1, keepdim=True)
-    while True:
-        ordered, order = (
-            scaled.topk(width) if width < vocabulary else scaled.sort(descending=True, stable=True)
-        )
-        kth = ordered.gather(1, (top_k - 1).clamp(max=width - 1))
-        # Equally likely tokens at the end of the k are kept, as in transformers.
-        kept = (ordered >= kth) | (top_k > width)
-        ordered = ordered.masked_fill(~kept, float("-inf"))
-        # What the k hold is all there is; without top_k, what lies beyond the candidates counts too.
-        whole = torch.where(top_k < vocabulary, ordered.logsumexp(dim=-1, keepdim=True), everything)
-        chances = (ordered - whole).exp()
-        before = chances.cumsum(dim=-1) - chances
-        enough = ((before[:, -1:] + chances[:, -1:] >= top_p) & (top_p < 1)) | (~kept[:, -1:])
-        if width == vocabulary or bool(enough.all()):
-            break
-        width = vocabulary
-    # Dropped: a token that the likelier ones already make up top_p without. The first always stays.
-    dropped = (before >= top_p) & (top_p < 1)
-    dropped[:, 0] = False
-    dropped |= chances < min_p * chances[:, :1]
-    chances = chances.masked_fill(dropped, 0.0)
-    return chances / chances.sum(dim=-1, keepdim=True), order
-
-
-def _logprobs(
-    logits: torch.Tensor, chosen: Sequence[int], rows: Sequence[int], draws: Sequence[Draws]
-) -> dict[int, Choice]:
-    logs = logits[list(rows)].log_softmax(dim=-1)
-    most = max(draws[row].params.logprobs or 0 for row in rows)
-    values, tokens = logs.topk(most) if most else (logs[:, :0], logs[:, :0].long())
-    reports = {}
-    for place, row in enumerate(rows):
-        count = draws[row].params.logprobs or 0
-        top = zip(tokens[place, :count].tolist(), values[place, :count].tolist(), strict=True)
-        reports[row] = Choice(chosen[row], float(logs[place, chosen[row]]), tuple(top))
-    return reports

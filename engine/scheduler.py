@@ -168,15 +168,17 @@ class Scheduler:
         tokens = iter(sampled)
         for chunk in step.chunks:
             sequence = chunk.sequence
+            following = next(tokens) if chunk.samples else ()
+            if sequence.finish_reason:  # while the step was computed: nobody wants what it found
+                continue
             sequence.computed = chunk.end
             if not chunk.samples:
                 self._seal(sequence)
                 continue
             line = [sequence]
-            following = next(tokens)
             if not following:
                 sequence.ended = "error"
-                self.pool.forget(sequence.blocks)
+                self.pool.forget(sequence.digests)
                 finished.append(sequence)
                 continue
             if sequence.branches > 1:
@@ -189,11 +191,12 @@ class Scheduler:
                 if sequence.finish_reason:
                     break
             self._count(chunk, taken, len(line))
-            sequence.draft = NOTHING
             sequence.computed = len(sequence.tokens) - 1  # accepted drafts are in the cache as well
-            needed = blocks_for(sequence.computed, self.block_size)
-            self.pool.release(sequence.blocks[needed:])  # what rejected drafts lay in
-            del sequence.blocks[needed:]
+            if chunk.draft is not NOTHING:
+                needed = blocks_for(sequence.computed, self.block_size)
+                self.pool.release(sequence.blocks[needed:])  # what rejected drafts lay in
+                del sequence.blocks[needed:]
+            sequence.draft = NOTHING
             for each in line:
                 self._seal(each)
             finished += [each for each in line if each.finish_reason]
@@ -201,6 +204,22 @@ class Scheduler:
             self.running.remove(sequence)
             self._release(sequence)
         return finished
+
+    def settle(self, step: Step, sampled: Sized[int]) -> None:
+        """Say what was drawn in a step that was recorded with stand-ins, while another may have been scheduled.
+
+        `sampled` has a token for each chunk that samples. A sequence that its token ends gives its blocks back,
+        and what a later step computes for it is thrown away.
+        """
+        chunks = (chunk for chunk in step.chunks if chunk.samples)
+        for chunk, token in zip(chunks, sampled, strict=True):
+            sequence = chunk.sequence
+            if sequence.ended:
+                continue
+            at_length = sequence.finish_reason  # `complete` knew that
+            sequence.tokens[chunk.end] = token
+            if sequence.finish_reason and not at_length:
+                self.end(sequence, "stop")
 
     # -- one sequence's turn
 
@@ -270,6 +289,8 @@ class Scheduler:
     def _count(self, chunk: Chunk, tokens: int, lines: int) -> None:
         self.counters.generated_tokens += tokens + lines - 1
         self.counters.turns += lines
+        if chunk.draft is NOTHING:
+            return
         self.counters.guesses += bool(chunk.draft)
         self.counters.accepted_tokens += tokens - 1
 
@@ -289,7 +310,8 @@ class Scheduler:
             step.copies.append((sequence.blocks[last], own))
             self.pool.release([sequence.blocks[last]])
             sequence.blocks[last] = own
-        sequence.blocks += self.pool.allocate(missing)
+        if missing:
+            sequence.blocks += self.pool.allocate(missing)
         return True
 
     def _preempt_after(self, sequence: Sequence, step: Step) -> bool:

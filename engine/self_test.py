@@ -63,8 +63,9 @@ def shapes_of(
     block_size: int,
     quantized: frozenset[str] = frozenset(),
     weights: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> Shapes:
-    """The shapes of a model that computes in `dtype`; `weights`: where its own packed weights are."""
+    """The shapes of a model that computes in `dtype` on `device`; `weights`: where its own packed weights are."""
     windows = dict.fromkeys(config.windows)
     softcap = {"softcap": config.attention_softcap} if config.attention_softcap else {}
     return Shapes(
@@ -78,6 +79,7 @@ def shapes_of(
         dtype=dtype,
         options=tuple(softcap if window is None else {"window": window, **softcap} for window in windows),
         quantized=quantized,
+        device=device,
         samples=partial(samples, config, weights) if weights is not None else list,
     )
 

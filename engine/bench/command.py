@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hub_loader.errors import UsageError
 
 from ..extra import needed
+from ..speed import add_speed, speed_of
 
 if TYPE_CHECKING:  # torch takes seconds to import; `--help` should not
     from .contestants import Contestant
@@ -56,6 +57,7 @@ def add_bench(commands: Any) -> None:
     add("--dtype", default="float32", help="of every contestant: float32 or bfloat16 (float32)")
     add("--block-size", type=int, default=8, metavar="N", help="tokens in a block of our cache (8)")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens of ours in one step (512)")
+    add_speed(parser)
     add("--threads", type=int, metavar="N", help="processors for each contestant (all)")
     add("--rounds", type=int, default=1, metavar="N", help="how often each is run; medians are shown (1)")
     add("--seed", type=int, default=0, metavar="N", help="of the weights and the prompts (0)")
@@ -130,6 +132,7 @@ def _ours(args: argparse.Namespace, workload: Workload, sizes: Sizes) -> list[Co
     options: dict[str, Any] = {
         "kernels": parse_sources(args.kernels),
         "quantize": args.quantize,
+        **speed_of(args),
         "block_size": args.block_size,
         "token_budget": args.token_budget,
         "max_sequences": max(64, sizes.requests),

@@ -17,7 +17,8 @@ class RecordingLLM(LLM):
     """`recorded` grows with every token that is chosen while `recording`."""
 
     def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+        # Every token has to pass `_choose`, with its logits.
+        super().__init__(*args, **options, asynchronous=False)  # type: ignore[arg-type]
         self.recorded: Recorded = {}
         self.recording = True
 

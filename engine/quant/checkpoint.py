@@ -12,8 +12,8 @@ Layouts, with N outputs, K inputs and G groups; eight nibbles (or four bytes) sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 
@@ -41,6 +41,18 @@ class Loaded:
 
     weight: torch.Tensor | PackedWeight
     order: torch.Tensor | None = None
+
+    def on(self, device: torch.device) -> Loaded:
+        """The weight on a device; itself if that is a CPU."""
+        if device.type == "cpu":
+            return self
+        order = None if self.order is None else self.order.to(device)
+        if isinstance(self.weight, torch.Tensor):
+            return Loaded(self.weight.to(device), order)
+        parts: dict[str, Any] = {
+            n: v.to(device) for n, v in vars(self.weight).items() if isinstance(v, torch.Tensor)
+        }
+        return Loaded(replace(self.weight, **parts), order)
 
 
 def dense(loaded: Loaded) -> torch.Tensor:

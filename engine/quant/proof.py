@@ -66,13 +66,13 @@ def matmul_pairs(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torc
     """What slot matmul gives, and what it should give."""
     for format in sorted(shapes.quantized & kernels.formats & ROUNDING.keys()):
         yield from _invented(kernels, shapes, random_of, format)
-    for loaded in shapes.samples():
+    for loaded in (each.on(torch.device(shapes.device)) for each in shapes.samples()):
         packed = loaded.weight
         if not isinstance(packed, PackedWeight) or not serves(kernels, packed):
             continue
         x, bias = random_of(5, packed.shape[1]), random_of(packed.shape[0])
         own = Linear(kernels.matmul, kernels.PackedWeight(**vars(packed)), bias, loaded.order)
-        expected = x.double() @ dense(loaded).double().to(x.device).T + bias.double()
+        expected = x.double() @ dense(loaded).double().T + bias.double()
         yield f"matmul of the checkpoint's {_kind(loaded, packed)}", own(x), expected, 0
 
 

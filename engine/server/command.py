@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..extra import needed
 from ..server_ray.arguments import add_arguments as add_cluster_arguments
 from ..server_ray.arguments import cluster_of
+from ..speed import add_speed, speed_of
 from .options import add_arguments, options_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
     add(
         "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
     )
+    add_speed(parser)
     add("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens computed in one step (512)")
     add("--max-sequences", type=int, default=64, metavar="N", help="most continuations in one step (64)")
@@ -86,6 +88,7 @@ def run_serve(args: argparse.Namespace) -> int:
         "num_blocks": args.num_blocks,
         "fall_back": args.fall_back,
         "speculate": args.speculate,
+        **speed_of(args),
     }
     with suppress(KeyboardInterrupt):  # Ctrl-C before it serves
         if args.ray:

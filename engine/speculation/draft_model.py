@@ -15,9 +15,9 @@ import torch
 
 from ..batch import build_batch
 from ..block_pool import BlockPool, Digest, blocks_for, extend_digests
+from ..chances import distributions, pick
 from ..draft import NOTHING, Draft, chain
 from ..model import Decoder, KVCache
-from ..sampler import distributions, pick
 from ..scheduler import Scheduler
 from ..sequence import Sequence as Line
 from .proposer import Context
@@ -182,7 +182,7 @@ class ModelTree:
         def choose(numbers: list[int], logits: torch.Tensor) -> list[int]:
             asked = [contexts[number].params for number in numbers]
             warmth = [[each.temperature if each.draws else 1.0] for each in asked]
-            logs = (logits.to(torch.float32) / torch.tensor(warmth)).log_softmax(dim=-1)
+            logs = (logits.to(torch.float32) / torch.tensor(warmth, device=logits.device)).log_softmax(dim=-1)
             values, tokens = logs.topk(min(self._nodes, logs.shape[1]))
             for number, ids, chances in zip(numbers, tokens.tolist(), values.tolist(), strict=True):
                 positions[number].append(list(zip(ids, chances, strict=True)))

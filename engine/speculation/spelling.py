@@ -10,6 +10,7 @@ import torch
 from hub_loader.errors import SelfTestError, UsageError
 
 from ..config import ModelConfig, load_config
+from ..device import CPU
 from ..kernels import Kernels
 from ..model import Decoder
 from ..model_source import find_model
@@ -67,6 +68,7 @@ class Target:
     tokens: int
     places: int
     fall_back: bool = False
+    device: torch.device = CPU
 
 
 def make_proposer(speculate: str | Proposer | None, target: Target) -> Proposer | None:
@@ -106,10 +108,10 @@ def _load(model: str, target: Target) -> DraftModel:
             f"the tokens of draft model {model} are not the model's: choose one with its tokenizer"
         )
     weights = open_weights(folder, config.scheme)
-    shapes = shapes_of(config, target.dtype, BLOCK_SIZE, weights.formats, weights)
+    shapes = shapes_of(config, target.dtype, BLOCK_SIZE, weights.formats, weights, str(target.device))
     try:
         kernels = proven(target.kernels, shapes, fall_back=target.fall_back)
     except SelfTestError as error:
         raise SelfTestError(f"draft model {model}: {error}") from error
-    decoder = Decoder(config, weights, kernels, target.dtype)
+    decoder = Decoder(config, weights, kernels, target.dtype, device=target.device)
     return DraftModel(decoder, kernels.plan_step, target.config.vocab_size, target.tokens, target.places)

@@ -49,8 +49,10 @@ class Walk:
     def follow(self, choice: Choice) -> bool:
         """Take the token that was drawn; whether the draft says so too and the line goes on."""
         self.choices.append(choice)
+        if not self._taken(choice) or self.draft is NOTHING:
+            return False
         node = self.draft.child(self.node, choice.token)
-        if not self._taken(choice) or node is None:
+        if node is None:
             return False
         self.path.append(node)
         return True
@@ -71,7 +73,10 @@ def verify(logits: torch.Tensor, walks: Iterable[Walk]) -> None:
     """Draw all lines' tokens, one level of their drafts after another; logits [rows, vocabulary]."""
     walking = list(walks)
     while walking:
-        rows = [walk.row + walk.node + 1 for walk in walking]
-        chosen = logits if rows == list(range(len(logits))) else logits[rows]
-        choices = sample(chosen, [walk.draws for walk in walking], [walk.guess for walk in walking])
+        draws = [walk.draws for walk in walking]
+        if len(walking) == len(logits) and all(walk.draft is NOTHING for walk in walking):
+            choices = sample(logits, draws)
+        else:
+            rows = [walk.row + walk.node + 1 for walk in walking]
+            choices = sample(logits[rows], draws, [walk.guess for walk in walking])
         walking = [walk for walk, choice in zip(walking, choices, strict=True) if walk.follow(choice)]

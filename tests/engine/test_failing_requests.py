@@ -51,12 +51,16 @@ def run(llm: LLM) -> dict[tuple[int, int], Completion]:
     return done
 
 
+OVERLAPS = pytest.mark.parametrize("overlaps", [False, True], ids=["one by one", "overlapping"])
+
+
+@OVERLAPS
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_request_whose_logits_are_not_finite_ends_with_an_error_and_the_others_are_served(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, value: float, temperature: float
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, value: float, temperature: float, overlaps: bool
 ) -> None:
-    llm = LLM(make_model())
+    llm = LLM(make_model(), asynchronous=overlaps)
     params = replace(LONG, temperature=temperature, seed=3)
     prompts = [[1, 2, 3], [4, 5, HIT], [6, 7]]
     expected = llm.generate(prompts, params)
@@ -83,10 +87,11 @@ def test_error_names_the_kernels_that_may_have_computed_what_is_not_finite(
     assert str(found.error) in caplog.text
 
 
+@OVERLAPS
 def test_all_continuations_of_a_prompt_end_when_its_logits_are_not_finite(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool
 ) -> None:
-    llm = LLM(make_model(), max_sequences=8)
+    llm = LLM(make_model(), max_sequences=8, asynchronous=overlaps)
     break_rows(llm, monkeypatch, float("nan"))
     broken = llm.add([HIT], replace(LONG, n=3, temperature=1.0))
     whole = llm.add([1], replace(LONG, n=3, temperature=1.0))
@@ -95,10 +100,11 @@ def test_all_continuations_of_a_prompt_end_when_its_logits_are_not_finite(
     assert [done[whole, n].finish_reason for n in range(3)] == ["length"] * 3
 
 
+@OVERLAPS
 def test_what_a_failed_request_left_in_the_cache_is_shared_with_nobody(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool
 ) -> None:
-    llm = LLM(make_model(), block_size=4)
+    llm = LLM(make_model(), block_size=4, asynchronous=overlaps)
     prompt = [1, 2, 3, 4, 5, 6, 7, HIT]
     with monkeypatch.context() as patch:
         break_rows(llm, patch, float("nan"))
@@ -107,6 +113,24 @@ def test_what_a_failed_request_left_in_the_cache_is_shared_with_nobody(
     [again] = llm.generate([[*prompt, 9]], LONG)
     assert again.finish_reason == "length" and again.cached_tokens == 0
     assert again.tokens == LLM(make_model()).generate([[*prompt, 9]], LONG)[0].tokens
+
+
+@OVERLAPS
+def test_request_that_fails_after_some_tokens_keeps_them_and_its_neighbours_keep_theirs(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool
+) -> None:
+    params = replace(LONG, max_tokens=12)
+    prompts = [[4, 5, 6], [1, 2, 3], [6, 7]]
+    expected = LLM(make_model()).generate(prompts, params)
+    last = expected[0].tokens
+    place = next(n for n, token in enumerate(last) if all(token not in c.tokens for c in expected[1:]))
+    llm = LLM(make_model(), block_size=4, asynchronous=overlaps)
+    break_rows(llm, monkeypatch, float("nan"), last[place])
+    found = llm.generate(prompts, params)
+    assert [c.tokens for c in found[1:]] == [c.tokens for c in expected[1:]]
+    assert found[0].finish_reason == "error" and found[0].tokens == last[: last.index(last[place]) + 1]
+    assert isinstance(found[0].error, ComputeError)
+    assert llm.scheduler.pool.held == 0 and not llm.busy
 
 
 def test_accepted_guesses_whose_logits_are_not_finite_end_the_line_and_are_not_kept(
@@ -202,10 +226,11 @@ def test_grammar_that_gives_up_on_the_way_is_an_error_and_not_the_end_of_the_tex
     assert run(llm)[request, 0].finish_reason == "error"
 
 
+@OVERLAPS
 def test_server_answers_a_request_that_failed_alone(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool
 ) -> None:
-    llm = LLM(make_model())
+    llm = LLM(make_model(), asynchronous=overlaps)
     break_rows(llm, monkeypatch, float("nan"))
 
     async def play() -> None:

@@ -13,8 +13,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from engine.chances import distributions
 from engine.params import SamplingParams
-from engine.sampler import Draws, distributions, sample
+from engine.sampler import Draws, sample
 from hub_loader.errors import UsageError
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])

@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import engine.sampler
 from engine import LLM, SamplingParams
-from engine.sampler import Draws, accept, pick
+from engine.chances import accept, pick
+from engine.sampler import Draws
 from engine.speculation.draft_model import ModelChain
 
 Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
