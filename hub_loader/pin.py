@@ -191,14 +191,17 @@ def _ask(config: Config, request: Request) -> Version | tuple[str, str]:
         except VersionNotFoundError:
             answer = None  # the refs tell which versions there are
         if answer is not None and answer.commit is not None:
+            version = _remember(config, answer, answer.commit, None)
+            # Last: who finds the ref here takes the commit's index or listing to be here, too.
             store.remember_ref(config.endpoint, request.repo_id, request.ref, answer.commit, answer.repo_id)
-            return _named(_remember(config, answer, answer.commit, None), request, request.ref)
+            return _named(version, request, request.ref)
     refs = hub.refs(request.repo_id)
     name = pick_ref(request, refs.commits)
-    store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
     if request.ref is None:
         _say_newest(request, name)
-    return _named(version_at(config, request, refs.repo_id, refs.commits[name]), request, name)
+    version = version_at(config, request, refs.repo_id, refs.commits[name])
+    store.remember_refs(config.endpoint, request.repo_id, refs.commits, refs.repo_id)
+    return _named(version, request, name)
 
 
 def _remember(
