@@ -22,7 +22,7 @@ from hub_loader.errors import UsageError
 
 
 def decodes(count: int, length: int = 5) -> Batch:
-    lines = [Sequence(i, list(range(length)), 9, blocks=[2 * i, 2 * i + 1]) for i in range(count)]
+    lines = [Sequence(i, list(range(length)), 9, blocks=[3 * i, 3 * i + 1, 3 * i + 2]) for i in range(count)]
     return build_batch(Step([Chunk(line, length - 1, length, True) for line in lines]), 4, plan_step)
 
 

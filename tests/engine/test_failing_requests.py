@@ -93,8 +93,8 @@ def test_all_continuations_of_a_prompt_end_when_its_logits_are_not_finite(
 ) -> None:
     llm = LLM(make_model(), max_sequences=8, asynchronous=overlaps)
     break_rows(llm, monkeypatch, float("nan"))
-    broken = llm.add([HIT], replace(LONG, n=3, temperature=1.0))
-    whole = llm.add([1], replace(LONG, n=3, temperature=1.0))
+    broken = llm.add([HIT], replace(LONG, n=3, temperature=1.0, seed=1))
+    whole = llm.add([1], replace(LONG, n=3, temperature=1.0, seed=1))  # none of them says HIT
     done = run(llm)
     assert [done[broken, n].finish_reason for n in range(3)] == ["error"] * 3
     assert [done[whole, n].finish_reason for n in range(3)] == ["length"] * 3
