@@ -102,6 +102,8 @@ def test_large_bodies_beyond_the_room_for_all_are_sent_away_and_small_ones_are_s
     server = start_server(SHIPPED, "--max-body", "1", "--max-bodies", "2")
     whole = json.dumps({"model": NAME, "prompt": "x" * (900 << 10)}).encode()
     held = upload(server, len(whole), whole[:-1])  # slow: all of it but the last byte
+    # Meanwhile the server reads it: were both read in turns, either might be the one that is too much.
+    server.openai().completions.create(model=NAME, prompt="import", max_tokens=8)
     late = upload(server, len(whole), whole[:-1])
     refused = answer_of(late)
     assert b" 429 " in refused and b"retry-after: 1" in refused.lower() and b"together" in refused
