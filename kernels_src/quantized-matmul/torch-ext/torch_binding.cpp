@@ -66,18 +66,24 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 #if defined(CPU_KERNEL)
 
-// Calls work(begin, end) for parts of [0, count) of at least `grain`. Threads take parts as they come: a core that
-// somebody else is using takes fewer.
-template <class Work>
-void share(int64_t count, int64_t grain, const Work& work) {
+// Calls what start() gives each thread with (begin, end), parts of [0, count) of at least `grain`. Threads take parts as
+// they come: a core that somebody else is using takes fewer.
+template <class Start>
+void share_with(int64_t count, int64_t grain, const Start& start) {
   std::atomic<int64_t> next{0};
   const int64_t turns = (count + grain - 1) / grain;
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const auto work = start();
     for (int64_t begin = next.fetch_add(grain); begin < count; begin = next.fetch_add(grain)) {
       work(begin, std::min(begin + grain, count));
     }
   });
+}
+
+template <class Work>
+void share(int64_t count, int64_t grain, const Work& work) {
+  share_with(count, grain, [&] { return work; });
 }
 
 void run_blocks(const QuantizedMatmul& q) {
@@ -103,7 +109,11 @@ void run(const QuantizedMatmul& q, const Tensor&) {
   });
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
   const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
-  share(tiles, grain, [&](int64_t begin, int64_t end) { khub::cpu::matmul(q, digits, begin, end); });
+  share_with(tiles, grain, [&] {
+    return [&, own = khub::cpu::Workspace(digits)](int64_t begin, int64_t end) {
+      khub::cpu::matmul(q, digits, own, begin, end);
+    };
+  });
 }
 
 #elif defined(CUDA_KERNEL)

@@ -119,12 +119,13 @@ Processor processor() {
 
 Digits make_digits(const QuantizedMatmul& q) {
   Digits d;
-  d.in_bytes = q.bits == 4 && q.dtype == DType::f32 && loops().fill_bytes;
+  d.in_bytes = q.bits != 4 || !loops().fill_bytes ? 0 : q.dtype == DType::f32 ? 3 : 2;
   d.rows = q.dtype == DType::f32 && !d.in_bytes ? 2 * q.m : q.m;
   d.step = q.groups == 1 ? kStep : std::min(q.group_size, kStep);
   d.steps = (q.k + d.step - 1) / d.step;
-  d.width = (q.k + 63) / 64 * 64;
-  const int64_t values = d.in_bytes ? d.rows * d.width * kBytes / 2 : d.rows * d.width;
+  const int64_t turn = d.in_bytes ? std::max(d.step, kNibbles) : 64;  // of channels that are multiplied in one go
+  d.width = (q.k + turn - 1) / turn * turn;
+  const int64_t values = d.in_bytes ? d.rows * d.width * d.in_bytes / 2 : d.rows * d.width;
   d.memory.resize(size_t(values + 32));
   d.values = on_line(d.memory.data());
   d.bytes = reinterpret_cast<int8_t*>(d.values);
@@ -142,12 +143,15 @@ void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_
   }
 }
 
-void matmul(const QuantizedMatmul& q, const Digits& d, int64_t begin, int64_t end) {
+Workspace::Workspace(const Digits& d)
+    : floats(new float[size_t(kTileRows * (d.steps + d.rows))]),
+      zeros(new int32_t[size_t(kTileRows * d.steps)]),
+      weights(new int16_t[size_t(kTileRows * kUnpacked + 32)]) {}
+
+void matmul(const QuantizedMatmul& q, const Digits& d, const Workspace& own, int64_t begin, int64_t end) {
   const SumTile sum_tile = d.in_bytes ? loops().sum_nibbles_tile : loops().sum_tile;
-  std::vector<float> floats(size_t(kTileRows * (d.steps + d.rows)));
-  std::vector<int32_t> zeros(size_t(kTileRows * d.steps));
-  std::vector<int16_t> weights(size_t(kTileRows * kUnpacked + 32));
-  Scratch scratch = {floats.data(), zeros.data(), on_line(weights.data()), floats.data() + kTileRows * d.steps};
+  float* const floats = own.floats.get();
+  const Scratch scratch = {floats, own.zeros.get(), on_line(own.weights.get()), floats + kTileRows * d.steps};
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first = tile * kTileRows;
     sum_tile(q, d, first, scratch);

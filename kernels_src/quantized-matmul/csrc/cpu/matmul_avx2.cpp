@@ -27,23 +27,34 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 #include "matmul_impl.h"
 
-// Of one digit: for 16 lanes 4 nibbles times its bytes, which takes 14 of 16 bits.
-KHUB_INLINE __m256i digit_products(u32x8 low, u32x8 high, const int8_t* digit) {
-  const __m256i* at = reinterpret_cast<const __m256i*>(digit);
-  return _mm256_add_epi16(_mm256_maddubs_epi16(bit_cast<__m256i>(low), _mm256_load_si256(at)),
-                          _mm256_maddubs_epi16(bit_cast<__m256i>(high), _mm256_load_si256(at + 1)));
-}
+// The products of nibbles and the bytes of x, of each digit apart. A step adds 8 of at most 15 * 128 to a lane, which
+// 16 bits hold.
+template <int kDigits>
+struct DigitSums {
+  __m256i digits[kDigits];
 
-KHUB_INLINE i32x8 times(__m256i pairs, int16_t factor) {
-  return bit_cast<i32x8>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(factor)));
-}
+  // `low` times the first 32 bytes of each digit, `high` times the next.
+  inline __attribute__((always_inline)) void add(u32x8 low, u32x8 high, const int8_t* x) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kDigits; ++i) {
+      const __m256i* at = reinterpret_cast<const __m256i*>(x + i * kNibbles);
+      const __m256i first = _mm256_maddubs_epi16(bit_cast<__m256i>(low), _mm256_load_si256(at));
+      const __m256i second = _mm256_maddubs_epi16(bit_cast<__m256i>(high), _mm256_load_si256(at + 1));
+      digits[i] = _mm256_add_epi16(digits[i], _mm256_add_epi16(first, second));
+    }
+  }
 
-// For each lane 8 nibbles times values of x: `low` times the first 32 bytes of each digit, `high` times the next.
-KHUB_INLINE i32x8 unit_products(u32x8 low, u32x8 high, const int8_t* x) {
-  const i32x8 top = times(digit_products(low, high, x + 2 * kNibbles), 256);
-  const i32x8 middle = times(digit_products(low, high, x + kNibbles), 1);
-  return ((top + middle) << 8) + times(digit_products(low, high, x), 1);
-}
+  // Put together again, two 16-bit lanes in each of 32.
+  inline __attribute__((always_inline)) i32x8 total() const {
+    const i32x8 top = times(digits[kDigits - 1], 256), next = times(digits[kDigits - 2], 1);
+    if (kDigits == 2) return top + next;
+    return ((top + next) << 8) + times(digits[0], 1);
+  }
+
+  static inline __attribute__((always_inline)) i32x8 times(__m256i pairs, int16_t factor) {
+    return bit_cast<i32x8>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(factor)));
+  }
+};
 
 #include "nibbles_impl.h"
 //

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "../matmul.h"
@@ -12,20 +13,22 @@ constexpr int64_t kPanel = 8;      // weight rows that are multiplied together
 constexpr int64_t kNibbles = 64;   // 4-bit weights in a vector
 constexpr int64_t kTileRows = 32;  // weight rows of one work item: a row of x is read once for all of them
 
-constexpr int kBytes = 3;            // of a float32 value that meets 4-bit weights
-constexpr int32_t kLargest = 1 << 27;  // whole number in them, times the step: products then sum to less than 2^31
+// The largest whole number in the bytes of a value that meets 4-bit weights: of two, and of three times the step, so
+// that products sum to less than 2^31.
+constexpr int32_t kTwoBytes = 127 * 256 + 127;
+constexpr int32_t kLargest = 1 << 27;
 
 // x in fixed point: each row as one digit of 15 bits, or two of a float32 row, with a scale for each step. A digit
 // is a row of its own here; products of digits and weights are whole numbers, exact in any order.
 struct Digits {
-  bool in_bytes;   // of float32 for 4-bit weights, on processors that multiply bytes
+  int in_bytes;    // for 4-bit weights, on processors that multiply bytes: 3 of a float32, 2 of less; else 0
   int64_t rows;    // in bytes m; else m, or twice that: all first digits, then all second ones
   int64_t step;    // 32, 64 or kStep: the weights' group, or a part of it
   int64_t steps;   // in k
-  int64_t width;   // values of a row: k, rounded up to whole vectors
+  int64_t width;   // values of a row: k, rounded up to what is multiplied in one go
   std::vector<int16_t> memory;
   int16_t* values;  // [rows, width] in the order in which weights unpack, zeros at the end; on a cache line
-  int8_t* bytes;    // in their place: [m, width / kNibbles, kBytes, kNibbles], the lowest digits first
+  int8_t* bytes;    // in their place: [m, width / kNibbles, in_bytes, kNibbles], the lowest digits first
   std::vector<float> scales;    // [rows, steps]; NaN where a value of the step is not finite
   std::vector<int32_t> sums;    // [rows, steps] of the values, for zero points
 };
@@ -45,10 +48,19 @@ Digits make_digits(const QuantizedMatmul& q);
 // Rows [begin, end) of x.
 void fill_digits(const QuantizedMatmul& q, Digits& digits, int64_t begin, int64_t end);
 
-// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any m.
-void matmul(const QuantizedMatmul& q, const Digits& digits, int64_t begin, int64_t end);
+// What one thread works with: taken once, as a tile is soon done. Nothing in it is set.
+struct Workspace {
+  explicit Workspace(const Digits& digits);
 
-// What a thread works with, sized by `Digits`.
+  std::unique_ptr<float[]> floats;
+  std::unique_ptr<int32_t[]> zeros;
+  std::unique_ptr<int16_t[]> weights;
+};
+
+// Tiles [begin, end) of kTileRows weight rows, for all of x. Any split gives the same bits, and so does any m.
+void matmul(const QuantizedMatmul& q, const Digits& digits, const Workspace& own, int64_t begin, int64_t end);
+
+// A workspace's parts, sized by `Digits`.
 struct Scratch {
   float* scales;   // [steps, kPanel] of four panels
   int32_t* zeros;  // the same

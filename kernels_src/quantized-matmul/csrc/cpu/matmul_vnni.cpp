@@ -29,20 +29,29 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 #include "matmul_impl.h"
 
-// For each lane 8 nibbles times values of x: `low` times the first 32 bytes of each digit, `high` times the next.
-KHUB_INLINE i32x8 unit_products(u32x8 low, u32x8 high, const int8_t* x) {
-  i32x8 total{};
+// The products of nibbles and the bytes of x, of each digit apart.
+template <int kDigits>
+struct DigitSums {
+  __m256i digits[kDigits];
+
+  // `low` times the first 32 bytes of each digit, `high` times the next.
+  inline __attribute__((always_inline)) void add(u32x8 low, u32x8 high, const int8_t* x) {
 #pragma GCC unroll 3
-  for (int digit = kBytes - 1; digit >= 0; --digit) {
-    const __m256i* at = reinterpret_cast<const __m256i*>(x + digit * kNibbles);
-    total <<= 8;
-    total = bit_cast<i32x8>(
-        _mm256_dpbusd_epi32(bit_cast<__m256i>(total), bit_cast<__m256i>(low), _mm256_load_si256(at)));
-    total = bit_cast<i32x8>(
-        _mm256_dpbusd_epi32(bit_cast<__m256i>(total), bit_cast<__m256i>(high), _mm256_load_si256(at + 1)));
+    for (int i = 0; i < kDigits; ++i) {
+      const __m256i* at = reinterpret_cast<const __m256i*>(x + i * kNibbles);
+      digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(low), _mm256_load_si256(at));
+      digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(high), _mm256_load_si256(at + 1));
+    }
   }
-  return total;
-}
+
+  // Put together again.
+  inline __attribute__((always_inline)) i32x8 total() const {
+    i32x8 sum = bit_cast<i32x8>(digits[kDigits - 1]);
+#pragma GCC unroll 3
+    for (int i = kDigits - 2; i >= 0; --i) sum = (sum << 8) + bit_cast<i32x8>(digits[i]);
+    return sum;
+  }
+};
 
 #include "nibbles_impl.h"
 //

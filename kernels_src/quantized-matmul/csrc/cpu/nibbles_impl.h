@@ -1,8 +1,8 @@
-// 4-bit weights times float32 x in bytes. Included inside a namespace after matmul_impl.h and `unit_products`.
+// 4-bit weights times x in bytes. Included inside a namespace after matmul_impl.h and `DigitSums`.
 //
-// x is fixed point as in matmul.cpp, but its whole numbers are cut into three bytes with a sign. A product of a
-// nibble and a byte takes half the instructions of one of 16 bits; the bytes' sums are put together again, exactly,
-// before anything is scaled, so that no order of rows changes a bit.
+// x is fixed point as in matmul.cpp, but its whole numbers are cut into bytes with a sign, three of a float32 and two
+// of less. A product of a nibble and a byte takes half the instructions of one of 16 bits; the bytes' sums are put
+// together again, exactly, before anything is scaled, so that no order of rows changes a bit.
 //
 // Roofline: with one row of x the weights' bytes, each read once and in order.
 
@@ -10,57 +10,84 @@ typedef int8_t i8x8 __attribute__((vector_size(8)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
-// products[m][r] += 64 nibbles of weight row r times those of row m of x.
-template <int kRows, bool kPart>
-KHUB_INLINE void add_nibbles(const QuantizedMatmul& q, const Panel& p, int64_t byte, const int8_t* x, int64_t x_stride,
-                             i32x8 (*products)[kPanel]) {
+// 64 nibbles of a weight row, times those of each row of x.
+template <int kDigits, int kRows, bool kPart>
+KHUB_INLINE void add_nibbles(const QuantizedMatmul& q, const uint8_t* weights, int64_t byte, const int8_t* x,
+                             int64_t x_stride, DigitSums<kDigits>* sums) {
+  const u32x8 words = load_words<kPart>(weights, byte, q.row_bytes);
+  const u32x8 low = words & 0x0f0f0f0fu, high = (words >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 2
+  for (int m = 0; m < kRows; ++m) sums[m].add(low, high, x + m * x_stride);
+}
+
+// products[m][r]: `kUnits` times 64 nibbles of weight row r times those of row m of x.
+template <int kDigits, int kRows, int kUnits, bool kPart>
+KHUB_INLINE void multiply_nibbles(const QuantizedMatmul& q, const Panel& p, int64_t k, const int8_t* x,
+                                  int64_t x_stride, i32x8 (*products)[kPanel]) {
 #pragma GCC unroll 8
   for (int r = 0; r < kPanel; ++r) {
-    const u32x8 words = load_words<kPart>(p.rows[r], byte, q.row_bytes);
-    const u32x8 low = words & 0x0f0f0f0fu, high = (words >> 4) & 0x0f0f0f0fu;
+    DigitSums<kDigits> sums[kRows] = {};
 #pragma GCC unroll 2
-    for (int m = 0; m < kRows; ++m) products[m][r] += unit_products(low, high, x + m * x_stride);
+    for (int unit = 0; unit < kUnits; ++unit) {
+      const int8_t* values = x + unit * kNibbles * kDigits;
+      add_nibbles<kDigits, kRows, kPart>(q, p.rows[r], k / 2 + unit * 32, values, x_stride, sums);
+    }
+#pragma GCC unroll 2
+    for (int m = 0; m < kRows; ++m) products[m][r] = sums[m].total();
   }
 }
 
-// Weight rows of a panel over all of k, for `kRows` rows of x from `row` on.
-template <int kRows>
-static void sum_nibbles(const QuantizedMatmul& q, const Digits& d, const Panel& p, int64_t row, float* to) {
-  const int64_t stride = d.step > kNibbles ? d.step : kNibbles, turn = stride / d.step;
-  const int64_t whole = q.row_bytes / 32 * kNibbles, x_stride = d.width * kBytes;
+// Weight rows of a panel over all of k, for `kRows` rows of x from `row` on. A step that is longer than a unit has two.
+// Each of them a function of its own: inlined into one the compiler has no registers for their constants.
+template <int kDigits, int kRows, int kUnits>
+__attribute__((noinline)) static void sum_nibbles(const QuantizedMatmul& q, const Digits& d, const Panel& p,
+                                                  int64_t row, float* to) {
+  constexpr int64_t stride = kUnits * kNibbles;
+  const int64_t turn = stride / d.step, whole = q.row_bytes / 32 * kNibbles, x_stride = d.width * kDigits;
   const int8_t* x = d.bytes + row * x_stride;
   const uint8_t* later = p.later;
   f32x8 sums[kRows] = {};
   for (int64_t k = 0, step = 0; k < d.width; k += stride, step += turn) {
-    i32x8 products[kRows][kPanel] = {};
-    int64_t at = k;
-    for (; at < k + stride && at < whole; at += kNibbles) {
-      add_nibbles<kRows, false>(q, p, at / 2, x + at * kBytes, x_stride, products);
-      if (kRows == 1) {
-        for (int line = 0; line < 4; ++line, later += 64) __builtin_prefetch(later, 0, 2);
-      }
-    }
-    for (; at < k + stride && at < d.width; at += kNibbles) {
-      add_nibbles<kRows, true>(q, p, at / 2, x + at * kBytes, x_stride, products);
+    i32x8 products[kRows][kPanel];
+    if (k + stride <= whole) {
+      multiply_nibbles<kDigits, kRows, kUnits, false>(q, p, k, x + k * kDigits, x_stride, products);
+      for (int line = 0; kRows == 1 && line < 4 * kUnits; ++line, later += 64) __builtin_prefetch(later, 0, 2);
+    } else {
+      multiply_nibbles<kDigits, kRows, kUnits, true>(q, p, k, x + k * kDigits, x_stride, products);
     }
     for (int m = 0; m < kRows; ++m) sums[m] = add_step(products[m], p, d, row + m, step, sums[m]);
   }
   for (int m = 0; m < kRows; ++m) std::memcpy(to + m * kTileRows, &sums[m], sizeof(sums[m]));
 }
 
+template <int kDigits, int kUnits>
+static void sum_nibbles_rows(const QuantizedMatmul& q, const Digits& d, const Panel& p, float* to) {
+  constexpr int kTogether = kDigits == 2 ? 2 : 1;  // there are registers for
+  int64_t row = 0;
+  for (; row + kTogether <= d.rows; row += kTogether) {
+    sum_nibbles<kDigits, kTogether, kUnits>(q, d, p, row, to + row * kTileRows);
+  }
+  for (; row < d.rows; ++row) sum_nibbles<kDigits, 1, kUnits>(q, d, p, row, to + row * kTileRows);
+}
+
 static void sum_nibbles_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
   for (int64_t i = 0; i < kTileRows / kPanel && first + i * kPanel < q.n; ++i) {
     const Panel panel = panel_at(q, d, first + i * kPanel, s.scales, s.zeros);
     float* to = s.sums + i * kPanel;
-    int64_t row = 0;
-    for (; row + 2 <= d.rows; row += 2) sum_nibbles<2>(q, d, panel, row, to + row * kTileRows);
-    if (row < d.rows) sum_nibbles<1>(q, d, panel, row, to + row * kTileRows);
+    const bool two = d.step > kNibbles;
+    if (d.in_bytes == 3) {
+      two ? sum_nibbles_rows<3, 2>(q, d, panel, to) : sum_nibbles_rows<3, 1>(q, d, panel, to);
+    } else {
+      two ? sum_nibbles_rows<2, 2>(q, d, panel, to) : sum_nibbles_rows<2, 1>(q, d, panel, to);
+    }
   }
 }
 
 // 32 whole numbers as bytes, those of even channels apart from those of odd ones, as nibbles lie in their bytes.
+template <int kDigits>
 KHUB_INLINE void cut(i32x8* whole, int8_t* to) {
-  for (int digit = 0; digit < kBytes; ++digit) {
+#pragma GCC unroll 3
+  for (int digit = 0; digit < kDigits; ++digit) {
     i8x8 natural[4];
     for (int v = 0; v < 4; ++v) {
       const i32x8 low = (whole[v] << 24) >> 24;
@@ -77,6 +104,7 @@ KHUB_INLINE void cut(i32x8* whole, int8_t* to) {
 }
 
 // One step of row m: `count` floats, zeros after them up to a multiple of 32.
+template <int kDigits>
 static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_t step) {
   i32x8 most{}, sums{};
   for (int64_t k = 0; k < count; k += 8) {
@@ -85,7 +113,7 @@ static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_
   }
   int32_t bits = 0;
   for (int i = 0; i < 8; ++i) bits = most[i] > bits ? most[i] : bits;
-  const float top = float(kLargest / d.step);
+  const float top = float(kDigits == 2 ? kTwoBytes : kLargest / d.step);
   const float unit = khub::float_from_bits(uint32_t(bits)) / top;
   const bool finite = bits < 0x7f800000, divides = finite && unit >= 0x1p-126f;  // of less there is nothing
   const f32x8 inverse = splat(divides ? top / khub::float_from_bits(uint32_t(bits)) : 0.0f);
@@ -97,7 +125,7 @@ static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_
       sums += whole[v];
     }
     const int64_t at = step * d.step + k;
-    cut(whole, d.bytes + (m * d.width + at / kNibbles * kNibbles) * kBytes + at % kNibbles / 2);
+    cut<kDigits>(whole, d.bytes + (m * d.width + at / kNibbles * kNibbles) * kDigits + at % kNibbles / 2);
   }
   int32_t sum = 0;
   for (int i = 0; i < 8; ++i) sum += sums[i];
@@ -105,14 +133,25 @@ static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_
   d.scales[m * d.steps + step] = divides ? unit : finite ? 0.0f : __builtin_nanf("");
 }
 
-static void fill_bytes(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
+template <class T, int kDigits>
+static void fill_rows(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
   for (int64_t m = begin; m < end; ++m) {
-    const float* from = static_cast<const float*>(q.x) + m * q.x_stride;
-    for (int64_t s = 0; s < d.steps; ++s) {
+    const T* from = static_cast<const T*>(q.x) + m * q.x_stride;
+    for (int64_t s = 0; s < d.steps; ++s, from += d.step) {
       const int64_t count = q.k - s * d.step < d.step ? q.k - s * d.step : d.step;
       float x[kStep] = {};
-      std::memcpy(x, from + s * d.step, size_t(count) * sizeof(float));
-      cut_step(x, count, d, m, s);
+      int64_t k = 0;
+      for (; k + 8 <= count; k += 8) store(x + k, load(from + k));
+      if (k < count) store(x + k, load_part(from + k, count - k));
+      cut_step<kDigits>(x, count, d, m, s);
     }
+  }
+}
+
+static void fill_bytes(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
+  switch (q.dtype) {
+    case DType::f32: return fill_rows<float, 3>(q, d, begin, end);
+    case DType::f16: return fill_rows<Half, 2>(q, d, begin, end);
+    case DType::bf16: return fill_rows<BFloat16, 2>(q, d, begin, end);
   }
 }

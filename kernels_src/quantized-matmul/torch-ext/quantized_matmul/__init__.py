@@ -110,8 +110,10 @@ def matmul(
         out = x.new_empty(result_shape)
     elif out.shape != result_shape or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {tuple(result_shape)}, got {tuple(out.shape)}")
-    count = math.prod(x.shape[:-1])
-    x_rows, out_rows = x.reshape(count, columns), out.view(count, rows)
+    x_rows, out_rows = x, out
+    if x.dim() != 2:
+        count = math.prod(x.shape[:-1])
+        x_rows, out_rows = x.reshape(count, columns), out.view(count, rows)
     if x_rows.stride(1) != 1:
         x_rows = x_rows.contiguous()
     if packed.format == "int8":
