@@ -113,7 +113,7 @@ class Decoder:
         shape = (num_blocks, block_size, self.config.num_kv_heads, self.config.head_dim)
 
         def zeros() -> torch.Tensor:
-            return in_huge_pages(torch.zeros(shape, dtype=self.dtype, device=device or self.device))
+            return torch.zeros(shape, dtype=self.dtype, device=device or self.device)
 
         return [(zeros(), zeros()) for _ in self._layers]
 

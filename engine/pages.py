@@ -1,4 +1,4 @@
-"""Weights and caches in huge pages: streaming them, the processor looks up one address in 512."""
+"""Weights in huge pages: streaming them, the processor looks up one address in 512."""
 
 from __future__ import annotations
 
