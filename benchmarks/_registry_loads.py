@@ -37,7 +37,9 @@ def import_what_a_load_imports(fork: multiprocessing.context.ForkContext, repo: 
         os.environ["KERNELS_CACHE"] = str(cache)
         before = {*sys.modules}
         get_kernel(repo, version=1, trust_remote_code=True)
-        theirs.send([name for name in sys.modules if name not in before and not name.startswith("_kernel_")])
+        new = [name for name in sys.modules if name not in before and not name.startswith("_kernel_")]
+        found = [name for name in new if getattr(sys.modules[name], "__spec__", None)]
+        theirs.send(found)  # not what a module put there itself, which nothing finds
 
     process = fork.Process(target=child)
     process.start()

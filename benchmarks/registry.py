@@ -191,7 +191,7 @@ def cold_loads(hub: Hub, caches: Path, count: int) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, program, REPO, str(caches), str(count)],
         env=os.environ | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )

@@ -7,7 +7,7 @@
 peers alternately; a row gives the median, least and greatest time of each, the work that must be done (bytes, or
 operations), the rate, and the ratio of medians (above 1: the kernel is faster). On a CPU what the same cores reach at
 most, reading, copying or multiplying and adding, is measured in the same turns; a row gives the part of that which
-the kernel reaches, the best of each. Without `--model` the shapes are those of docs/performance.md.
+the kernel reaches, by medians. Without `--model` the shapes are those of docs/performance.md.
 """
 
 from __future__ import annotations

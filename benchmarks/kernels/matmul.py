@@ -41,7 +41,8 @@ def matmul(
         lambda: each(lambda w: functional.linear(x, w), dense),
         lambda: functional.linear(x.double(), kernel.dequantize(packed[0]).double()),
         "read" if tokens <= 16 else "fma",
-        torchs_own(x, packed, each) if format == "int4" and x.device.type == "cpu" else {},
+        # Of many rows it takes seconds a call on processors without AVX-512.
+        torchs_own(x, packed, each) if format == "int4" and x.device.type == "cpu" and tokens <= 16 else {},
     )
 
 

@@ -16,10 +16,10 @@ from packages import python_package
 ROOT = Path(__file__).parents[2]
 
 CASES = {
-    f"{c}, {a}, {ms} ms"
+    f"{c}, {a}, {latency}"
     for c in ("cold", "warm", "loaded")
     for a in ("version=1", "revision=<commit>")
-    for ms in (0, 50)
+    for latency in ("0 ms", "50 ms", "50 ms and handshakes")
 }
 IMPORTS = {"import X", "from X import get_kernel"}
 INSTALLS = {"install kernel", "install large"}
