@@ -14,7 +14,7 @@ CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py schedule
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
-.PHONY: demo test test-all fast lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
+.PHONY: demo test test-all fast shuffled lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
@@ -27,6 +27,9 @@ test-all: lint chromium ## every test: also other archs, hollow torch, a cluster
 
 fast: $(READY) ## the tests that take under five minutes together
 	$(PYTEST) -m "not slow"
+
+shuffled: $(READY) chromium ## the same tests in an order that no two runs share
+	$(PYTEST) -p randomly -m "not heavy" $(TESTS)
 
 lint: $(READY) ## style, what nothing uses, types
 	$(BIN)/ruff check .
@@ -69,8 +72,9 @@ bench-loader: $(READY) ## hub_loader against the stock client, on one hub of thi
 chromium: ## install the browser that tests look at the pages with, where there is none
 	ci/chromium.sh
 
-screenshots: $(READY) chromium ## write docs/screenshots anew
-	KHUB_WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/registry/test_pages_browser.py -k screenshot
+screenshots: $(READY) chromium ## write docs/screenshots anew: pages, site, terminal, chat
+	KHUB_WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/registry/test_pages_browser.py tests/registry/test_terminal.py \
+		tests/test_docs_site.py tests/engine/test_serve_page.py -k "screenshot or fits_a_window or answers_with_speed"
 
 bench-registry: $(READY) ## the registry under 200 cold loads at once, and under reading and writing at once
 	$(BIN)/python benchmarks/registry.py --json benchmarks/results/registry.json

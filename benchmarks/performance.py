@@ -24,8 +24,9 @@ A row is one call, checked against float64 before it is timed. *Limit* is what t
 turns with nothing else to do: reading memory, copying it, or multiplying and adding in registers; *part* is how much
 of that the kernel reached, by medians. *Peer* is torch eager in the same turns: `scaled_dot_product_attention`
 over keys and values gathered from the cache, `rms_norm`, `silu` and a product, and the dense product where the
-kernel's weights are quantized; above 1 the kernel is faster, by medians. Calls that move less than 2 MiB follow one that
-is not timed, as their data are in a cache in use: they can exceed the limit of memory, and are mostly the cost of a call.
+kernel's weights are quantized; above 1 the kernel is faster, by medians. Calls that move less than 2 MiB follow one
+that is not timed, as their data are in a cache in use: they can exceed the limit of memory, and are mostly the cost
+of a call.
 """
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from hub_loader.errors import CacheError, KernelHubError
 
 from .audit import Promise
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .compile import Compiled, compile_cell
 from .gates import Verdict, require, static_verdicts
 from .jobs import Limits

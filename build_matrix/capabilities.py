@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from hub_loader.errors import BuildConfigError
 
-if TYPE_CHECKING:
-    from .build_toml import BuildFile, Component
-    from .matrix import CudaRelease
+from .build_file import BuildFile, Component
+from .matrix import CudaRelease
 
 _CAPABILITY = re.compile(r"(\d+)\.(\d)([af]?)(\+PTX)?")
 

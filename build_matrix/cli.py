@@ -15,7 +15,8 @@ from hub_loader.variant import parse_variant
 
 from .audit import Promise
 from .build import Outcome
-from .build_toml import BuildFile, read_build_file
+from .build_file import BuildFile
+from .build_toml import read_build_file
 from .console import Console, objects
 from .executors import EXECUTORS, build_cells, executor_named
 from .gates import Verdict, static_verdicts, unique_ids

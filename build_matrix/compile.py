@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hub_loader.errors import BuildConfigError, CompileError
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .jobs import Limits, machine_limits
 from .matrix import Cell
 from .objects import object_key

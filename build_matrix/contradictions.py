@@ -10,14 +10,11 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hub_loader.errors import BuildConfigError
 
+from .build_file import BuildFile
 from .capabilities import is_capability
-
-if TYPE_CHECKING:
-    from .build_toml import BuildFile
 
 # What `depends` may name, as the Hub's builder does; `matrix.toml` says which of them can be had.
 DEPENDENCIES = (

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hub_loader.errors import MissingExtraError
 
 from .build import Outcome, build_cell
-from .build_toml import BuildFile
+from .build_file import BuildFile
+from .job import Job
 from .load import Loader
 from .matrix import Cell, Matrix
 from .package import write_index
-from .provenance import Provenance, provenance
+from .provenance import provenance
 from .toolchain.cache import ToolchainCache
 
 EXECUTORS = ("local", "ray")
-
-
-@dataclass(frozen=True)
-class Job:
-    """The cells to build of one kernel, and where the package goes."""
-
-    build: BuildFile
-    cells: Sequence[Cell]
-    matrix: Matrix
-    out: Path
-    cache: ToolchainCache
-    origin: Provenance
-    loader: Loader | None = None
 
 
 class Executor(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hub_loader.variant import Backend, Framework, Variant
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 
 # The Hub's name of a backend in a variant, where it is not the one of build.toml.
 _IN_VARIANTS = {"cann": "npu"}

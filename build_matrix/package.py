@@ -32,7 +32,7 @@ from hub_loader.manifest import (
 )
 from hub_loader.variant import parse_variant
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .matrix import Cell
 from .noarch import build_backend
 from .provenance import Provenance

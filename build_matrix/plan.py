@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from hub_loader.errors import UsageError
 from hub_loader.variant import Backend, Framework, Platform, Variant, Version
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .capabilities import check_capabilities, cuda_capabilities
 from .matrix import Cell, Matrix, TorchWheel, Unbuildable
 from .noarch import noarch_variants

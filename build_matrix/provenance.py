@@ -13,7 +13,7 @@ from typing import Any
 from hub_loader.source_files import add_sources, source_digest
 from hub_loader.variant import Variant
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .matrix import Cell
 from .noarch import build_backend
 

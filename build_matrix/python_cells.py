@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hub_loader.errors import ToolchainError
 from hub_loader.variant import Backend, Framework, Platform, Variant
 
-from .build_toml import BuildFile
+from .build_file import BuildFile
 from .matrix import Cell, Matrix, Unbuildable
 from .toolchain.interpreters import Interpreter, interpreter_with_headers
 

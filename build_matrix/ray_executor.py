@@ -26,7 +26,7 @@ from hub_loader.source_files import source_files
 
 from .build import Outcome, build_cell
 from .build_toml import read_build_file
-from .executors import Job
+from .job import Job
 from .jobs import HEAVY_UNIT, Limits
 from .matrix import Cell, Matrix
 from .package import check_files, install_variant

@@ -19,7 +19,8 @@ from elftools.elf.elffile import ELFFile
 from hub_loader.errors import CompileError
 
 from .build import made_of, needed_libraries, toolchain
-from .build_toml import BuildFile, read_build_file
+from .build_file import BuildFile
+from .build_toml import read_build_file
 from .compile import compile_cell
 from .matrix import Cell, Matrix
 from .package import write_variant

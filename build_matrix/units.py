@@ -10,7 +10,7 @@ from pathlib import Path
 from hub_loader.errors import BuildConfigError
 from hub_loader.source_files import source_files
 
-from .build_toml import BuildFile, Component
+from .build_file import BuildFile, Component
 from .capabilities import component_capabilities, is_assembled, of_version
 from .matrix import Cell, CudaRelease, minor_of
 from .objects import object_key, reachable

@@ -22,39 +22,14 @@ from . import torch_ops
 from .config import ModelConfig
 from .kernel_table import TORCH, Binding
 from .kernels import SLOTS, Kernels
-from .quant.checkpoint import Loaded
 from .quant.proof import matmul_pairs, samples
+from .shapes import Pair, Shapes
 from .weights import Checkpoint
 
 # Largest difference, relative to the largest value of the reference: what rounding of inputs and results may do.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 _LENGTHS = (37, 20, 1)  # tokens in the cache of each sequence of a step
 _NEW = (1, 6, 1)  # and how many of them are new: a decode, a prefill in parts, a first token
-
-Pair = tuple[str, Any, torch.Tensor, float]
-"""A function's name, what the kernel gave, what it should have given, and how far off it may be beside rounding."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What a model asks of its kernels.
-
-    options: the sets of attend's arguments that its layers pass. quantized: the formats of its packed weights.
-    samples: some of those that a checkpoint stores, read when they are needed.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    inner: int
-    epsilon: float
-    block_size: int
-    dtype: torch.dtype
-    options: tuple[dict[str, Any], ...] = ({},)
-    quantized: frozenset[str] = frozenset()
-    device: str = "cpu"
-    samples: Callable[[], list[Loaded]] = list
 
 
 def shapes_of(

@@ -43,6 +43,7 @@ from .http import Service, param, service
 from .locks import COLLISION, is_collision
 from .mirror import MirrorSettings, PullThrough
 from .mirror_header import MirrorHeader
+from .names import RepoName
 from .oidc import exchange
 from .openapi import openapi
 from .pages.catalog import Catalog
@@ -50,7 +51,7 @@ from .pages.routes import error_page
 from .pages.routes import routes as pages
 from .place import Place, open_blobs
 from .settings import upload_key
-from .store import RepoName, Store
+from .store import Store
 from .telemetry.app import Observed
 from .telemetry.metrics_page import metrics_page
 from .telemetry.options import Options

@@ -19,8 +19,17 @@ from hub_loader.errors import IntegrityError
 from .carried_copy import Copied, check_claims, check_stand_in, read_copied
 from .errors import RequestError
 from .mirrored import is_awaited
-from .names import check_org, check_path, check_ref_name, check_repo_name, check_sha256, check_text, is_commit
-from .store import MAIN, RepoName
+from .names import (
+    RepoName,
+    check_org,
+    check_path,
+    check_ref_name,
+    check_repo_name,
+    check_sha256,
+    check_text,
+    is_commit,
+)
+from .store import MAIN
 from .tree import Add, File, apply, commit_oid, entries, lfs_file
 
 _KINDS = ("heads", "tags")  # pull requests are between the people of one hub

@@ -14,7 +14,8 @@ from .carried import Carried, Point
 from .carried_copy import Copied, leave_out
 from .mirrored import Origin, claims, origin_of
 from .models import Commit, Mirror, Org, Ref, Repo, TreeEntry
-from .store import RepoInfo, RepoName, require_repo
+from .names import RepoName
+from .store import RepoInfo, require_repo
 from .tree import File
 
 

@@ -28,9 +28,9 @@ from .export import Member
 from .locks import insert_missing, insert_new, lock_ref
 from .mirrored import refuse_change
 from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
-from .names import check_org
+from .names import RepoName, check_org
 from .naming import ensure_org, require_free
-from .store import RepoName, find_repo, tree_row
+from .store import find_repo, tree_row
 from .tree import File, blob_hash, entries
 from .tuf.carry import take_list
 from .tuf.repository import TufRepository

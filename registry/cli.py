@@ -110,7 +110,8 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from .server import Plan, serve  # the server's dependencies load only when it runs
+    from .server import serve  # the server's dependencies load only when it runs
+    from .serving import Plan
 
     def ready(url: str) -> None:
         line = json.dumps({"url": url, "data": str(args.data)}) if args.json else None

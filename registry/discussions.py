@@ -13,8 +13,9 @@ from .access import repo_info
 from .clock import iso
 from .errors import RequestError, bad_request, not_implemented
 from .http import json_body, kind_of, number, param, query, repo_of, service, writer
+from .names import RepoName
 from .pulls import PullInfo
-from .store import MAIN, RepoName
+from .store import MAIN
 
 PAGE = 50
 _STATUSES = {"open": [pulls.OPEN, pulls.DRAFT], "closed": [pulls.CLOSED, pulls.MERGED]}

@@ -29,8 +29,7 @@ from .blobs import BlobStore
 from .carried import to_json
 from .carried_rows import all_repos, read_repo, without_missing
 from .db import Database
-from .names import check_org, check_repo_name
-from .store import RepoName
+from .names import RepoName, check_org, check_repo_name
 from .tuf.carry import read_lists
 
 FORMATS = (1, 2)

@@ -19,8 +19,8 @@ from .clock import iso
 from .errors import bad_request
 from .http import json_body, next_page, number, param, query, repo_of, service, writer
 from .models import Commit, Ref
-from .names import is_commit
-from .store import RepoName, Store, branch_head, insert_commit, snapshot
+from .names import RepoName, is_commit
+from .store import Store, branch_head, insert_commit, snapshot
 
 PAGE = 50
 MOST = 1000

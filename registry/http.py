@@ -21,9 +21,9 @@ from .edge import Limits
 from .errors import RequestError, bad_request
 from .mirror import PullThrough
 from .mirrored import refuse_change
-from .names import check_text
+from .names import RepoName, check_text
 from .oidc.keys import IssuerKeys
-from .store import RepoName, Store
+from .store import Store
 
 MAX_BODY_BYTES = 16 << 20
 

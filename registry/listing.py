@@ -17,7 +17,8 @@ from .clock import iso
 from .downloads import recent, recent_count
 from .http import next_page, number, query, service
 from .models import Commit, Org, Ref, Repo
-from .store import MAIN, RepoInfo, RepoName
+from .names import RepoName
+from .store import MAIN, RepoInfo
 
 PAGE = 1000
 

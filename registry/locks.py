@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from .models import Base, Org, Ref, Repo
 
 if TYPE_CHECKING:
-    from .store import RepoName
+    from .names import RepoName
 
 # Postgres' locks of what no row stands for; `db` has one more.
 _NAMING = 0x6B68756E

@@ -30,9 +30,9 @@ from .errors import RequestError, unavailable
 from .locks import insert_missing, insert_new
 from .mirrored import Origin, awaited, claims, is_awaited, origin_of
 from .models import Commit, Mirror, MirrorClaim, Ref, Repo, RepoMove, TreeEntry
-from .names import check_org, check_repo_name, is_commit
+from .names import RepoName, check_org, check_repo_name, is_commit
 from .naming import ensure_org
-from .store import RepoName, Revision, Store, find_repo, other_spelling, tree_row
+from .store import Revision, Store, find_repo, other_spelling, tree_row
 from .tree import File, blob_hash, entries
 from .upstream import AbsentError, Found, SilentError, Upstream
 

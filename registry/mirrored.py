@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from .db import Database
 from .errors import RequestError
 from .models import Mirror, MirrorClaim, Org, Repo, TreeEntry
-from .store import RepoName
+from .names import RepoName
 from .tree import Entry, File
 
 _AWAITED = "0" * 24

@@ -6,6 +6,7 @@ Each function returns its argument or raises a 400 that says what is wrong. Pure
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from .errors import bad_request
 
@@ -34,6 +35,17 @@ _BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 # Control characters, and those that turn the direction of text, so that a name does not read as what it is.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class RepoName:
+    """The two halves of `org/name`."""
+
+    org: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.org}/{self.name}"
 
 
 def check_org(name: object) -> str:

@@ -17,9 +17,9 @@ from .http import json_body, repo_of, repo_url, service, writer
 from .locks import lock_repo, put
 from .mirrored import refuse_change
 from .models import Repo, RepoMove
-from .names import check_org, check_repo_name
+from .names import RepoName, check_org, check_repo_name
 from .naming import ensure_org
-from .store import RepoName, Store, find_repo, require_repo
+from .store import Store, find_repo, require_repo
 
 _VISIBILITY = {"public": False, "private": True}
 _GATED = {False: None, "auto": "auto", "manual": "manual"}

@@ -18,16 +18,8 @@ from .clock import utc_now
 from .errors import RequestError, bad_request, conflict
 from .history import move_ref
 from .models import Pull, Ref, Repo
-from .store import (
-    RepoName,
-    Store,
-    branch_head,
-    check_parent,
-    find_revision,
-    insert_commit,
-    require_repo,
-    snapshot,
-)
+from .names import RepoName
+from .store import Store, branch_head, check_parent, find_revision, insert_commit, require_repo, snapshot
 from .tree import File, Operation, apply
 
 OPEN, CLOSED, MERGED, DRAFT = "open", "closed", "merged", "draft"

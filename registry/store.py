@@ -33,22 +33,11 @@ from .errors import (
 )
 from .locks import insert_missing, insert_new, lock_ref
 from .models import Commit, Org, Ref, Repo, RepoMove, TreeEntry
-from .names import check_ref_name, check_repo_name
+from .names import RepoName, check_ref_name, check_repo_name
 from .naming import ensure_org
 from .tree import Entry, File, Operation, apply, commit_oid, entries
 
 MAIN = "main"
-
-
-@dataclass(frozen=True)
-class RepoName:
-    """The two halves of `org/name`."""
-
-    org: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.org}/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ import httpx
 
 from .errors import RequestError, unavailable
 from .mirrored import awaited
-from .names import check_path, check_ref_name, check_sha256, is_commit
-from .store import RepoName
+from .names import RepoName, check_path, check_ref_name, check_sha256, is_commit
 from .tree import Add, File, apply, lfs_file
 
 KINDS = ("kernels", "models")

@@ -32,7 +32,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from hub_loader.errors import KernelHubError, RegistryError
 
-from .server import DrainingServer, Plan, end_by, log_to_stderr, prepared
+from .serving import DrainingServer, Plan, end_by, log_to_stderr, prepared
 from .telemetry.drain import Drain
 from .telemetry.metrics import SHARED
 

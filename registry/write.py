@@ -21,10 +21,10 @@ from .auth import note
 from .commit_body import not_here, read_commit
 from .errors import RequestError, bad_request, conflict
 from .http import flag, json_body, kind_of, param, repo_of, repo_url, service, writer
-from .names import check_org, check_path, check_ref_name, check_repo_name
+from .names import RepoName, check_org, check_path, check_ref_name, check_repo_name
 from .ownership import wants_private
 from .possession import linkable
-from .store import MAIN, RepoName, Store
+from .store import MAIN, Store
 from .tree import Add, Operation
 
 _MOST = 1000  # files in a preupload request; clients send 256

@@ -16,11 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from browsing import chromium
 from clean_install import build_wheel
 from environments import make_environment
 from filelock import FileLock
 from hypothesis import settings
 from khub_process import Hub, StartHub, khub_command, khub_environment
+from playwright.sync_api import Browser
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -68,6 +70,12 @@ def start_hub() -> Iterator[StartHub]:
 def hub(start_hub: StartHub, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """One registry for the whole run: take an organization or repository name of your own."""
     return start_hub(tmp_path_factory.mktemp("hub") / "data")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
 
 
 def _shared_folder(folders: pytest.TempPathFactory, name: str) -> Path:

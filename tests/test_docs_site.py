@@ -11,7 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browsing import SCREENSHOTS, keep, picture
 from khub_process import ROOT
+from playwright.sync_api import Browser
 
 
 class Page(HTMLParser):
@@ -73,3 +75,17 @@ def test_site_has_the_docstring_of_every_public_name_of_the_loader(site: Path) -
     reference = (site / "reference" / "hub_loader" / "index.html").read_text()
     shown = set(re.findall(r'id="hub_loader\.(\w+)"', reference))
     assert set(hub_loader.__all__) - shown == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_site_fits_a_window_and_complains_of_nothing(browser: Browser, site: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    complaints = list[str]()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for name in ("", "use-a-kernel", "performance", "reference/hub_loader"):
+        page.goto((site / name / "index.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        keep(picture(page), SCREENSHOTS / "site" / f"{name.partition('/')[0] or 'front'}-{width}.png")
+    assert complaints == []
+    page.close()

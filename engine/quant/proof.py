@@ -19,7 +19,7 @@ from .checkpoint import Loaded, dense
 from .packed import PackedWeight
 
 if TYPE_CHECKING:
-    from ..self_test import Pair, Shapes
+    from ..shapes import Pair, Shapes
     from ..weights import Checkpoint
 
 ROWS = 48  # of each weight: enough for a kernel's tile and a rest

@@ -16,6 +16,7 @@ from ..store import Store
 from .bundles import verify_bundle
 from .evidence import BundleProof
 from .gate import admit
+from .judge import allowing
 from .seen import SeenRecord, read_record, record_path, remember
 from .trusted import IdentityEntry, read_trust
 
@@ -45,7 +46,7 @@ def admit_variant(config: Config, request: Request, version: Version, name: str)
     if not isinstance(variant, ListedVariant) or SIGNATURE_NAME not in variant.files:
         raise PolicyError(
             f"{origin} is not there, and you trust identities for this organization: read its code, then allow it "
-            f"with trust_remote_code=[{version.repo_id!r}]"
+            f"with {allowing(version.repo_id)}"
         )
     metadata = read_metadata(config, request, version, name)
     bundle = _read_bundle(config, request, version, name)

@@ -21,7 +21,7 @@ from ..record import Record
 from ..store import Store
 from .dsse import ENVELOPE_NAME, parse_envelope
 from .evidence import Evidence, Proof, TufTarget, Verdict
-from .judge import after, judge, prove
+from .judge import after, allowing, judge, prove
 from .seen import SeenRecord, read_record, record_path, remember
 from .statement import read_statement
 from .trusted import TrustFile, read_trust
@@ -125,7 +125,7 @@ def admit_source(config: Config, policy: Policy, version: Version) -> None:
     if not verdict.allowed:
         raise PolicyError(
             f"{version.repo_id}: no signature covers the source it publishes: read it, then allow it to be built "
-            f"with trust_remote_code=[{version.repo_id!r}]"
+            f"with {allowing(version.repo_id)}"
         )
 
 

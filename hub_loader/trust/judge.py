@@ -187,9 +187,14 @@ def _what_is_missing(evidence: Evidence) -> str:
     return f"it is signed by the key {evidence.proof.key_id[:_SHORT]}, which nobody trusts here"
 
 
+def allowing(repo_id: str) -> str:
+    """How a caller, in Python or at a command line, says that this repository may run unsigned."""
+    return f"trust_remote_code=[{repo_id!r}] (khub: --trust-remote-code {repo_id})"
+
+
 def _by_the_hubs_word(policy: Policy, evidence: Evidence, unknown: str) -> Verdict:
     org = evidence.repo_id.partition("/")[0]
-    cure = f"read its code, then allow it with trust_remote_code=[{evidence.repo_id!r}]"
+    cure = f"read its code, then allow it with {allowing(evidence.repo_id)}"
     if evidence.proof is not None:
         cure = f"compare the key with the publisher's and run `khub trust add {org} KEY`, or {cure}"
     if not policy.hub_word or evidence.publisher_keys:

@@ -20,7 +20,8 @@ from ..accounts.identity import Identity
 from ..blobs import BlobStore
 from ..mirrored import is_awaited
 from ..models import Commit, Org, Ref, Repo
-from ..store import MAIN, RepoName, Revision, Store
+from ..names import RepoName
+from ..store import MAIN, Revision, Store
 from ..tree import Entry, File
 from .downloads import daily_downloads
 from .matrix import Table, matrix

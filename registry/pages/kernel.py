@@ -15,7 +15,8 @@ from hub_loader.manifest import python_name
 from ..access import fetch, repo_info
 from ..history import list_commits
 from ..http import base_url, param, service
-from ..store import MAIN, RefInfo, RepoName
+from ..names import RepoName
+from ..store import MAIN, RefInfo
 from .browse import catalog
 from .card import render_card
 from .catalog import Snapshot, version_of

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from ..accounts.identity import Identity
 from ..accounts.may import Action, Allowed, RepoFacts, may
 from ..auth import identity_of, session
-from ..store import RepoName
+from ..names import RepoName
 
 
 def reader(request: Request) -> Identity:

@@ -13,7 +13,8 @@ from test_audit import GOOD
 
 from build_matrix.audit import Promise, violations
 from build_matrix.build import build_cell
-from build_matrix.build_toml import BuildFile, read_build_file
+from build_matrix.build_file import BuildFile
+from build_matrix.build_toml import read_build_file
 from build_matrix.matrix import Cell, read_matrix
 from build_matrix.plan import plan, select
 from build_matrix.provenance import Provenance

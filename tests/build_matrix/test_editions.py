@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from build_matrix.build_toml import BuildFile, read_build_file
+from build_matrix.build_file import BuildFile
+from build_matrix.build_toml import read_build_file
 from build_matrix.editions import to_current
 from hub_loader.errors import BuildConfigError
 

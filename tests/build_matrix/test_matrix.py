@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from build_matrix.build_toml import BuildFile, read_build_file
+from build_matrix.build_file import BuildFile
+from build_matrix.build_toml import read_build_file
 from build_matrix.matrix import Unbuildable, read_matrix
 from build_matrix.matrix_cli import left_out
 from build_matrix.plan import compiler_version, expand, plan, select

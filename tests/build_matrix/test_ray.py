@@ -19,7 +19,8 @@ from khub_process import khub_command, khub_environment
 
 from build_matrix.build_toml import read_build_file
 from build_matrix.compile import LOG
-from build_matrix.executors import Job, executor_named
+from build_matrix.executors import executor_named
+from build_matrix.job import Job
 from build_matrix.matrix import read_matrix
 from build_matrix.plan import plan, select
 from build_matrix.provenance import Provenance

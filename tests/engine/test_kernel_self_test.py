@@ -19,7 +19,8 @@ from signing import KEY, private_pem
 from engine import LLM, SamplingParams, torch_ops
 from engine.kernel_table import Binding
 from engine.kernels import SLOTS, Kernels, bind, slot_sources
-from engine.self_test import Shapes, proven
+from engine.self_test import proven
+from engine.shapes import Shapes
 from hub_loader.errors import SelfTestError
 from hub_loader.manifest import BackendInfo, FileEntry, Index, IndexedVariant, Metadata, sha256_hex
 from hub_loader.trust.keys import public_line, public_of

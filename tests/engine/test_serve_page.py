@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browsing import SCREENSHOTS, keep, picture
 from engine_models import SHIPPED
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from serving import NAME, Server, StartServer
 
 pytestmark = pytest.mark.slow
 PATIENCE = 60_000  # milliseconds, for a busy machine
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = (os.environ.get("CHROMIUM", "chromium"), "chromium", "chromium-browser", "google-chrome")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    assert found, "there is no Chromium here: run `make chromium`"
-    with sync_playwright() as playwright:
-        # As root Chromium has no sandbox to offer; the page is this test's own.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def open_page(
@@ -66,6 +52,7 @@ def test_page_answers_with_speed_and_shows_the_kernels(browser: Browser, server:
     answer = server.openai().chat.completions.create(
         model=NAME, messages=[{"role": "user", "content": "def main():"}], max_tokens=12, temperature=0
     )
+    keep(picture(page), SCREENSHOTS / "engine" / "chat.png")
     assert page.locator(".assistant").first.text_content() == answer.choices[0].message.content
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".turn")).to_have_count(0)

@@ -216,7 +216,8 @@ def _wrong_kernel(scene: Scene, error: type[KernelHubError]) -> str:
     import torch
 
     from engine.kernels import Binding, bind, slot_sources
-    from engine.self_test import Shapes, proven
+    from engine.self_test import proven
+    from engine.shapes import Shapes
 
     kernels = bind(slot_sources("torch", None))
     bindings = [

@@ -19,8 +19,9 @@ import obstore
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
+from registry.names import RepoName
 from registry.place import Place, open_blobs
-from registry.store import RepoName, Store
+from registry.store import Store
 from registry.tree import Add, File, blob_oid
 
 POINTS = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "test.point"}

@@ -21,7 +21,8 @@ from hub_loader.trust.keys import generate
 from hub_loader.trust.sign import sign_index
 from hub_loader.variant import parse_variant
 from registry.models import Download
-from registry.store import RepoName, Store
+from registry.names import RepoName
+from registry.store import Store
 
 STABLE = "torch-stable-abi210"
 LINUX = tuple(

@@ -25,8 +25,9 @@ from registry.accounts.tokens import NewToken
 from registry.clock import utc_now
 from registry.errors import RepoMovedError, RequestError
 from registry.models import Audit
+from registry.names import RepoName
 from registry.oidc.configured import use_up
-from registry.store import RepoName, Store
+from registry.store import Store
 from registry.tree import Add, File, blob_oid
 
 OLD_SCHEMA = Path(__file__).with_name("schema-1.sql").read_text()

@@ -15,7 +15,8 @@ from hub_loader.errors import RegistryError, UsageError
 from registry.db import database_url
 from registry.errors import RequestError
 from registry.models import Base
-from registry.store import RepoName, Store
+from registry.names import RepoName
+from registry.store import Store
 from registry.tree import Add, File, blob_oid
 
 REPO = RepoName("acme", "relu")

@@ -18,7 +18,8 @@ import json, sys
 from pathlib import Path
 from registry.edge import Limits
 from registry.place import Place
-from registry.server import Plan, serve
+from registry.server import serve
+from registry.serving import Plan
 limits = Limits(head_seconds=1, body_seconds=1, body_rate=1000, upload_bytes=100_000)
 ready = lambda url: print(json.dumps({"url": url}), flush=True)
 serve(Plan(Place(Path(sys.argv[1])), limits), "127.0.0.1", 0, ready=ready)

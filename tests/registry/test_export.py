@@ -23,8 +23,9 @@ from registry.carry_in import carry_in
 from registry.clock import utc_now
 from registry.export import export
 from registry.fsck import fsck
+from registry.names import RepoName
 from registry.place import Place, open_blobs
-from registry.store import RepoName, Store
+from registry.store import Store
 from registry.tree import Add, File, blob_oid, lfs_file
 
 sys.path.insert(0, str(ROOT / "tests" / "hub_loader"))

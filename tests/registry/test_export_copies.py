@@ -19,8 +19,9 @@ from test_export import members, resealed
 
 from hub_loader.errors import IntegrityError
 from registry.carry_in import carry_in
+from registry.names import RepoName
 from registry.place import Place, open_blobs
-from registry.store import RepoName, Store
+from registry.store import Store
 
 sys.path.insert(0, str(ROOT / "tests" / "hub_loader"))
 from packages import python_package

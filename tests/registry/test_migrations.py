@@ -14,7 +14,8 @@ from sqlalchemy import create_engine, inspect
 from hub_loader.errors import RegistryError
 from registry import migrations
 from registry.models import Base
-from registry.store import RepoName, Store
+from registry.names import RepoName
+from registry.store import Store
 
 OLD_SCHEMA = Path(__file__).with_name("schema-1.sql").read_text()
 

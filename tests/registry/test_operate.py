@@ -22,9 +22,10 @@ from registry.clock import utc_now
 from registry.collect import collect
 from registry.fsck import fsck
 from registry.models import Commit, Orphan, Ref, TreeEntry
+from registry.names import RepoName
 from registry.place import Place, open_blobs
 from registry.settings import claim, upload_key
-from registry.store import RepoName, Store
+from registry.store import Store
 from registry.tree import Add, File, blob_oid
 from registry.upkeep import collect_if_due
 

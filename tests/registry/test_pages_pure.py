@@ -15,6 +15,7 @@ from starlette.requests import Request
 from hub_loader.manifest import Index
 from hub_loader.trust.keys import generate
 from hub_loader.trust.sign import sign_index
+from registry.names import RepoName
 from registry.pages.benchmarks import parse_benchmark
 from registry.pages.card import MAX_RENDERED, render_card
 from registry.pages.catalog import Listed, search, sort, version_of
@@ -23,7 +24,6 @@ from registry.pages.negotiate import local_path, same_origin, wants_html
 from registry.pages.package import first_paragraph, public_names
 from registry.pages.provenance import read_provenance
 from registry.pages.render import size
-from registry.store import RepoName
 
 BASE = "/kernels/org/name/resolve/" + "0" * 40 + "/"
 

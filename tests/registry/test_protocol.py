@@ -21,8 +21,9 @@ from khub_process import Hub, StartHub
 
 from registry import downloads
 from registry.downloads import Downloads, is_download
+from registry.names import RepoName
 from registry.pages.downloads import daily_downloads
-from registry.store import RepoName, Store
+from registry.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from registry.accounts.directory import add_org, add_user, list_orgs, list_users
 from registry.accounts.identity import Role
 from registry.accounts.settings import change_settings
 from registry.downloads import Downloads
-from registry.store import RepoName, Store
+from registry.names import RepoName
+from registry.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import RequestError
-from registry.store import RepoName, Store
+from registry.names import RepoName
+from registry.store import Store
 from registry.telemetry.metrics_page import check_scraper
 from registry.telemetry.redact import redact
 from registry.telemetry.request_id import request_id
