@@ -350,3 +350,50 @@ def test_covers_then_ptx_only_ever_adds_later_gpus(
     assert not binary or (capability[0] == compiled[0] and capability >= compiled)
     assert covers(f"{arch}+PTX", capability, ptx=False) == binary
     assert covers(f"{arch}+PTX", capability) == (binary or (not suffix and capability >= compiled))
+
+
+# What mutants of the rules survived without: each bound at its edge, and each place of the order by itself.
+
+
+@pytest.mark.parametrize(("glibc", "fits"), [((2, 27), False), ((2, 28), True), ((2, 29), True)])
+def test_glibc_fits_from_the_oldest_on(glibc: tuple[int, int], fits: bool) -> None:
+    said = reason(replace(CPU, glibc=glibc), "torch213-cxx11-cpu-x86_64-linux")
+    assert said == (None if fits else "needs glibc 2.28 or newer, this is 2.27")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("torch-stable-abi210-cu130-x86_64-linux", "torch-stable-abi29-cu130-x86_64-linux"),
+        ("torch211-cu130-x86_64-linux", "torch211-cxx11-cu130-x86_64-linux"),
+        ("torch-cuda", "torch-universal"),
+        ("tvm-ffi01-cu130-x86_64-linux", "tvm-ffi00-cu130-x86_64-linux"),
+        ("cp311-torch211-cxx11-cu130-x86_64-linux", "torch211-cxx11-cu130-x86_64-linux"),
+    ],
+)
+def test_of_two_that_fit_the_more_exact_is_taken_in_either_order(better: str, worse: str) -> None:
+    assert chosen(CUDA, better, worse) == chosen(CUDA, worse, better) == better
+
+
+def test_newer_cuda_of_a_major_is_taken_and_never_a_newer_major() -> None:
+    newer = replace(CUDA, torch=replace(CUDA.torch, cuda=(13, 2)))
+    names = [f"torch-stable-abi210-cu{cuda}-x86_64-linux" for cuda in ("130", "131", "128")]
+    assert chosen(newer, *names) == names[1]
+
+
+def test_driver_without_a_version_is_called_the_driver() -> None:
+    old = replace(CUDA, driver=None, driver_cuda=(12, 8))
+    assert reason(old, "torch211-cxx11-cu130-x86_64-linux") == (
+        "needs a driver for CUDA 13, the driver runs CUDA up to 12.8"
+    )
+    named = replace(old, driver="570.1")
+    assert reason(named, "torch211-cxx11-cu130-x86_64-linux") == (
+        "needs a driver for CUDA 13, the driver 570.1 runs CUDA up to 12.8"
+    )
+
+
+def test_torch_of_an_unknown_abi_is_said_to_have_one() -> None:
+    unknown = replace(CUDA, torch=replace(CUDA.torch, cxx11_abi=None))
+    assert reason(unknown, "torch211-cxx11-cu130-x86_64-linux") == (
+        "needs the C++11 ABI, this torch has an unknown C++ ABI"
+    )

@@ -364,3 +364,78 @@ def test_base64_in_another_spelling_is_refused() -> None:
         other = signature.rstrip("=")
     with pytest.raises(SignatureError):
         prove(text.replace(signature, other).encode(), origin="x")
+
+
+# What mutants of `judge` and `after` survived without: bounds, what is remembered, and whole sentences.
+
+
+@pytest.mark.parametrize(("seen", "allowed"), [(None, True), (-1, True), (0, True), (1, False)])
+def test_newest_version_is_refused_only_below_the_highest_that_was_seen(
+    seen: int | None, allowed: bool
+) -> None:
+    highest = None if seen is None else PROOF.version + seen
+    verdict = judge(CLOSED, replace(HERE, newest=True, seen=Seen(highest=highest)))
+    assert verdict.allowed is allowed
+    if not allowed:
+        assert verdict.reason == (
+            f"org/demo: its newest version is {PROOF.version}, and {highest} was seen here before: "
+            "`khub trust forget org/demo` if the publisher meant it"
+        )
+
+
+@pytest.mark.parametrize(("later", "allowed"), [(-3, True), (0, True), (3, False)])
+def test_branch_that_shows_what_was_signed_before_is_refused_and_says_how_long_before(
+    later: int, allowed: bool
+) -> None:
+    known = SeenRef(PROOF.signed + later, PROOF.index_sha256, MINE.id)
+    verdict = judge(CLOSED, replace(HERE, seen=Seen(refs={HERE.ref or "": known})))
+    assert verdict.allowed is allowed
+    assert allowed or "it was signed 3 seconds before what was loaded here last" in verdict.reason
+
+
+def test_what_was_used_is_remembered_whole_and_the_highest_version_stays() -> None:
+    shown = SeenRef(PROOF.signed, PROOF.index_sha256, MINE.id)
+    for before, highest in ((None, PROOF.version), (PROOF.version - 1, PROOF.version), (99, 99)):
+        assert after(Seen(highest=before), HERE) == Seen(highest=highest, refs={HERE.ref or "": shown})
+
+
+def test_later_yank_replaces_the_reason_and_an_earlier_or_equal_one_does_not() -> None:
+    taken_back = replace(HERE, proof=replace(PROOF, yanked="broken"))
+    for signed, reason in (
+        (PROOF.signed - 1, "broken"),
+        (PROOF.signed, "first"),
+        (PROOF.signed + 1, "first"),
+    ):
+        before = Seen(yanked={PROOF.index_sha256: SeenYank(signed, "first")})
+        assert after(before, taken_back).yanked[PROOF.index_sha256].reason == reason
+
+
+def test_verdicts_are_whole_sentences() -> None:
+    unsigned = replace(HERE, proof=None, publisher_keys=())
+    cure = "read its code, then allow it with trust_remote_code=['org/demo'] (khub: --trust-remote-code org/demo)"
+    said = judge(CLOSED, unsigned)
+    assert (said.allowed, said.reason) == (False, f"org/demo: it is not signed: {cure}")
+    said = judge(NAMED, unsigned)
+    assert (said.allowed, said.reason) == (True, "it is not signed; allowed by trust_remote_code")
+    said = judge(PUBLIC_HUB, replace(unsigned, hub_vouches=True))
+    assert (said.allowed, said.reason) == (True, "it is not signed; the hub vouches for 'org'")
+    said = judge(PUBLIC_HUB, replace(unsigned, hub_vouches=False))
+    assert (said.allowed, said.is_open) == (False, False)
+    assert said.reason == f"org/demo: it is not signed, and the hub does not vouch for 'org': {cure}"
+    said = judge(PUBLIC_HUB, unsigned)
+    assert (said.allowed, said.is_open) == (False, True)
+    assert said.reason == (
+        f"org/demo: it is not signed, and nobody could be asked whether 'org' is to be trusted: {cure}"
+    )
+    said = judge(CLOSED, replace(HERE, publisher_keys=()))
+    assert (said.allowed, said.reason) == (
+        False,
+        f"org/demo: it is signed by the key {MINE.id[:16]}, which nobody trusts here: compare the key with the "
+        f"publisher's and run `khub trust add org KEY`, or {cure}",
+    )
+    for comment, whose in (("example", " (example)"), ("", "")):
+        trusted = TrustedKey(MINE.id, comment, "the trust file")
+        said = judge(CLOSED, replace(HERE, publisher_keys=(trusted,), now=PROOF.signed + 86_400.0))
+        assert said.reason == (
+            f"signed by the key {MINE.id[:16]}{whose} of the trust file, on 2023-11-14, 1 days ago"
+        )
