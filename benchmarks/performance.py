@@ -50,7 +50,7 @@ def engines(measured: Mapping[str, Any]) -> str:
             waste = "" if row["kv_waste"] is None else f"{row['kv_waste'] * 100:.1f} %"
             cells = [
                 case,
-                f"{row['contestant']} {row['version']}",
+                f"{row['contestant']} {row['version']}".strip(),
                 f"{row['tokens_per_second']:.1f}",
                 f"{row['first_token'] * 1e3:,.0f} ms",
                 f"{row['gap_p50'] * 1e3:.0f} ms",
