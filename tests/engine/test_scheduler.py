@@ -139,3 +139,42 @@ def test_add_when_a_sequence_could_never_run_then_refused(sequence: Sequence, re
     scheduler = Scheduler(BlockPool(2), block_size=4, token_budget=16, max_sequences=4)
     with pytest.raises(ValueError, match=reason):
         scheduler.add(sequence)
+
+
+def test_sequence_for_which_nothing_was_drawn_ends_and_the_others_of_its_step_go_on() -> None:
+    scheduler = Scheduler(BlockPool(8), block_size=4, token_budget=16, max_sequences=4)
+    sequences = [Sequence(i, [1, 2, 3], 5) for i in range(3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    assert scheduler.complete(scheduler.schedule(), [[7], [], [9]]) == [sequences[1]]
+    assert sequences[1].finish_reason == "error"
+    assert [s.generated for s in sequences] == [[7], [], [9]]
+    assert scheduler.running == [sequences[0], sequences[2]]
+    assert scheduler.counters.generated_tokens == scheduler.counters.turns == 2
+
+
+def test_counters_count_every_token_and_every_preemption() -> None:
+    scheduler = Scheduler(BlockPool(4), block_size=2, token_budget=16, max_sequences=4)
+    for i in range(4):
+        scheduler.add(Sequence(i, [i, 2], 6))
+    preempted = 0
+    while scheduler.running or scheduler.waiting:
+        preempted += len(one_step(scheduler).preempted)
+    assert preempted > 1
+    assert scheduler.counters.preemptions == preempted
+    assert scheduler.counters.generated_tokens == scheduler.counters.turns == 24
+    assert scheduler.counters.guesses == scheduler.counters.accepted_tokens == 0
+
+
+@pytest.mark.parametrize(("room", "swaps"), [(1, False), (2, True), (3, True)])
+def test_preempted_sequence_goes_to_the_host_when_all_of_it_fits(room: int, swaps: bool) -> None:
+    scheduler = Scheduler(BlockPool(4), block_size=2, token_budget=16, max_sequences=4, host_blocks=room)
+    first, second = Sequence(0, [1, 2, 3, 4], 4), Sequence(1, [5, 6, 7, 8], 4)
+    scheduler.add(first)
+    scheduler.add(second)
+    one_step(scheduler)
+    step = one_step(scheduler)
+    assert len(step.swap_out) == (2 if swaps else 0)
+    again = "copy them in again from host memory" if swaps else "compute 4 tokens again"
+    assert f"and will {again}: 4 blocks" in step.preempted[0].reason
+    assert second.computed == (4 if swaps else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hub_loader.manifest import (
     check_path,
     parse_index,
     parse_metadata,
+    python_name,
     sha256_hex,
 )
 
@@ -196,3 +198,50 @@ def test_metadata_when_written_and_parsed_then_is_the_same(metadata: Metadata) -
 )
 def test_index_when_written_and_parsed_then_is_the_same(index: Index) -> None:
     assert parse_index(index.to_json(), origin="x") == index
+
+
+def test_metadata_that_says_where_it_comes_from_says_so_again() -> None:
+    whole = replace(METADATA, source="https://example.com/kernel", provenance={"commit": "1a2b3c4"})
+    document = json.loads(whole.to_json())
+    assert (document["source"], document["provenance"]) == (whole.source, whole.provenance)
+    assert parse_metadata(whole.to_json(), origin="x") == whole
+
+
+def test_metadata_may_leave_licence_and_dependencies_out() -> None:
+    document = json.loads(METADATA.to_json())
+    del document["license"], document["python-depends"]
+    short = parse_metadata(json.dumps(document).encode(), origin="x")
+    assert (short.license, short.python_depends) == ("", ())
+
+
+def test_text_is_written_as_it_is_and_a_digest_read_as_it_was_written() -> None:
+    assert "Grüße".encode() in replace(METADATA, extra={"note": "Grüße"}).to_json()
+    golden = json.loads(METADATA.to_json())["digest"]["files"]["__init__.py"]
+    broken = _changed(METADATA.to_json(), "digest/files", {"__init__.py": golden[:8] + "\n" + golden[8:]})
+    with pytest.raises(InvalidKernelError, match="is not base64"):
+        parse_metadata(broken, origin="x")
+
+
+def test_name_of_a_kernel_as_a_module_has_no_hyphen() -> None:
+    assert python_name("paged-attention-v2") == "paged_attention_v2"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "what"),
+    [
+        ("id", 1, "id must be"),
+        ("name", 1, "name must be"),
+        ("license", 1, "license must be"),
+        ("python-depends", [1], "python-depends must be"),
+        ("backend", {"type": 1}, "backend type must be"),
+    ],
+)
+def test_metadata_of_the_wrong_type_is_called_by_its_key(keys: str, value: Any, what: str) -> None:
+    with pytest.raises(InvalidKernelError, match=f": {what} of type|^{what} of type"):
+        parse_metadata(_changed(METADATA.to_json(), keys, value), origin="x")
+
+
+@pytest.mark.parametrize("path", ["demo/a.pyc", "demo/a.pyo"])
+def test_bytecode_is_refused_under_both_of_its_names(path: str) -> None:
+    with pytest.raises(InvalidKernelError):
+        check_path(path)
