@@ -28,7 +28,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("dist"), help="where packages go (dist)")
     parser.add_argument("--publish", metavar="ORG", help="publish to HF_ENDPOINT as ORG/<kernel name>")
     args = parser.parse_args()
-    kernels = args.kernel or sorted(path.parent for path in ROOT.glob("kernels_src/*/build.toml"))
+    files = [*ROOT.glob("kernels_src/*/build.toml"), *ROOT.glob("kernels_src/*/triton/build.toml")]
+    kernels = args.kernel or sorted(path.parent for path in files)
     selects = [word for glob in args.select for word in ("--select", glob)]
     printed = run([*KHUB, "matrix", *kernels, *selects, "--github"]).stdout
     jobs = json.loads(printed.removeprefix("matrix="))["include"]

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str | None]] = {
     "sign": ("sign a built package as a version of a repository", None),
     "trust": ("add, list and remove the keys whose signatures count here", None),
     "cache": ("list or clear what is in the cache", None),
-    "bench": ("run a benchmark of a source checkout: kernels, loader, build, registry", None),
+    "bench": ("run a benchmark of a source checkout: kernels, loader, build, registry, engines", None),
     "completion": ("print a script by which bash, zsh or fish completes commands and options", None),
     "init": ("write a new kernel project that builds and passes its test", "build"),
     "build": ("compile kernel source into a package, one variant for each selected cell", "build"),

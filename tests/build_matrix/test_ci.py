@@ -174,6 +174,16 @@ def test_build_all_when_a_cell_fails_builds_the_others_and_says_why(tmp_path: Pa
     assert list(index.variants) == [STABLE]
 
 
+def test_triton_twin_built_apart_ends_in_the_package_of_the_compiled_variants(tmp_path: Path) -> None:
+    source, parts = ROOT / "kernels_src" / "rmsnorm-rotary", [tmp_path / "compiled", tmp_path / "triton"]
+    run(*khub_command("build", source, "--select", STABLE, "--out", parts[0]))
+    run(*khub_command("build", source / "triton", "--out", parts[1]))
+    out = tmp_path / "dist"
+    run(sys.executable, ROOT / "ci" / "merge.py", out, *parts)
+    assert {path.name for path in (out / "build").iterdir()} == {STABLE, "torch-cuda"}
+    assert run(*khub_command("audit", out)).returncode == 0
+
+
 @pytest.mark.parametrize("change", ["changed", "added"])
 def test_merge_of_a_part_that_was_changed_is_refused(tmp_path: Path, change: str) -> None:
     part = tmp_path / "part"
