@@ -8,14 +8,14 @@ typedef uint32_t u32x8 __attribute__((vector_size(32)));
 
 static constexpr int64_t kVector = 16;  // 16-bit values
 
-// 32 bytes of a weight row; of its end `kPart`, zeros after it.
+// 32 bytes of a weight row; where its end is near, `kPart`, what there is of them and zeros after it.
 template <bool kPart>
 KHUB_INLINE u32x8 load_words(const uint8_t* row, int64_t at, int64_t row_bytes) {
   u32x8 words{};
   if (!kPart) {  // a copy of a constant size is one load
     std::memcpy(&words, row + at, 32);
   } else if (at < row_bytes) {
-    std::memcpy(&words, row + at, size_t(row_bytes - at));
+    std::memcpy(&words, row + at, size_t(row_bytes - at < 32 ? row_bytes - at : 32));
   }
   return words;
 }
