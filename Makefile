@@ -58,8 +58,8 @@ mutants: $(READY) ## change the cores in small ways and see which changes no tes
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2 $(if $(MUTANTS),'$(MUTANTS)')
 	$(BIN)/mutmut results
 
-duplicates: $(READY) ## lines that are in two places
-	$(BIN)/pylint --recursive=y --disable=all --enable=duplicate-code hub_loader build_matrix registry engine
+duplicates: $(READY) ## eight lines and more that are in two places; ten minutes
+	$(BIN)/pylint --recursive=y --disable=all --enable=duplicate-code --min-similarity-lines=8 hub_loader build_matrix registry engine
 
 bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
