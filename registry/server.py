@@ -8,7 +8,7 @@ from types import FrameType
 
 from hub_loader.errors import RegistryError
 
-from .serving import DrainingServer, Plan, alone_in, end_by, log_to_stderr, prepared
+from .serving import DrainingServer, Plan, beside_servers, end_by, log_to_stderr, prepared
 from .store import Store
 
 
@@ -26,7 +26,7 @@ def serve(plan: Plan, host: str, port: int, *, ready: Callable[[str], None], wor
     from .workers import Supervisor
 
     Store(plan.place.data, plan.place.database).close()  # makes the folder, and migrates once
-    with alone_in(plan.place.data), _listen(host, port) as listener:
+    with beside_servers(plan.place.data), _listen(host, port) as listener:
         Supervisor(plan, listener, workers).run(lambda: ready(_url(host, listener)))
 
 

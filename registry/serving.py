@@ -52,7 +52,7 @@ def prepared(plan: Plan) -> Iterator[tuple[uvicorn.Config, Drain]]:
     from .app import create_app  # the process that watches workers does without
 
     app = create_app(plan.place, plan.limits, plan.options, plan.mirror)
-    with alone_in(plan.place.data):
+    with beside_servers(plan.place.data):
         service: Service = app.state.service
         service.blobs.clear_temporary()
         config = uvicorn.Config(
@@ -103,7 +103,7 @@ def end_by(sig: int) -> None:
 
 
 @contextmanager
-def alone_in(data: Path) -> Iterator[None]:
+def beside_servers(data: Path) -> Iterator[None]:
     """Share the folder's lock with other servers, against `restore`; the system lets go of it."""
     with (data / "serve.lock").open("w") as lock:
         try:

@@ -15,10 +15,8 @@ from .._machine import Probe
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 Call = Callable[[], torch.Tensor]
 
-
-_HOT = (
-    2 << 20
-)  # bytes: activations as small are in a cache when their turn comes, so a call goes before the timed one
+# Bytes: activations as small are in a cache when their turn comes, so a call goes before the timed one.
+_HOT = 2 << 20
 
 
 @dataclass(frozen=True)

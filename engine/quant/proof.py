@@ -15,11 +15,11 @@ from .. import torch_ops
 from ..config import ModelConfig
 from ..kernels import Kernels
 from ..linear import Linear, group_size, serves
+from ..shapes import Pair, Shapes
 from .checkpoint import Loaded, dense
 from .packed import PackedWeight
 
 if TYPE_CHECKING:
-    from ..shapes import Pair, Shapes
     from ..weights import Checkpoint
 
 ROWS = 48  # of each weight: enough for a kernel's tile and a rest
