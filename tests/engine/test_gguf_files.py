@@ -80,8 +80,9 @@ def write_gguf(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
                 writer.add_tensor(name, blocks(kind, *shape, seed), raw_dtype=KINDS[kind])
                 continue
             spread = random.normal(1.0 if "norm" in name else 0.0, 0.08, shape).astype(np.float32)
-            half = kind == "F16" and len(shape) == 2
-            writer.add_tensor(name, spread.astype(np.float16) if half else spread)
+            if kind == "F64" or (kind == "F16" and len(shape) == 2):
+                spread = spread.astype(np.float64 if kind == "F64" else np.float16)
+            writer.add_tensor(name, spread)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -258,6 +259,13 @@ def test_file_that_is_cut_short_or_none_is_refused(write_gguf: WriteModel, tmp_p
             LLM(cut)
     with pytest.raises(ModelError, match=r"nowhere\.gguf"):
         LLM(tmp_path / "nowhere.gguf")
+
+
+def test_type_that_the_gguf_package_does_not_read_is_refused_with_the_cure(write_gguf: WriteModel) -> None:
+    with pytest.raises(
+        ModelError, match=r"is stored as F64, which gguf does not read .*: take a file in Q4_0"
+    ):
+        LLM(write_gguf("F64"))
 
 
 def test_file_that_is_quantized_is_not_quantized_again(write_gguf: WriteModel) -> None:
