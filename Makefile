@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
-# Two processes, a file's tests in one of them, files with slow tests first. OpenMP threads that wait do not spin: the cores are shared.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, a file's tests in one of them, files with slow tests first, the longest named at the end. OpenMP threads that wait do not spin: the cores are shared.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	--durations=40 --durations-min=10
 
 # The code that decides, and the tests that alone hold it.
 CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py scheduler_events.py) \
