@@ -218,15 +218,15 @@ def test_members_are_listed_for_members_alone(web: httpx.Client, people: dict[st
 
 
 def test_organization_when_trusted_then_clients_are_told(hub: Hub, web: httpx.Client) -> None:
-    registry(hub.data, "org", "add", "vouched")
+    registry(hub.data, "org", "add", "told")
 
     def trusted() -> bool:
-        return bool(web.get("/api/organizations/vouched/overview").json()["trustedKernelPublisher"])
+        return bool(web.get("/api/organizations/told/overview").json()["trustedKernelPublisher"])
 
     assert not trusted()
-    registry(hub.data, "org", "trust", "vouched")
+    registry(hub.data, "org", "trust", "told")
     assert trusted()
-    registry(hub.data, "org", "trust", "vouched", "--off")
+    registry(hub.data, "org", "trust", "told", "--off")
     assert not trusted()
 
 
