@@ -82,6 +82,11 @@ class Kernels:
         """Whether the attention kernel has the argument that draft trees need."""
         return "tree_mask" in inspect.signature(self.attend).parameters
 
+    @property
+    def takes_int8_activations(self) -> bool:
+        """Whether the matmul kernel gains from x in 8 bits."""
+        return "int8_activations" in inspect.signature(self.matmul).parameters
+
 
 def parse_sources(text: str) -> str | dict[str, str]:
     """Parse the command's spelling: "torch", "hub", or "slot=source,slot=source".

@@ -112,6 +112,15 @@ def test_kernel_that_is_wrong_is_refused_with_the_reason_and_falls_back_if_allow
     assert (binding.source, binding.test, binding.reason) == ("torch", "failed", str(refused.value))
 
 
+def test_matmul_kernel_that_is_wrong_with_int8_activations_is_refused() -> None:
+    def wrong(x: torch.Tensor, *args: Any, int8_activations: bool = False, **options: Any) -> torch.Tensor:
+        return torch_ops.matmul(x / 2 if int8_activations else x, *args, **options)
+
+    shapes = replace(SHAPES, quantized=frozenset({"int4", "int8"}))
+    with pytest.raises(SelfTestError, match="matmul with int8_activations is off by"):
+        proven(swapped("matmul", matmul=wrong), shapes, seed=1)
+
+
 def test_matmul_kernel_is_tested_only_where_weights_are_quantized() -> None:
     table = proven(swapped("matmul", matmul=_raising), SHAPES).bindings
     assert next(b for b in table if b.slot == "matmul").test == ""

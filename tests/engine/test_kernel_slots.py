@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -156,6 +156,21 @@ def test_table_has_a_line_for_each_slot() -> None:
         "attention  org/a   v1       torch-cpu  key 0123   the best fit  passed",
         "norm       torch   -        -          -          asked for",
     ]
+
+
+@pytest.mark.parametrize("quantize", ["int4", "w4a8"])
+def test_only_w4a8_allows_a_kernel_to_round_activations_and_not_in_the_output_layer(
+    make_model: MakeModel, quantize: str
+) -> None:
+    seen: set[tuple[str, bool]] = set()
+
+    def matmul(x: Any, packed: Any, bias: Any = None, int8_activations: bool = False) -> Any:
+        seen.add((packed.format, int8_activations))
+        return torch_ops.matmul(x, packed, bias=bias)
+
+    kernels = replace(bind(slot_sources("torch", None)), matmul=matmul)
+    LLM(make_model(), kernels=kernels, quantize=quantize).generate([[1, 2, 3]], SamplingParams(max_tokens=2))
+    assert seen == {("int4", quantize == "w4a8"), ("int8", False)}
 
 
 def test_every_function_of_a_bound_kernel_runs_and_tokens_stay_the_same(

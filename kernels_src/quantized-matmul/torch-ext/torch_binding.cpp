@@ -176,7 +176,8 @@ void int8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
 }
 
 void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
-                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size) {
+                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size,
+                 bool int8_activations) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
   QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
   STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 32 == 0 && 512 % group_size == 0 &&
@@ -185,6 +186,7 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
                   " columns of x, or be their ", "number; got ", group_size);
   q.group_size = group_size;
   q.groups = q.k / group_size;
+  q.int8_activations = int8_activations;
   check_dtype(weight, "weight", ScalarType::Byte);
   check_shape(weight, "weight", x, q.n, (q.k + 1) / 2);
   check_contiguous(weight, "weight");
@@ -210,7 +212,7 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def("int8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> ()");
   ops.def(
       "int4_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, "
-      "int group_size) -> ()");
+      "int group_size, bool int8_activations) -> ()");
 }
 
 #if defined(CPU_KERNEL)
