@@ -25,6 +25,7 @@ SLOTS = {
     "kv_write": "paged-attention",
     "norm": "rmsnorm-rotary",
     "rotary": "rmsnorm-rotary",
+    "qkv": "rmsnorm-rotary",
     "activation": "rmsnorm-rotary",
     "linear": "dense-linear",
 }

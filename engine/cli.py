@@ -31,7 +31,8 @@ examples:
 
 --kernels: torch, hub (packages of the organisation kernel-hub), or slot=source,… where a source is torch,
 org/name, org/name@version or a folder with a built package. Slots: attention, kv_write, norm, rotary,
-activation, linear, matmul, planner; those not named run plain torch.
+qkv (norm of heads, rotary and kv_write in one), activation, linear, matmul, planner; those not named run plain
+torch.
 """
 
 

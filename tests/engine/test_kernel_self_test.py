@@ -67,6 +67,14 @@ def _leaving_one_out(*args: torch.Tensor) -> None:
     torch_ops.reshape_and_cache_flash(*(a[:-1] for a in args[:2]), *args[2:4], args[4][:-1])
 
 
+def _keeping_values(*args: Any) -> None:
+    torch_ops.qk_norm_rope_cache(*args[:6], args[6].clone(), *args[7:])
+
+
+def _without_norms(qkv: torch.Tensor, *args: Any) -> None:
+    torch_ops.qk_norm_rope_cache(qkv, None, None, *args[2:])
+
+
 def _not_a_number(out: torch.Tensor, *args: Any) -> None:
     out.fill_(float("nan"))
 
@@ -87,6 +95,8 @@ def _with_swapped_halves(positions: Any, query: Any, key: Any, size: int, table:
         ("kv_write", "reshape_and_cache_flash", _leaving_one_out, "reshape_and_cache_flash is off by"),
         ("norm", "rms_norm", _not_a_number, "rms_norm is off by nan"),
         ("rotary", "rotary_embedding", _with_swapped_halves, "rotary_embedding is off by"),
+        ("qkv", "qk_norm_rope_cache", _keeping_values, "qk_norm_rope_cache is off by"),
+        ("qkv", "qk_norm_rope_cache", _without_norms, "qk_norm_rope_cache is off by"),
         ("activation", "silu_and_mul", _raising, "RuntimeError: no kernel image is available"),
         ("matmul", "matmul", lambda x, packed, bias: x[:, :1], "matmul is off by inf"),
         ("matmul", "quantize", lambda w, f: torch_ops.quantize(w * 1.1, f), "quantize is off by"),

@@ -177,11 +177,16 @@ def test_every_function_of_a_bound_kernel_runs_and_tokens_stay_the_same(
     hub: FakeHub, make_model: MakeModel
 ) -> None:
     folder, prompts, params = make_model(), [[1, 2, 3], [4] * 20], SamplingParams(max_tokens=5)
-    kernels = bind(dict.fromkeys(SLOTS, "org/all"), hub)
-    swapped = LLM(folder, kernels=kernels, quantize="int8").generate(prompts, params)
-    assert [c.tokens for c in swapped] == [
-        c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)
-    ]
+    expected = [c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)]
+    for qkv in ("org/all", "torch"):  # which takes the place of other slots' functions
+        kernels = bind(dict.fromkeys(SLOTS, "org/all") | {"qkv": qkv}, hub)
+        llm = LLM(folder, kernels=kernels, quantize="int8")
+        tested, hub.calls = hub.calls, {}
+        assert [c.tokens for c in llm.generate(prompts, params)] == expected
+        fused = {"org/all:qk_norm_rope_cache"}
+        apart = {"org/all:rotary_embedding", "org/all:reshape_and_cache_flash"}
+        assert set(hub.calls) & (fused | apart) == (fused if qkv == "org/all" else apart)
+        hub.calls |= tested
     assert set(hub.calls) == {f"org/all:{name}" for names in SLOTS.values() for name in names}
 
 
