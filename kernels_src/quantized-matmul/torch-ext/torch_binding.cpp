@@ -66,17 +66,30 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 #if defined(CPU_KERNEL)
 
-// Calls what start() gives each thread with (begin, end), parts of [0, count) of at least `grain`. Threads take parts as
-// they come: a core that somebody else is using takes fewer.
+// What is left of a thread's part; on a line of its own, for others look at it too.
+struct alignas(64) Part {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+// Calls what start() gives each thread with (begin, end), pieces of [0, count) of up to `grain`. A thread goes through a
+// part of its own in order, so that what it reads is one stream, and then helps with the others': a core that somebody
+// else is using too does less.
 template <class Start>
 void share_with(int64_t count, int64_t grain, const Start& start) {
-  std::atomic<int64_t> next{0};
-  const int64_t turns = (count + grain - 1) / grain;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (count + grain - 1) / grain);
+  std::vector<Part> parts(static_cast<size_t>(threads));
+  for (int64_t t = 0; t < threads; ++t) {
+    parts[t].next = count * t / threads;
+    parts[t].end = count * (t + 1) / threads;
+  }
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t own, int64_t) {
     const auto work = start();
-    for (int64_t begin = next.fetch_add(grain); begin < count; begin = next.fetch_add(grain)) {
-      work(begin, std::min(begin + grain, count));
+    for (int64_t turn = 0; turn < threads; ++turn) {
+      Part& part = parts[(own + turn) % threads];
+      for (int64_t begin = part.next.fetch_add(grain); begin < part.end; begin = part.next.fetch_add(grain)) {
+        work(begin, std::min(begin + grain, part.end));
+      }
     }
   });
 }
