@@ -25,6 +25,7 @@ SLOTS = {
     "kv_write": "paged-attention",
     "norm": "rmsnorm-rotary",
     "rotary": "rmsnorm-rotary",
+    "qkv": "rmsnorm-rotary",
     "activation": "rmsnorm-rotary",
     "linear": "dense-linear",
 }
@@ -45,6 +46,9 @@ CASES = {
     "1 request, float32": Case(("--requests", "1"), ("llama.cpp",)),
     "1 request, int4": Case(
         ("--requests", "1", "--dtype", "bfloat16", "--quantize", "int4"), ("llama.cpp",), quantized=True
+    ),
+    "1 request, int4 with 8-bit activations": Case(
+        ("--requests", "1", "--dtype", "bfloat16", "--quantize", "w4a8"), ("llama.cpp",), quantized=True
     ),
     "shared prefix of 512 tokens": Case(("--requests", "8", "--workload", "shared"), ()),
 }

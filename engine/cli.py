@@ -31,7 +31,8 @@ examples:
 
 --kernels: torch, hub (packages of the organisation kernel-hub), or slot=source,… where a source is torch,
 org/name, org/name@version or a folder with a built package. Slots: attention, kv_write, norm, rotary,
-activation, linear, matmul, planner; those not named run plain torch.
+qkv (norm of heads, rotary and kv_write in one), activation, linear, matmul, planner; those not named run plain
+torch.
 """
 
 
@@ -66,7 +67,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run plain torch in place of a kernel that fails its self-test, instead of ending",
     )
-    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4 or fp8")
+    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4, w4a8 or fp8")
     add("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (0)")
     add("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens; 0: all (0)")

@@ -26,7 +26,7 @@ from .guide import Guides, TokenGuide
 from .kernel_table import Binding, format_bindings
 from .kernels import Kernels, bind, slot_sources
 from .line import Line
-from .linear import output_format
+from .linear import W4A8, output_format, packed_format
 from .model import Decoder
 from .model_source import find_model
 from .output import Completion, Delta, TextStream
@@ -45,7 +45,7 @@ from .tokenizer import Tokenizer
 from .weights import open_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORMATS = ("int8", "int4", "fp8")
+FORMATS = ("int8", "int4", W4A8, "fp8")
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 log = logging.getLogger(__name__)
@@ -80,17 +80,18 @@ class LLM:
         model: a folder in Hugging Face format, a GGUF file, or org/name (org/name/file.gguf) on the hub that
         HF_ENDPOINT names, of which `revision` is a branch, tag or commit.
         kernels: "torch", "hub", a mapping from slot to source (see kernels.py), or kernels bound before.
-        quantize: None, "int8", "int4" or "fp8", applied to the linear layers while loading. num_blocks: blocks of
-        the KV cache; by default what `max_sequences` whole contexts need, and at most 512 MiB. token_budget:
-        the most tokens computed in a step, prompt chunks and decodes together. host_blocks: room beside the
-        cache for blocks of preempted sequences, which are otherwise computed again. share_prefixes: keep the
-        keys and values of what was computed, for prompts that begin alike. fall_back: a kernel
-        that fails its self-test on this device is replaced by plain torch instead of refused. speculate: "ngram:4",
-        "draft:MODEL:4", "tree:MODEL:16" or a proposer (see speculation/): what guesses tokens, to get several
-        in one step; what is generated stays the same. device: "cpu", "cuda" or "cuda:1". asynchronous: plan each step
-        and hand it to the device before the tokens of the one before are read (see pipeline.py); they stay the same and
-        come a `step` later. None: on a GPU. cuda_graphs: replay steps of decodes alone (see graphs.py). None: on a GPU,
-        where the kernels allow it. compile: have torch compile what stands between two layers' attention.
+        quantize: None, "int8", "int4", "w4a8" (int4, and a kernel may round what it multiplies to 8 bits) or "fp8",
+        applied to the linear layers while loading. num_blocks: blocks of the KV cache; by default what
+        `max_sequences` whole contexts need, and at most 512 MiB. token_budget: the most tokens computed in a step,
+        prompt chunks and decodes together. host_blocks: room beside the cache for blocks of preempted sequences,
+        which are otherwise computed again. share_prefixes: keep the keys and values of what was computed, for
+        prompts that begin alike. fall_back: a kernel that fails its self-test on this device is replaced by plain
+        torch instead of refused. speculate: "ngram:4", "draft:MODEL:4", "tree:MODEL:16" or a proposer (see
+        speculation/): what guesses tokens, to get several in one step; what is generated stays the same. device:
+        "cpu", "cuda" or "cuda:1". asynchronous: plan each step and hand it to the device before the tokens of the
+        one before are read (see pipeline.py); they stay the same and come a `step` later. None: on a GPU.
+        cuda_graphs: replay steps of decodes alone (see graphs.py). None: on a GPU, where the kernels allow it.
+        compile: have torch compile what stands between two layers' attention.
 
         Raises:
             ModelError: the model is incomplete or of another architecture.
@@ -123,7 +124,8 @@ class LLM:
                 raise UsageError(
                     f"quantize={quantize!r}: {folder} is quantized already ({', '.join(formats)})"
                 )
-            formats = frozenset((quantize, output_format(quantize) or quantize))
+            packed = packed_format(quantize)
+            formats = frozenset((packed, output_format(quantize) or packed))
         bound = kernels if isinstance(kernels, Kernels) else bind(slot_sources(kernels, formats))
         shapes = shapes_of(self.config, DTYPES[dtype], block_size, formats, weights, str(place))
         self.kernels = proven(bound, shapes, fall_back=fall_back)

@@ -44,7 +44,11 @@ def sizes_up_to(most: int) -> tuple[int, ...]:
 
 def why_not(bindings: Iterable[Binding], config: ModelConfig) -> str:
     """Why steps of this model with these kernels cannot be recorded; "" if nothing is known to be in the way."""
-    plain = [b.slot for b in bindings if b.source == TORCH and b.slot in ("attention", "kv_write")]
+    torch_slots = [binding.slot for binding in bindings if binding.source == TORCH]
+    asking = (
+        ("attention", "kv_write") if "qkv" in torch_slots else ("attention",)
+    )  # which writes the cache itself
+    plain = [slot for slot in torch_slots if slot in asking]
     if plain:
         return f"plain torch in slot {' and '.join(plain)} asks the device for lengths: put a kernel there"
     if config.experts is not None:

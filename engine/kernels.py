@@ -37,6 +37,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "kv_write": ("reshape_and_cache_flash",),
     "norm": ("rms_norm", "fused_add_rms_norm"),
     "rotary": ("rotary_embedding",),
+    "qkv": ("qk_norm_rope_cache",),
     "activation": ("silu_and_mul",),
     "linear": ("linear",),
     "matmul": ("PackedWeight", "quantize", "matmul"),
@@ -47,6 +48,7 @@ HUB = {
     "kv_write": "kernel-hub/paged-attention",
     "norm": "kernel-hub/rmsnorm-rotary",
     "rotary": "kernel-hub/rmsnorm-rotary",
+    "qkv": "kernel-hub/rmsnorm-rotary",
     "activation": "kernel-hub/rmsnorm-rotary",
     "linear": "kernel-hub/dense-linear",
 }
@@ -68,6 +70,7 @@ class Kernels:
     rms_norm: Callable[..., Any]
     fused_add_rms_norm: Callable[..., Any]
     rotary_embedding: Callable[..., Any]
+    qk_norm_rope_cache: Callable[..., Any]
     silu_and_mul: Callable[..., Any]
     linear: Callable[..., Any]
     PackedWeight: Callable[..., Any]
@@ -81,6 +84,16 @@ class Kernels:
     def takes_trees(self) -> bool:
         """Whether the attention kernel has the argument that draft trees need."""
         return "tree_mask" in inspect.signature(self.attend).parameters
+
+    @property
+    def fuses_qkv(self) -> bool:
+        """Whether slot qkv has a kernel, in one pass what else is the work of norm, rotary and kv_write."""
+        return any(binding.slot == "qkv" and binding.source != TORCH for binding in self.bindings)
+
+    @property
+    def takes_int8_activations(self) -> bool:
+        """Whether the matmul kernel gains from x in 8 bits."""
+        return "int8_activations" in inspect.signature(self.matmul).parameters
 
 
 def parse_sources(text: str) -> str | dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .quant.checkpoint import Loaded
 from .quant.packed import PackedWeight
 
 INT4_GROUPS = (128, 64, 32)
+W4A8 = "w4a8"  # int4 weights, and activations that the kernel may round to 8 bits
 SERVED_GROUPS = (32, 64, 128, 256, 512)  # of int4, and all columns: what quantized-matmul multiplies
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -49,7 +51,12 @@ class Joined:
 
 def output_format(quantize: str | None) -> str | None:
     """What the output layer is rounded to where the others are rounded to `quantize`."""
-    return "int8" if quantize in ("int4", "int8") else None
+    return "int8" if quantize in ("int4", "int8", W4A8) else None
+
+
+def packed_format(quantize: str) -> str:
+    """The format of the weights where linear layers are rounded to `quantize`."""
+    return "int4" if quantize == W4A8 else quantize
 
 
 def make_linear(
@@ -78,11 +85,15 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
         return Linear(plain.matmul, weight, bias, loaded.order)
     if quantize is None:
         return Linear(kernels.linear, in_huge_pages(weight), bias)
-    groups = {"group_size": group_size(weight.shape[1])} if quantize == "int4" else {}
-    if quantize in kernels.formats:
-        packed = kernels.quantize(weight, quantize, **groups)
-        return Linear(kernels.matmul, replace(packed, weight=in_huge_pages(packed.weight)), bias)
-    return Linear(plain.matmul, plain.quantize(weight, quantize, **groups), bias)
+    format = packed_format(quantize)
+    groups = {"group_size": group_size(weight.shape[1])} if format == "int4" else {}
+    if format not in kernels.formats:
+        return Linear(plain.matmul, plain.quantize(weight, format, **groups), bias)
+    packed = kernels.quantize(weight, format, **groups)
+    multiply = kernels.matmul
+    if quantize == W4A8 and kernels.takes_int8_activations:
+        multiply = partial(multiply, int8_activations=True)
+    return Linear(multiply, replace(packed, weight=in_huge_pages(packed.weight)), bias)
 
 
 def serves(kernels: Kernels, packed: PackedWeight) -> bool:

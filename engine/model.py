@@ -106,6 +106,7 @@ class Decoder:
             output = dense(self._weights.linear("lm_head", vocabulary)).to(self.device, self.dtype)
         self._output = make_linear([Loaded(output)], None, kernels, output_format(quantize))
         self._enter = compiled(self._project) if compile else self._project
+        self._enter_at_once = compiled(self._project_at_once) if compile else self._project_at_once
         self._leave = compiled(self._conclude) if compile else self._conclude
 
     def new_cache(self, num_blocks: int, block_size: int, device: torch.device | None = None) -> KVCache:
@@ -143,8 +144,11 @@ class Decoder:
         # Each layer ends with the norm that the next begins with, so that the residual sum is fused into it.
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._final_norm]
         for layer, next_norm, held in zip(self._layers, next_norms, cache, strict=True):
-            query, key, value = self._enter(layer, x, batch.positions)
-            self._kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
+            if self._kernels.fuses_qkv:
+                query = self._enter_at_once(layer, x, batch.positions, *held, batch.slot_mapping)
+            else:
+                query, key, value = self._enter(layer, x, batch.positions)
+                self._kernels.reshape_and_cache_flash(key, value, *held, batch.slot_mapping)
             x = self._leave(layer, self._attend(layer, query, batch, held), residual, next_norm)
         return x
 
@@ -176,6 +180,23 @@ class Decoder:
             key.view(tokens, config.num_kv_heads, config.head_dim),
             value.view(tokens, config.num_kv_heads, config.head_dim),
         )
+
+    def _project_at_once(
+        self,
+        layer: Layer,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
+        """Queries [T, heads, head_dim] of x [T, hidden], rotated; keys and values of it go to the cache."""
+        config, qkv = self.config, layer.qkv(x)
+        norms, cache = (layer.query_norm, layer.key_norm), (keys, values)
+        self._kernels.qk_norm_rope_cache(
+            qkv, *norms, positions, layer.cos_sin, *cache, slots, config.num_heads, True, config.norm_epsilon
+        )
+        return qkv.view(len(x), -1, config.head_dim)[:, : config.num_heads]
 
     def _attend(
         self, layer: Layer, query: torch.Tensor, batch: Batch, held: tuple[torch.Tensor, torch.Tensor]

@@ -219,11 +219,17 @@ def _norm(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tenso
         yield "fused_add_rms_norm", residual, wide_residual, 0
 
 
+def _cos_sin(shapes: Shapes, context: int) -> torch.Tensor:
+    angles = torch.arange(context)[:, None] * 100.0 ** -torch.linspace(0, 1, shapes.head_dim // 2)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).to(shapes.dtype).to(shapes.device)
+
+
 def _rotary(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
     context = 64
-    positions = torch.tensor([0, 1, 7, context - 1, 30], device=shapes.device)
-    angles = torch.arange(context)[:, None] * 100.0 ** -torch.linspace(0, 1, shapes.head_dim // 2)
-    table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(shapes.dtype).to(shapes.device)
+    positions, table = (
+        torch.tensor([0, 1, 7, context - 1, 30], device=shapes.device),
+        _cos_sin(shapes, context),
+    )
     query = random_of(len(positions), shapes.heads * shapes.head_dim)
     key = random_of(len(positions), shapes.kv_heads * shapes.head_dim)
     expected = query.double(), key.double()
@@ -231,6 +237,27 @@ def _rotary(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Ten
     kernels.rotary_embedding(positions, query, key, shapes.head_dim, table, True)
     yield "rotary_embedding", query, expected[0], 0
     yield "rotary_embedding", key, expected[1], 0
+
+
+def _qkv(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
+    step, table = _step(shapes), _cos_sin(shapes, 64)
+    slots, positions = step.slots.clone(), torch.arange(sum(_NEW), device=shapes.device) * 7 % 64
+    slots[0] = -1
+    cache = (step.blocks, shapes.block_size, shapes.kv_heads, shapes.head_dim)
+    for weights in ((None, None), (random_of(shapes.head_dim), random_of(shapes.head_dim))):
+        qkv = random_of(len(slots), (shapes.heads + 2 * shapes.kv_heads) * shapes.head_dim)
+        keys, values = random_of(*cache), random_of(*cache)
+        wide_qkv, wide_keys, wide_values = qkv.double(), keys.double(), values.double()
+        wide = [None if weight is None else weight.double() for weight in weights]
+        step_of = (slots, shapes.heads, True, shapes.epsilon)
+        torch_ops.qk_norm_rope_cache(
+            wide_qkv, wide[0], wide[1], positions, table.double(), wide_keys, wide_values, *step_of
+        )
+        kernels.qk_norm_rope_cache(qkv, *weights, positions, table, keys, values, *step_of)
+        query = shapes.heads * shapes.head_dim
+        yield "qk_norm_rope_cache", qkv[:, :query], wide_qkv[:, :query], 0
+        yield "qk_norm_rope_cache", keys, wide_keys, 0
+        yield "qk_norm_rope_cache", values, wide_values, 0
 
 
 def _activation(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
@@ -266,6 +293,7 @@ _TESTS: dict[str, Callable[[Kernels, Shapes, Callable[..., torch.Tensor]], Itera
     "kv_write": _kv_write,
     "norm": _norm,
     "rotary": _rotary,
+    "qkv": _qkv,
     "activation": _activation,
     "linear": _linear,
     "matmul": matmul_pairs,

@@ -22,6 +22,7 @@ __all__ = [
     "fused_add_rms_norm",
     "matmul",
     "plan_step",
+    "qk_norm_rope_cache",
     "quantize",
     "reshape_and_cache_flash",
     "rms_norm",
@@ -158,6 +159,35 @@ def rotary_embedding(
         rotated = first * cos - second * sin, second * cos + first * sin
         first.copy_(rotated[0])
         second.copy_(rotated[1])
+
+
+def qk_norm_rope_cache(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    num_heads: int,
+    is_neox: bool = True,
+    epsilon: float = 1e-6,
+) -> None:
+    """Normalise (with a weight) and rotate the heads of query and key in qkv [T, (num_heads + 2 kv_heads) * head_size].
+
+    The query stays in place, key and value go to slots slot_mapping int64 [T] of the caches; -1 is skipped.
+    """
+    kv_heads, head_size = key_cache.shape[2:]
+    heads = qkv.view(len(qkv), -1, head_size)
+    query, key, value = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
+    query, key = query.contiguous(), key.contiguous()
+    for part, weight in ((query, q_weight), (key, k_weight)):
+        if weight is not None:
+            rms_norm(part, part.clone(), weight, epsilon)
+    rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+    heads[:, :num_heads] = query
+    reshape_and_cache_flash(key, value, key_cache, value_cache, slot_mapping)
 
 
 def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:

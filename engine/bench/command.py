@@ -53,7 +53,7 @@ def add_bench(commands: Any) -> None:
     add("--prefix", type=int, default=512, metavar="N", help="tokens that shared prompts begin with (512)")
     add("--peer", action="append", default=[], metavar="NAME[=PYTHON]", help="see below; several times")
     add("--kernels", default="torch", metavar="SPEC", help="as of `khub engine generate` (torch)")
-    add("--quantize", metavar="FORMAT", help="quantize our linear layers on load: int8 or int4")
+    add("--quantize", metavar="FORMAT", help="quantize our linear layers on load: int8, int4 or w4a8")
     add("--dtype", default="float32", help="of every contestant: float32 or bfloat16 (float32)")
     add("--block-size", type=int, default=8, metavar="N", help="tokens in a block of our cache (8)")
     add("--token-budget", type=int, default=512, metavar="N", help="most tokens of ours in one step (512)")

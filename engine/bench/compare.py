@@ -46,7 +46,7 @@ def add_compare(commands: Any) -> None:
     )
     add("--with", dest="sources", required=True, nargs=2, metavar=("A", "B"), help="what to put into it")
     add("--kernels", default="torch", metavar="SPEC", help="what serves the other slots (torch)")
-    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8 or int4")
+    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4 or w4a8")
     add("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
     add("--requests", type=int, default=8, metavar="N", help="requests at once (8)")
     add("--inputs", type=int, default=128, metavar="N", help="prompt tokens of a request (128)")

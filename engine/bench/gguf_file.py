@@ -31,7 +31,7 @@ _INSIDE = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-KINDS = {"float32": "F32", "bfloat16": "BF16", "int4": "Q4_0", "int8": "Q8_0"}
+KINDS = {"float32": "F32", "bfloat16": "BF16", "int4": "Q4_0", "w4a8": "Q4_0", "int8": "Q8_0"}
 
 
 def write_gguf(model: Path, file: Path, kind: str) -> None:

@@ -98,6 +98,14 @@ def _invented(
         x, bias = random_of(5, columns), random_of(ROWS)
         expected = x.double() @ torch_ops.dequantize(ours).double().T + bias.double()
         yield "matmul", kernels.matmul(x, kernels.PackedWeight(**vars(ours)), bias=bias), expected, 0
+        if format == "int4" and kernels.takes_int8_activations:
+            whole = (random_of(5, columns) * 40).round().clamp(-127, 127)
+            whole[:, :: min(size, 32)] = 127  # the scale of each group is 1, so that 8 bits hold x
+            expected = whole.double() @ torch_ops.dequantize(ours).double().T + bias.double()
+            actual = kernels.matmul(
+                whole, kernels.PackedWeight(**vars(ours)), bias=bias, int8_activations=True
+            )
+            yield "matmul with int8_activations", actual, expected, 0
         identity = torch.eye(columns, dtype=shapes.dtype, device=shapes.device)
         kept = kernels.matmul(identity, kernels.quantize(weight, format, **groups))
         yield "quantize", kept, weight.double().T, ROUNDING[format]

@@ -45,7 +45,7 @@ def add_serve(commands: _SubParsersAction[Any]) -> None:
     add_arguments(parser)
     add("--kernels", default="torch", metavar="SPEC", help="what serves each slot (torch)")
     add("--fall-back", action="store_true", help="plain torch in place of a kernel that fails its self-test")
-    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4 or fp8")
+    add("--quantize", metavar="FORMAT", help="quantize the linear layers on load: int8, int4, w4a8 or fp8")
     add(
         "--speculate", metavar="SPEC", help="guess ahead: ngram:4, draft:DIR:4 or tree:DIR:16 (tokens, nodes)"
     )

@@ -127,9 +127,11 @@ def test_sizes_grow_with_the_batch_and_end_with_the_largest() -> None:
 
 def test_slots_in_plain_torch_and_experts_are_why_there_are_no_graphs(make_model: MakeModel) -> None:
     config = LLM(make_model()).config
-    slots = [Binding("attention", "org/paged-attention"), Binding("kv_write"), Binding("norm")]
-    assert "plain torch in slot kv_write" in why_not(slots, config)
-    assert why_not([Binding("attention", "a/b"), Binding("kv_write", "a/b"), Binding("norm")], config) == ""
+    attention, plain = Binding("attention", "a/b"), [Binding("norm"), Binding("qkv")]
+    assert "plain torch in slot kv_write" in why_not([attention, Binding("kv_write"), *plain], config)
+    assert why_not([attention, Binding("kv_write", "a/b"), *plain], config) == ""
+    assert why_not([attention, Binding("kv_write"), Binding("qkv", "a/b")], config) == ""
+    assert "plain torch in slot attention" in why_not([Binding("attention"), Binding("qkv", "a/b")], config)
     mixture = replace(config, experts=Experts(4, 2, 32, True))
     assert "asks the device which experts" in why_not([], mixture)
 

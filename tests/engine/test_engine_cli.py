@@ -12,6 +12,7 @@ import pytest
 from engine_models import SHIPPED, MakeModel, greedy_by_transformers
 from khub_process import khub_here
 
+from engine.kernels import SLOTS
 from engine.tokenizer import Tokenizer
 
 MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
@@ -30,11 +31,8 @@ def khub_engine(*arguments: str | Path, stdin: str = "") -> subprocess.Completed
 def test_generate_prints_the_slots_then_the_continued_prompt() -> None:
     result = khub_engine("generate", "--model", SHIPPED, "--prompt", "def main(", "--max-tokens", "20")
     assert result.returncode == 0, result.stderr
-    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:9]]
-    assert slots == [
-        [slot, "torch"]
-        for slot in ("attention", "kv_write", "norm", "rotary", "activation", "linear", "matmul", "planner")
-    ]
+    slots = [line.split()[:2] for line in result.stderr.splitlines()[1:10]]
+    assert slots == [[slot, "torch"] for slot in SLOTS]
     assert "tok/s" in result.stderr
     tokenizer = Tokenizer(SHIPPED)
     (tokens,) = greedy_by_transformers(SHIPPED, [tokenizer.encode("def main(")], 20)

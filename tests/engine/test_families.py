@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine_models import greedy_by_transformers, mixed_prompts, noisy_copy, wri
 
 from engine import LLM, SamplingParams
 from engine.config import load_config
+from engine.kernels import bind, slot_sources
 from hub_loader.errors import ModelError
 
 SHARED = {
@@ -71,6 +73,11 @@ def test_family_in_one_batch_of_mixed_prompts_gives_transformers_tokens(checkpoi
     llm = LLM(checkpoint, token_budget=64, block_size=8)
     done = llm.generate(prompts, SamplingParams(max_tokens=10))
     assert [completion.tokens for completion in done] == expected
+    # The same where a kernel does in one pass what is between projection and attention.
+    plain = bind(slot_sources("torch", None))
+    bindings = [replace(b, source="org/x") if b.slot == "qkv" else b for b in plain.bindings]
+    llm = LLM(checkpoint, token_budget=64, block_size=8, kernels=replace(plain, bindings=tuple(bindings)))
+    assert [c.tokens for c in llm.generate(prompts, SamplingParams(max_tokens=10))] == expected
 
 
 def test_family_with_draft_trees_gives_the_tokens_of_plain_decoding(checkpoint: Path, tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def _leaving_one_out(*args: torch.Tensor) -> None:
     torch_ops.reshape_and_cache_flash(*(a[:-1] for a in args[:2]), *args[2:4], args[4][:-1])
 
 
+def _keeping_values(*args: Any) -> None:
+    torch_ops.qk_norm_rope_cache(*args[:6], args[6].clone(), *args[7:])
+
+
+def _without_norms(qkv: torch.Tensor, *args: Any) -> None:
+    torch_ops.qk_norm_rope_cache(qkv, None, None, *args[2:])
+
+
 def _not_a_number(out: torch.Tensor, *args: Any) -> None:
     out.fill_(float("nan"))
 
@@ -87,6 +95,8 @@ def _with_swapped_halves(positions: Any, query: Any, key: Any, size: int, table:
         ("kv_write", "reshape_and_cache_flash", _leaving_one_out, "reshape_and_cache_flash is off by"),
         ("norm", "rms_norm", _not_a_number, "rms_norm is off by nan"),
         ("rotary", "rotary_embedding", _with_swapped_halves, "rotary_embedding is off by"),
+        ("qkv", "qk_norm_rope_cache", _keeping_values, "qk_norm_rope_cache is off by"),
+        ("qkv", "qk_norm_rope_cache", _without_norms, "qk_norm_rope_cache is off by"),
         ("activation", "silu_and_mul", _raising, "RuntimeError: no kernel image is available"),
         ("matmul", "matmul", lambda x, packed, bias: x[:, :1], "matmul is off by inf"),
         ("matmul", "quantize", lambda w, f: torch_ops.quantize(w * 1.1, f), "quantize is off by"),
@@ -110,6 +120,15 @@ def test_kernel_that_is_wrong_is_refused_with_the_reason_and_falls_back_if_allow
     assert getattr(fallen, function) is getattr(torch_ops, function)
     binding = next(b for b in fallen.bindings if b.slot == slot)
     assert (binding.source, binding.test, binding.reason) == ("torch", "failed", str(refused.value))
+
+
+def test_matmul_kernel_that_is_wrong_with_int8_activations_is_refused() -> None:
+    def wrong(x: torch.Tensor, *args: Any, int8_activations: bool = False, **options: Any) -> torch.Tensor:
+        return torch_ops.matmul(x / 2 if int8_activations else x, *args, **options)
+
+    shapes = replace(SHAPES, quantized=frozenset({"int4", "int8"}))
+    with pytest.raises(SelfTestError, match="matmul with int8_activations is off by"):
+        proven(swapped("matmul", matmul=wrong), shapes, seed=1)
 
 
 def test_matmul_kernel_is_tested_only_where_weights_are_quantized() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -158,15 +158,35 @@ def test_table_has_a_line_for_each_slot() -> None:
     ]
 
 
+@pytest.mark.parametrize("quantize", ["int4", "w4a8"])
+def test_only_w4a8_allows_a_kernel_to_round_activations_and_not_in_the_output_layer(
+    make_model: MakeModel, quantize: str
+) -> None:
+    seen: set[tuple[str, bool]] = set()
+
+    def matmul(x: Any, packed: Any, bias: Any = None, int8_activations: bool = False) -> Any:
+        seen.add((packed.format, int8_activations))
+        return torch_ops.matmul(x, packed, bias=bias)
+
+    kernels = replace(bind(slot_sources("torch", None)), matmul=matmul)
+    LLM(make_model(), kernels=kernels, quantize=quantize).generate([[1, 2, 3]], SamplingParams(max_tokens=2))
+    assert seen == {("int4", quantize == "w4a8"), ("int8", False)}
+
+
 def test_every_function_of_a_bound_kernel_runs_and_tokens_stay_the_same(
     hub: FakeHub, make_model: MakeModel
 ) -> None:
     folder, prompts, params = make_model(), [[1, 2, 3], [4] * 20], SamplingParams(max_tokens=5)
-    kernels = bind(dict.fromkeys(SLOTS, "org/all"), hub)
-    swapped = LLM(folder, kernels=kernels, quantize="int8").generate(prompts, params)
-    assert [c.tokens for c in swapped] == [
-        c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)
-    ]
+    expected = [c.tokens for c in LLM(folder, quantize="int8").generate(prompts, params)]
+    for qkv in ("org/all", "torch"):  # which takes the place of other slots' functions
+        kernels = bind(dict.fromkeys(SLOTS, "org/all") | {"qkv": qkv}, hub)
+        llm = LLM(folder, kernels=kernels, quantize="int8")
+        tested, hub.calls = hub.calls, {}
+        assert [c.tokens for c in llm.generate(prompts, params)] == expected
+        fused = {"org/all:qk_norm_rope_cache"}
+        apart = {"org/all:rotary_embedding", "org/all:reshape_and_cache_flash"}
+        assert set(hub.calls) & (fused | apart) == (fused if qkv == "org/all" else apart)
+        hub.calls |= tested
     assert set(hub.calls) == {f"org/all:{name}" for names in SLOTS.values() for name in names}
 
 

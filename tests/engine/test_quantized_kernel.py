@@ -57,6 +57,13 @@ def test_logits_by_the_package_are_within_the_bound_of_what_is_stored(
     assert error_of(logits_of(llm, PROMPT), expected) < BOUNDS[dtype]
 
 
+def test_logits_with_8_bit_activations_are_near_those_without(package: Path, make_model: MakeModel) -> None:
+    folder, kernels = make_model(), {"matmul": str(package)}
+    exact = logits_of(LLM(folder, kernels=kernels, quantize="int4"), PROMPT)
+    rounded = logits_of(LLM(folder, kernels=kernels, quantize="w4a8"), PROMPT)
+    assert error_of(rounded, exact) < 5e-2
+
+
 def test_compare_runs_both_sides_of_slot_matmul_on_a_quantized_checkpoint(
     package: Path, folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

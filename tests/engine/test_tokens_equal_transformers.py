@@ -110,20 +110,26 @@ def test_a_prompt_that_fills_the_context_runs_and_one_token_more_is_refused(make
         llm.add([1] * 252, SamplingParams(max_tokens=5))
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "w4a8"])
 def test_quantized_on_load_equals_a_checkpoint_of_the_rounded_weights(
     make_model: MakeModel, tmp_path: Path, quantize: str
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    from engine.linear import output_format
+    from engine.linear import output_format, packed_format
     from engine.torch_ops import dequantize
     from engine.torch_ops import quantize as pack
 
     folder = make_model()
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
-        kind = quantize if "_proj" in name else output_format(quantize) if name == "lm_head.weight" else None
+        kind = (
+            packed_format(quantize)
+            if "_proj" in name
+            else output_format(quantize)
+            if name == "lm_head.weight"
+            else None
+        )
         if kind:
             weights[name] = dequantize(pack(weight, kind, group_size=32))
     for file in folder.iterdir():

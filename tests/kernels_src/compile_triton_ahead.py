@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 
 # Types of what is no 32-bit integer, and values of what is constant; None: an optional tensor left out.
 _POINTERS = "out query key_cache value_cache key value input residual weight x bias cos_sin_cache cache"
+_POINTERS += " qkv q_weight k_weight"
 _TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
 _TYPES |= dict.fromkeys(["lse", "alibi_slopes", "scales"], "*fp32")
 _TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc", "tree_mask"], "*i32")
@@ -28,6 +29,10 @@ _ATTEND = {
 }  # fmt: skip
 _BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False, "WORDS": 0, "tree_mask": None}
 _FULL = {"CAUSAL": True, "WINDOW": True, "SOFTCAP": True, "WORDS": 2}
+_FUSED = {
+    "BLOCK_SIZE": 16, "HEAD": 128, "HEAD_PADDED": 128, "NEOX": True, "NORM_Q": True, "NORM_K": True, "BLOCK_H": 8,
+}  # fmt: skip
+_PLAIN_ROPE = {"NEOX": False, "NORM_Q": False, "NORM_K": False}
 _BITS = dict.fromkeys(["key", "value", "key_cache", "value_cache", "cache"], "*i16")
 _CASES = [
     ("attend_kernel", {}, _ATTEND | _FULL),
@@ -39,6 +44,12 @@ _CASES = [
     ("silu_and_mul_kernel", {}, {}),
     ("rotary_kernel", {}, {"HALF": 64, "HALF_PADDED": 64, "NEOX": True, "BLOCK_H": 8}),
     ("rotary_kernel", {}, {"HALF": 20, "HALF_PADDED": 32, "NEOX": False, "BLOCK_H": 8}),
+    ("qk_norm_rope_cache_kernel", {}, _FUSED | {"HALF": 64, "HALF_PADDED": 64, "REST_PADDED": 1}),
+    (
+        "qk_norm_rope_cache_kernel",
+        {},
+        _FUSED | {"HALF": 20, "HALF_PADDED": 32, "REST_PADDED": 128} | _PLAIN_ROPE,
+    ),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 16}),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 64, "bias": None}),
     ("int4_matmul_kernel", {"weight": "*u8"}, {"BLOCK_M": 16, "GROUP": 32, "BLOCK_J": 16, "zeros": None}),

@@ -144,7 +144,8 @@ void run(const Attention& a, const Tensor&) {
   std::atomic<int64_t> next{0};
   const int64_t items = int64_t(plan.items.size());
   torch::stable::parallel_for(0, std::min(threads, items), 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < items; i = next++) khub::cpu::attend(a, plan, i, i + 1);
+    khub::cpu::Workspace own;
+    for (int64_t i = next++; i < items; i = next++) khub::cpu::attend(a, plan, own, i);
   });
   torch::stable::parallel_for(0, int64_t(plan.apart.size()), 1,
                               [&](int64_t begin, int64_t end) { khub::cpu::merge(a, plan, begin, end); });

@@ -27,6 +27,7 @@ struct QuantizedMatmul {
   const uint8_t* zeros;  // [n, groups]; null: 0 with 8 bits, 8 with 4
   int64_t group_size;    // with 4 bits: k, or a power of two from 32 to 512
   int64_t groups;
+  bool int8_activations;  // x may be rounded to 8 bits, by row and group
 };
 
 }  // namespace khub

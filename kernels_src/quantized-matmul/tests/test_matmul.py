@@ -96,6 +96,49 @@ def test_matmul_of_rows_of_any_size_is_the_reference(cpu_kernel, m, dtype, forma
     assert cpu_kernel.matmul(x, packed)[-1].isnan().all()
 
 
+def rounding(x, packed):
+    """How far the products may be off where x is rounded to 8 bits by row and group, of up to 128 channels."""
+    steps = torch.split(x.double(), min(packed.group_size, 128), dim=1)
+    slack = torch.cat([(step.abs().amax(1, keepdim=True) / 254).expand_as(step) for step in steps], dim=1)
+    return slack @ reference.weights(packed).abs().T
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 9, 70])
+def test_matmul_with_int8_activations_is_within_their_rounding(kernel, m, dtype, format, options):
+    packed = kernel.quantize(torch.randn(13, 384).to(dtype), format, **options)
+    x, bias = torch.randn(m, 384).to(dtype), torch.randn(13).to(dtype)
+    actual = kernel.matmul(x, packed, bias, int8_activations=True).double()
+    expected = reference.matmul(x, reference.weights(packed), bias)
+    off = (actual - expected).abs() - rounding(x, packed)
+    assert off.max() <= TOLERANCE[dtype] * expected.abs().max()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 31, 100, 769, 1031])
+def test_matmul_with_int8_activations_and_one_group_per_row_is_within_their_rounding(kernel, k, symmetric):
+    packed = kernel.quantize(torch.randn(7, k), "int4", group_size=k, symmetric=symmetric)
+    x = torch.randn(3, k)
+    actual, expected = (
+        kernel.matmul(x, packed, int8_activations=True),
+        x.double() @ reference.weights(packed).T,
+    )
+    assert ((actual - expected).abs() <= rounding(x, packed) + 1e-5 * expected.abs().max()).all()
+
+
+@formats
+@pytest.mark.parametrize("m", [1, 6])
+def test_matmul_with_int8_activations_that_8_bits_hold_is_the_reference(kernel, m, format, options):
+    packed = kernel.quantize(torch.randn(20, 512), format, **options)
+    x = torch.randint(-127, 128, (m, 512)).float()
+    x[:, ::32] = -127  # in each group
+    x = x * torch.exp2(torch.randint(-9, 9, (m, 1)).float())
+    assert_close(
+        kernel.matmul(x, packed, int8_activations=True), reference.matmul(x, reference.weights(packed))
+    )
+
+
 @formats
 def test_dequantize_is_the_reference(kernel, format, options):
     packed = kernel.quantize(torch.randn(5, 256), format, **options)
@@ -169,11 +212,14 @@ def test_matmul_into_out_writes_and_returns_it(kernel):
 @formats
 def test_matmul_of_a_row_gives_the_same_bits_alone_and_in_any_batch(kernel, format, options, monkeypatch):
     packed = kernel.quantize(torch.randn(20, 1024), format, **options)
-    x = torch.randn(5, 1024) * torch.tensor([1.0, 1e-3, 50.0, 1.0, 0.0])[:, None]
-    together = kernel.matmul(x, packed)
-    monkeypatch.setenv("CUDA_EMULATOR_ORDER", "reverse")
-    for row in range(5):
-        assert torch.equal(kernel.matmul(x[row : row + 1], packed)[0], together[row])
+    x = torch.randn(7, 1024) * torch.tensor([1.0, 1e-3, 50.0, 1.0, 0.0, 2.0, 1e5])[:, None]
+    for coarse in (False, True):
+        monkeypatch.delenv("CUDA_EMULATOR_ORDER", raising=False)
+        together = kernel.matmul(x, packed, int8_activations=coarse)
+        monkeypatch.setenv("CUDA_EMULATOR_ORDER", "reverse")
+        for row in range(7):
+            alone = kernel.matmul(x[row : row + 1], packed, int8_activations=coarse)
+            assert torch.equal(alone[0], together[row])
 
 
 @pytest.mark.parametrize(

@@ -66,17 +66,30 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 #if defined(CPU_KERNEL)
 
-// Calls what start() gives each thread with (begin, end), parts of [0, count) of at least `grain`. Threads take parts as
-// they come: a core that somebody else is using takes fewer.
+// What is left of a thread's part; on a line of its own, for others look at it too.
+struct alignas(64) Part {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+// Calls what start() gives each thread with (begin, end), pieces of [0, count) of up to `grain`. A thread goes through a
+// part of its own in order, so that what it reads is one stream, and then helps with the others': a core that somebody
+// else is using too does less.
 template <class Start>
 void share_with(int64_t count, int64_t grain, const Start& start) {
-  std::atomic<int64_t> next{0};
-  const int64_t turns = (count + grain - 1) / grain;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (count + grain - 1) / grain);
+  std::vector<Part> parts(static_cast<size_t>(threads));
+  for (int64_t t = 0; t < threads; ++t) {
+    parts[t].next = count * t / threads;
+    parts[t].end = count * (t + 1) / threads;
+  }
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t own, int64_t) {
     const auto work = start();
-    for (int64_t begin = next.fetch_add(grain); begin < count; begin = next.fetch_add(grain)) {
-      work(begin, std::min(begin + grain, count));
+    for (int64_t turn = 0; turn < threads; ++turn) {
+      Part& part = parts[(own + turn) % threads];
+      for (int64_t begin = part.next.fetch_add(grain); begin < part.end; begin = part.next.fetch_add(grain)) {
+        work(begin, std::min(begin + grain, part.end));
+      }
     }
   });
 }
@@ -176,7 +189,8 @@ void int8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
 }
 
 void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
-                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size) {
+                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size,
+                 bool int8_activations) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
   QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
   STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 32 == 0 && 512 % group_size == 0 &&
@@ -185,6 +199,7 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
                   " columns of x, or be their ", "number; got ", group_size);
   q.group_size = group_size;
   q.groups = q.k / group_size;
+  q.int8_activations = int8_activations;
   check_dtype(weight, "weight", ScalarType::Byte);
   check_shape(weight, "weight", x, q.n, (q.k + 1) / 2);
   check_contiguous(weight, "weight");
@@ -210,7 +225,7 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def("int8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> ()");
   ops.def(
       "int4_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, "
-      "int group_size) -> ()");
+      "int group_size, bool int8_activations) -> ()");
 }
 
 #if defined(CPU_KERNEL)

@@ -57,4 +57,29 @@ struct Rotary {
   bool is_neox;
 };
 
+// A cache of heads in blocks of tokens.
+struct PagedHeads {
+  void* data;
+  int64_t block_stride;
+  int64_t token_stride;
+  int64_t head_stride;
+};
+
+// What a projection gave, in one pass: heads of query and key are normalised as by RmsNorm (where there is a weight)
+// and rotated; the query stays where it is, the key goes to the cache, and the value as it is.
+struct QkNormRopeCache {
+  Rotary rotary;  // its query and key
+  Heads value;    // as many as of the key
+  int64_t head_size;
+  const void* query_weight;  // [head_size], or null
+  const void* key_weight;
+  float epsilon;
+  PagedHeads key_cache;
+  PagedHeads value_cache;
+  int64_t block_size;
+  int64_t num_slots;
+  int64_t num_mapped;  // tokens that have a slot: a step that is padded for a CUDA graph has more tokens
+  const int64_t* slot_mapping;  // [num_mapped]; below 0: not to the cache
+};
+
 }  // namespace khub

@@ -21,6 +21,8 @@ namespace {
 
 using khub::DType;
 using khub::Heads;
+using khub::PagedHeads;
+using khub::QkNormRopeCache;
 using khub::RmsNorm;
 using khub::Rotary;
 using khub::SiluAndMul;
@@ -96,14 +98,30 @@ void run(const SiluAndMul& s, const Tensor&) {
                               [&](int64_t begin, int64_t end) { khub::cpu::silu_and_mul(s, begin, end); });
 }
 
-void run(const Rotary& r, const Tensor&) {
+void check_positions(const Rotary& r) {
   for (int64_t token = 0; token < r.num_tokens; ++token) {
     STD_TORCH_CHECK(r.positions[token] >= 0 && r.positions[token] < r.max_position, "positions[", token,
                     "] must be a row of cos_sin_cache (0 to ", r.max_position - 1, "), got ",
                     r.positions[token]);
   }
+}
+
+void run(const Rotary& r, const Tensor&) {
+  check_positions(r);
   torch::stable::parallel_for(0, r.num_tokens, grain((r.query.count + r.key.count) * r.half),
                               [&](int64_t begin, int64_t end) { khub::cpu::rotary(r, begin, end); });
+}
+
+void run(const QkNormRopeCache& f, const Tensor&) {
+  check_positions(f.rotary);
+  for (int64_t token = 0; token < f.num_mapped; ++token) {
+    STD_TORCH_CHECK(f.slot_mapping[token] < f.num_slots, "slot_mapping[", token, "] must be below the ", f.num_slots,
+                    " slots of the cache, got ", f.slot_mapping[token]);
+  }
+  const int64_t heads = f.rotary.query.count + 2 * f.rotary.key.count;
+  torch::stable::parallel_for(0, f.rotary.num_tokens, grain(heads * f.head_size), [&](int64_t begin, int64_t end) {
+    khub::cpu::qk_norm_rope_cache(f, begin, end);
+  });
 }
 
 #elif defined(CUDA_KERNEL)
@@ -128,6 +146,10 @@ void run(const SiluAndMul& s, const Tensor& on) {
 
 void run(const Rotary& r, const Tensor& on) {
   on_stream(on, [&](void* stream) { return khub::cuda::rotary(r, stream); });
+}
+
+void run(const QkNormRopeCache& f, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::qk_norm_rope_cache(f, stream); });
 }
 
 #endif
@@ -216,22 +238,22 @@ Heads heads_of(const Tensor& tensor, const char* name, const Tensor& positions, 
   return heads;
 }
 
-void rotary_embedding(const Tensor& positions, const Tensor& query, const std::optional<Tensor>& key,
-                      int64_t head_size, const Tensor& cos_sin_cache, bool is_neox) {
+// The tokens; `on` has the dtype and device of their heads.
+Rotary prepare_rotary(const Tensor& positions, const Tensor& on, const char* name, int64_t head_size) {
   Rotary r = {};
-  r.dtype = dtype_of(query, "query");
-  check_like(positions, "positions", query, ScalarType::Long);
+  r.dtype = dtype_of(on, name);
+  check_like(positions, "positions", on, ScalarType::Long);
   STD_TORCH_CHECK(positions.is_contiguous(), "positions must be contiguous");
   STD_TORCH_CHECK(head_size > 0, "head_size must be positive, got ", head_size);
   r.num_tokens = positions.numel();
   r.positions = positions.const_data_ptr<int64_t>();
-  r.query = heads_of(query, "query", positions, head_size);
-  if (key) {
-    check_like(*key, "key", query, query.scalar_type());
-    r.key = heads_of(*key, "key", positions, head_size);
-  }
+  return r;
+}
+
+void set_angles(Rotary& r, const Tensor& on, const char* name, int64_t head_size, const Tensor& cos_sin_cache,
+                bool is_neox) {
   r.cache_dtype = dtype_of(cos_sin_cache, "cos_sin_cache");
-  STD_TORCH_CHECK(cos_sin_cache.device() == query.device(), "cos_sin_cache must be on the device of query");
+  STD_TORCH_CHECK(cos_sin_cache.device() == on.device(), "cos_sin_cache must be on the device of ", name);
   STD_TORCH_CHECK(cos_sin_cache.dim() == 2, "cos_sin_cache must have 2 dimensions, got ",
                   cos_sin_cache.dim());
   check_inner_stride(cos_sin_cache, "cos_sin_cache");
@@ -244,7 +266,77 @@ void rotary_embedding(const Tensor& positions, const Tensor& query, const std::o
   r.cos_sin_cache = cos_sin_cache.data_ptr();
   r.cache_stride = cos_sin_cache.stride(0);
   r.is_neox = is_neox;
+}
+
+void rotary_embedding(const Tensor& positions, const Tensor& query, const std::optional<Tensor>& key,
+                      int64_t head_size, const Tensor& cos_sin_cache, bool is_neox) {
+  Rotary r = prepare_rotary(positions, query, "query", head_size);
+  r.query = heads_of(query, "query", positions, head_size);
+  if (key) {
+    check_like(*key, "key", query, query.scalar_type());
+    r.key = heads_of(*key, "key", positions, head_size);
+  }
+  set_angles(r, query, "query", head_size, cos_sin_cache, is_neox);
   run(r, query);
+}
+
+// A cache [num_blocks, block_size, kv_heads, head_size].
+PagedHeads paged(const Tensor& cache, const char* name, const Tensor& qkv) {
+  check_like(cache, name, qkv, qkv.scalar_type());
+  STD_TORCH_CHECK(cache.dim() == 4, name, " must have 4 dimensions, got ", cache.dim());
+  check_inner_stride(cache, name);
+  return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
+}
+
+const void* head_weight(const std::optional<Tensor>& weight, const char* name, const Tensor& qkv, int64_t head_size) {
+  if (!weight) return nullptr;
+  check_like(*weight, name, qkv, qkv.scalar_type());
+  STD_TORCH_CHECK(weight->dim() == 1 && weight->size(0) == head_size, name, " must have the ", head_size,
+                  " elements of a head");
+  check_inner_stride(*weight, name);
+  return weight->data_ptr();
+}
+
+void qk_norm_rope_cache(const Tensor& qkv, const std::optional<Tensor>& q_weight, const std::optional<Tensor>& k_weight,
+                        const Tensor& positions, const Tensor& cos_sin_cache, const Tensor& key_cache,
+                        const Tensor& value_cache, const Tensor& slot_mapping, int64_t num_heads, bool is_neox,
+                        double epsilon) {
+  QkNormRopeCache f = {};
+  f.key_cache = paged(key_cache, "key_cache", qkv);
+  f.value_cache = paged(value_cache, "value_cache", qkv);
+  check_same_shape(value_cache, "value_cache", key_cache, "key_cache");
+  const int64_t kv_heads = key_cache.size(2);
+  f.head_size = key_cache.size(3);
+  f.block_size = key_cache.size(1);
+  f.num_slots = key_cache.size(0) * f.block_size;
+  f.rotary = prepare_rotary(positions, qkv, "qkv", f.head_size);
+  set_angles(f.rotary, qkv, "qkv", f.head_size, cos_sin_cache, is_neox);
+  STD_TORCH_CHECK(positions.dim() == 1, "positions must have 1 dimension, got ", positions.dim());
+  STD_TORCH_CHECK(num_heads >= 0, "num_heads must not be negative, got ", num_heads);
+  STD_TORCH_CHECK(qkv.dim() == 2 && qkv.size(0) == positions.size(0), "qkv must have 2 dimensions and the ",
+                  positions.size(0), " tokens of positions");
+  const int64_t width = (num_heads + 2 * kv_heads) * f.head_size;
+  STD_TORCH_CHECK(qkv.size(1) == width, "qkv must have size ", width, " in dimension 1: ", num_heads, " heads and twice ",
+                  kv_heads, " of ", f.head_size, "; got ", qkv.size(1));
+  check_inner_stride(qkv, "qkv");
+  char* const data = static_cast<char*>(qkv.data_ptr());
+  const int64_t head_bytes = f.head_size * int64_t(qkv.element_size());
+  const auto heads = [&](int64_t first, int64_t count) {
+    return Heads{data + first * head_bytes, count, qkv.stride(0), f.head_size};
+  };
+  f.rotary.query = heads(0, num_heads);
+  f.rotary.key = heads(num_heads, kv_heads);
+  f.value = heads(num_heads + kv_heads, kv_heads);
+  f.query_weight = head_weight(q_weight, "q_weight", qkv, f.head_size);
+  f.key_weight = head_weight(k_weight, "k_weight", qkv, f.head_size);
+  f.epsilon = float(epsilon);
+  check_like(slot_mapping, "slot_mapping", qkv, ScalarType::Long);
+  STD_TORCH_CHECK(slot_mapping.dim() == 1 && slot_mapping.size(0) <= positions.size(0),
+                  "slot_mapping must have 1 dimension and not be longer than the ", positions.size(0), " tokens of qkv");
+  check_inner_stride(slot_mapping, "slot_mapping");
+  f.num_mapped = slot_mapping.size(0);
+  f.slot_mapping = slot_mapping.const_data_ptr<int64_t>();
+  run(f, qkv);
 }
 
 }  // namespace
@@ -257,6 +349,10 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
       "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor "
       "cos_sin_cache, "
       "bool is_neox) -> ()");
+  ops.def(
+      "qk_norm_rope_cache(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor cos_sin_cache, "
+      "Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor slot_mapping, int num_heads, bool is_neox, float epsilon) "
+      "-> ()");
 }
 
 #if defined(CPU_KERNEL)
@@ -268,6 +364,7 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
   ops.impl("fused_add_rms_norm", TORCH_BOX(&fused_add_rms_norm));
   ops.impl("silu_and_mul", TORCH_BOX(&silu_and_mul));
   ops.impl("rotary_embedding", TORCH_BOX(&rotary_embedding));
+  ops.impl("qk_norm_rope_cache", TORCH_BOX(&qk_norm_rope_cache));
 }
 
 REGISTER_EXTENSION(TORCH_EXTENSION_NAME)

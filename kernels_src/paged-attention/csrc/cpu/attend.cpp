@@ -134,8 +134,10 @@ Plan make_plan(const Attention& a, int64_t threads) {
     }
   }
   plan.partials.resize(size_t(rows * plan.row_floats()));
-  // All heads of a slot lie together: taking them together reads memory in order. Few items are cut by heads.
-  const int64_t cuts = std::max<int64_t>(1, std::min(a.num_kv_heads, 4 * threads / std::max<int64_t>(1, shares)));
+  // All heads of a slot lie together: taking them together reads memory in order. Where there are fewer items than
+  // threads they are cut by heads, and no further.
+  const int64_t each = (threads + shares - 1) / std::max<int64_t>(1, shares);
+  const int64_t cuts = std::max<int64_t>(1, std::min(a.num_kv_heads, each));
   for (int64_t i = 0; i < int64_t(plan.tiles.size()); ++i) {
     const Tile& tile = plan.tiles[i];
     const int64_t together =
@@ -149,26 +151,23 @@ Plan make_plan(const Attention& a, int64_t threads) {
   return plan;
 }
 
-void attend(const Attention& a, Plan& plan, int64_t begin, int64_t end) {
-  std::vector<Row> rows;
-  std::vector<Pass> passes;
-  std::vector<float> memory;
-  for (int64_t i = begin; i < end; ++i) {
-    const Item& item = plan.items[i];
-    start_rows(a, plan.tiles[item.tile], item, rows);
-    const int64_t count = int64_t(rows.size());
-    passes.resize(size_t(count));
-    memory.resize(size_t(count * (plan.width + kChunk + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16));
-    Scratch scratch = {rows.data(), count / (item.end_head - item.first_head), plan.width};
-    // On a cache line: a load across two of them is two loads.
-    scratch.query = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-    scratch.keys = scratch.query + count * plan.width;
-    scratch.values = scratch.keys + kChunk * plan.width;
-    scratch.scores = scratch.values + kChunk * plan.width;
-    scratch.passes = passes.data();
-    scratch.span = scratch.scores + count * kChunk;
-    attend_item(a, plan, item, rows, scratch, scratch.span + count * plan.row_floats());
-  }
+void attend(const Attention& a, Plan& plan, Workspace& own, int64_t index) {
+  const Item& item = plan.items[index];
+  start_rows(a, plan.tiles[item.tile], item, own.rows);
+  const int64_t count = int64_t(own.rows.size());
+  const int64_t floats = count * (plan.width + kChunk + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16;
+  if (int64_t(own.memory.size()) < floats) own.memory.resize(size_t(floats));
+  if (int64_t(own.passes.size()) < count) own.passes.resize(size_t(count));
+  Scratch scratch = {own.rows.data(), count / (item.end_head - item.first_head), plan.width};
+  // On a cache line: a load across two of them is two loads.
+  scratch.query = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(own.memory.data()) + 63) / 64 * 64);
+  scratch.span = scratch.query + count * plan.width;
+  float* const merged = scratch.span + count * plan.row_floats();
+  scratch.scores = merged + count * plan.row_floats();
+  scratch.passes = own.passes.data();
+  scratch.keys = scratch.scores + count * kChunk;
+  scratch.values = scratch.keys + kChunk * plan.width;
+  attend_item(a, plan, item, own.rows, scratch, merged);
 }
 
 void merge(const Attention& a, Plan& plan, int64_t begin, int64_t end) {

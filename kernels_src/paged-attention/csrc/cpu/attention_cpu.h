@@ -48,8 +48,10 @@ struct Plan {
 // Items are of the bytes that go by, not of sequences: `threads` at work on one long sequence share it.
 Plan make_plan(const Attention& attention, int64_t threads);
 
-// Work items [begin, end) of plan.items, then, once all are done, tiles [begin, end) of plan.apart.
-void attend(const Attention& attention, Plan& plan, int64_t begin, int64_t end);
+struct Workspace;
+
+// Work item `item` of plan.items, then, once all are done, tiles [begin, end) of plan.apart.
+void attend(const Attention& attention, Plan& plan, Workspace& own, int64_t item);
 void merge(const Attention& attention, Plan& plan, int64_t begin, int64_t end);
 
 void write_cache(const CacheWrite& write, int64_t begin_token, int64_t end_token);
@@ -85,7 +87,14 @@ struct Pass {
   float correction[2];  // of what the rows have summed before the chunk
 };
 
-// A thread's memory for one item. Rows are those of all its KV heads, a head's rows together.
+// What one thread works with, kept from item to item.
+struct Workspace {
+  std::vector<Row> rows;
+  std::vector<Pass> passes;
+  std::vector<float> memory;
+};
+
+// A workspace's parts for one item. Rows are those of all its KV heads, a head's rows together.
 struct Scratch {
   const Row* rows;
   int64_t rows_per_head;

@@ -119,7 +119,7 @@ Processor processor() {
 
 Digits make_digits(const QuantizedMatmul& q) {
   Digits d;
-  d.in_bytes = q.bits != 4 || !loops().fill_bytes ? 0 : q.dtype == DType::f32 ? 3 : 2;
+  d.in_bytes = q.bits != 4 || !loops().fill_bytes ? 0 : q.int8_activations ? 1 : q.dtype == DType::f32 ? 3 : 2;
   d.rows = q.dtype == DType::f32 && !d.in_bytes ? 2 * q.m : q.m;
   d.step = q.groups == 1 ? kStep : std::min(q.group_size, kStep);
   d.steps = (q.k + d.step - 1) / d.step;

@@ -46,7 +46,8 @@ struct DigitSums {
 
   // Put together again, two 16-bit lanes in each of 32.
   inline __attribute__((always_inline)) i32x8 total() const {
-    const i32x8 top = times(digits[kDigits - 1], 256), next = times(digits[kDigits - 2], 1);
+    if constexpr (kDigits == 1) return times(digits[0], 1);
+    const i32x8 top = times(digits[kDigits - 1], 256), next = times(digits[(kDigits - 1) / 2], 1);
     if (kDigits == 2) return top + next;
     return ((top + next) << 8) + times(digits[0], 1);
   }

@@ -13,15 +13,17 @@ constexpr int64_t kPanel = 8;      // weight rows that are multiplied together
 constexpr int64_t kNibbles = 64;   // 4-bit weights in a vector
 constexpr int64_t kTileRows = 32;  // weight rows of one work item: a row of x is read once for all of them
 
-// The largest whole number in the bytes of a value that meets 4-bit weights: of two, and of three times the step, so
-// that products sum to less than 2^31.
+// The largest whole number in the bytes of a value that meets 4-bit weights: of one, of two, and of three times the
+// step, so that products sum to less than 2^31.
+constexpr int32_t kOneByte = 127;
 constexpr int32_t kTwoBytes = 127 * 256 + 127;
 constexpr int32_t kLargest = 1 << 27;
 
 // x in fixed point: each row as one digit of 15 bits, or two of a float32 row, with a scale for each step. A digit
 // is a row of its own here; products of digits and weights are whole numbers, exact in any order.
 struct Digits {
-  int in_bytes;    // for 4-bit weights, on processors that multiply bytes: 3 of a float32, 2 of less; else 0
+  int in_bytes;    // for 4-bit weights, on processors that multiply bytes: 3 of a float32, 2 of less, 1 where that is
+                   // allowed; else 0
   int64_t rows;    // in bytes m; else m, or twice that: all first digits, then all second ones
   int64_t step;    // 32, 64 or kStep: the weights' group, or a part of it
   int64_t steps;   // in k

@@ -1,8 +1,9 @@
 // 4-bit weights times x in bytes. Included inside a namespace after matmul_impl.h and `DigitSums`.
 //
-// x is fixed point as in matmul.cpp, but its whole numbers are cut into bytes with a sign, three of a float32 and two
-// of less. A product of a nibble and a byte takes half the instructions of one of 16 bits; the bytes' sums are put
-// together again, exactly, before anything is scaled, so that no order of rows changes a bit.
+// x is fixed point as in matmul.cpp, but its whole numbers are cut into bytes with a sign, three of a float32, two
+// of less, and one where the caller allows it. A product of a nibble and a byte takes half the instructions of one of
+// 16 bits; the bytes' sums are put together again, exactly, before anything is scaled, so that no order of rows changes
+// a bit.
 //
 // Roofline: with one row of x the weights' bytes, each read once and in order.
 
@@ -16,7 +17,7 @@ KHUB_INLINE void add_nibbles(const QuantizedMatmul& q, const uint8_t* weights, i
                              int64_t x_stride, DigitSums<kDigits>* sums) {
   const u32x8 words = load_words<kPart>(weights, byte, q.row_bytes);
   const u32x8 low = words & 0x0f0f0f0fu, high = (words >> 4) & 0x0f0f0f0fu;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int m = 0; m < kRows; ++m) sums[m].add(low, high, x + m * x_stride);
 }
 
@@ -32,7 +33,7 @@ KHUB_INLINE void multiply_nibbles(const QuantizedMatmul& q, const Panel& p, int6
       const int8_t* values = x + unit * kNibbles * kDigits;
       add_nibbles<kDigits, kRows, kPart>(q, p.rows[r], k / 2 + unit * 32, values, x_stride, sums);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) products[m][r] = sums[m].total();
   }
 }
@@ -62,7 +63,7 @@ __attribute__((noinline)) static void sum_nibbles(const QuantizedMatmul& q, cons
 
 template <int kDigits, int kUnits>
 static void sum_nibbles_rows(const QuantizedMatmul& q, const Digits& d, const Panel& p, float* to) {
-  constexpr int kTogether = kDigits == 2 ? 2 : 1;  // there are registers for
+  constexpr int kTogether = kDigits == 1 ? 4 : kDigits == 2 ? 2 : 1;  // there are registers for
   int64_t row = 0;
   for (; row + kTogether <= d.rows; row += kTogether) {
     sum_nibbles<kDigits, kTogether, kUnits>(q, d, p, row, to + row * kTileRows);
@@ -77,8 +78,10 @@ static void sum_nibbles_tile(const QuantizedMatmul& q, const Digits& d, int64_t 
     const bool two = d.step > kNibbles;
     if (d.in_bytes == 3) {
       two ? sum_nibbles_rows<3, 2>(q, d, panel, to) : sum_nibbles_rows<3, 1>(q, d, panel, to);
-    } else {
+    } else if (d.in_bytes == 2) {
       two ? sum_nibbles_rows<2, 2>(q, d, panel, to) : sum_nibbles_rows<2, 1>(q, d, panel, to);
+    } else {
+      two ? sum_nibbles_rows<1, 2>(q, d, panel, to) : sum_nibbles_rows<1, 1>(q, d, panel, to);
     }
   }
 }
@@ -113,7 +116,7 @@ static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_
   }
   int32_t bits = 0;
   for (int i = 0; i < 8; ++i) bits = most[i] > bits ? most[i] : bits;
-  const float top = float(kDigits == 2 ? kTwoBytes : kLargest / d.step);
+  const float top = float(kDigits == 1 ? kOneByte : kDigits == 2 ? kTwoBytes : kLargest / d.step);
   const float unit = khub::float_from_bits(uint32_t(bits)) / top;
   const bool finite = bits < 0x7f800000, divides = finite && unit >= 0x1p-126f;  // of less there is nothing
   const f32x8 inverse = splat(divides ? top / khub::float_from_bits(uint32_t(bits)) : 0.0f);
@@ -148,10 +151,16 @@ static void fill_rows(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_
   }
 }
 
+template <class T, int kDigits>
+static void fill_rows_or_coarse(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
+  if (d.in_bytes == 1) return fill_rows<T, 1>(q, d, begin, end);
+  fill_rows<T, kDigits>(q, d, begin, end);
+}
+
 static void fill_bytes(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
   switch (q.dtype) {
-    case DType::f32: return fill_rows<float, 3>(q, d, begin, end);
-    case DType::f16: return fill_rows<Half, 2>(q, d, begin, end);
-    case DType::bf16: return fill_rows<BFloat16, 2>(q, d, begin, end);
+    case DType::f32: return fill_rows_or_coarse<float, 3>(q, d, begin, end);
+    case DType::f16: return fill_rows_or_coarse<Half, 2>(q, d, begin, end);
+    case DType::bf16: return fill_rows_or_coarse<BFloat16, 2>(q, d, begin, end);
   }
 }

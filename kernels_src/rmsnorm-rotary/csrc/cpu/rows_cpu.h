@@ -10,13 +10,15 @@ namespace khub::cpu {
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end);
 void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end);
 void rotary(const Rotary& rotary, int64_t begin, int64_t end);
+void qk_norm_rope_cache(const QkNormRopeCache& fused, int64_t begin, int64_t end);
 
 // The same loops, each compiled for its own instruction set; null where the build has none of it. `row` holds
-// norm.size floats, `angles` 2 * rotary.half.
+// norm.size floats (or a head's), `angles` 2 * rotary.half.
 struct RowKernels {
   void (*rms_norm)(const RmsNorm& norm, int64_t begin, int64_t end, float* row);
   void (*silu_and_mul)(const SiluAndMul& silu, int64_t begin, int64_t end);
   void (*rotary)(const Rotary& rotary, int64_t begin, int64_t end, float* angles);
+  void (*qk_norm_rope_cache)(const QkNormRopeCache& fused, int64_t begin, int64_t end, float* angles, float* row);
 };
 
 extern const RowKernels* const rows_baseline;

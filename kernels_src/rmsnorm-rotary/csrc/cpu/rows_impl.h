@@ -110,17 +110,76 @@ static void widen(const void* from, int64_t offset, int64_t size, float* to) {
   for (int64_t i = 0; i < size; ++i) to[i] = khub::to_float(static_cast<const T*>(from)[offset + i]);
 }
 
+// The cosines and sines of a token.
+static void read_angles(const Rotary& r, int64_t token, float* angles) {
+  const int64_t offset = r.positions[token] * r.cache_stride;
+  switch (r.cache_dtype) {
+    case DType::f32: return widen<float>(r.cos_sin_cache, offset, 2 * r.half, angles);
+    case DType::f16: return widen<Half>(r.cos_sin_cache, offset, 2 * r.half, angles);
+    case DType::bf16: return widen<BFloat16>(r.cos_sin_cache, offset, 2 * r.half, angles);
+  }
+}
+
 template <class T>
 static void rotary_tokens(const Rotary& r, int64_t begin, int64_t end, float* angles) {
   for (int64_t token = begin; token < end; ++token) {
-    const int64_t offset = r.positions[token] * r.cache_stride;
-    switch (r.cache_dtype) {
-      case DType::f32: widen<float>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
-      case DType::f16: widen<Half>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
-      case DType::bf16: widen<BFloat16>(r.cos_sin_cache, offset, 2 * r.half, angles); break;
-    }
+    read_angles(r, token, angles);
     rotate_heads<T>(r.query, token, r.half, r.is_neox, angles, angles + r.half);
     rotate_heads<T>(r.key, token, r.half, r.is_neox, angles, angles + r.half);
+  }
+}
+
+// One head through `row`, of floats, so that it is rounded once.
+template <class T>
+static void norm_and_rotate(const QkNormRopeCache& f, const T* from, const void* weight, const float* angles, float* row,
+                            T* to) {
+  f32v squares{};
+  for_vectors(f.head_size, [&](int64_t i, int64_t count) {
+    const f32v x = load_some(from + i, count);
+    squares += x * x;
+    store_some(row + i, x, count);
+  });
+  if (weight) {
+    const float scale = 1.0f / std::sqrt(sum(squares) / float(f.head_size) + f.epsilon);
+    for_vectors(f.head_size, [&](int64_t i, int64_t count) {
+      const f32v by = load_some(static_cast<const T*>(weight) + i, count);
+      store_some(row + i, load_some(row + i, count) * scale * by, count);
+    });
+  }
+  const int64_t half = f.rotary.half;
+  rotate_heads<float>({row, 1, 0, 0}, 0, half, f.rotary.is_neox, angles, angles + half);
+  for_vectors(f.head_size, [&](int64_t i, int64_t count) { store_some(to + i, load_some(row + i, count), count); });
+}
+
+template <class T>
+KHUB_INLINE T* head_at(const Heads& heads, int64_t token, int64_t h) {
+  return static_cast<T*>(heads.data) + token * heads.token_stride + h * heads.head_stride;
+}
+
+template <class T>
+KHUB_INLINE T* cached(const PagedHeads& cache, int64_t block, int64_t within, int64_t h) {
+  return static_cast<T*>(cache.data) + block * cache.block_stride + within * cache.token_stride + h * cache.head_stride;
+}
+
+// Roofline: qkv in, and out of it as much.
+template <class T>
+static void qk_norm_rope_cache_tokens(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles, float* row) {
+  const Rotary& r = f.rotary;
+  for (int64_t token = begin; token < end; ++token) {
+    read_angles(r, token, angles);
+    for (int64_t h = 0; h < r.query.count; ++h) {
+      T* head = head_at<T>(r.query, token, h);
+      norm_and_rotate<T>(f, head, f.query_weight, angles, row, head);
+    }
+    const int64_t slot = token < f.num_mapped ? f.slot_mapping[token] : -1;
+    if (slot < 0) continue;
+    const int64_t block = slot / f.block_size, within = slot % f.block_size;
+    for (int64_t h = 0; h < r.key.count; ++h) {
+      T* key = cached<T>(f.key_cache, block, within, h);
+      norm_and_rotate<T>(f, head_at<T>(r.key, token, h), f.key_weight, angles, row, key);
+      T* value = cached<T>(f.value_cache, block, within, h);
+      std::memcpy(value, head_at<T>(f.value, token, h), size_t(f.head_size) * sizeof(T));
+    }
   }
 }
 
@@ -150,5 +209,13 @@ static void run_rotary(const Rotary& r, int64_t begin, int64_t end, float* angle
     case DType::f32: return rotary_tokens<float>(r, begin, end, angles);
     case DType::f16: return rotary_tokens<Half>(r, begin, end, angles);
     case DType::bf16: return rotary_tokens<BFloat16>(r, begin, end, angles);
+  }
+}
+
+static void run_qk_norm_rope_cache(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles, float* row) {
+  switch (f.rotary.dtype) {
+    case DType::f32: return qk_norm_rope_cache_tokens<float>(f, begin, end, angles, row);
+    case DType::f16: return qk_norm_rope_cache_tokens<Half>(f, begin, end, angles, row);
+    case DType::bf16: return qk_norm_rope_cache_tokens<BFloat16>(f, begin, end, angles, row);
   }
 }

@@ -90,6 +90,97 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const Rotary r) {
   }
 }
 
+constexpr int64_t kLargestHead = 256;
+
+// V elements that are read and written at once: 16 bytes, or one where something is not aligned.
+template <class T, int V>
+struct alignas(V * sizeof(T)) Vector {
+  T elements[V];
+};
+
+// `lanes` threads, a power of two up to a warp, have one head of a token; V elements each at a time. The head lies in
+// shared memory as floats, where its pairs meet. Roofline: qkv in, and out of it as much, in accesses of V elements.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) qk_norm_rope_cache_kernel(const QkNormRopeCache f, const int lanes) {
+  __shared__ float rows[kThreads * kLargestHead / kWarp];
+  const Rotary& r = f.rotary;
+  const int64_t token = blockIdx.x, position = r.positions[token], size = f.head_size;
+  // Neither it nor a slot can be reported from here; they must at least not be followed.
+  if (position < 0 || position >= r.max_position) return;
+  const int64_t slot = token < f.num_mapped ? f.slot_mapping[token] : -1;
+  const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
+  const int64_t h = int64_t(blockIdx.y) * (kThreads / lanes) + group;
+  const bool is_query = h < r.query.count, is_value = h >= r.query.count + r.key.count;
+  const bool is_cached = slot >= 0 && slot < f.num_slots && h < r.query.count + 2 * r.key.count;
+  const bool is_active = is_query || is_cached;
+  const Heads& heads = is_query ? r.query : is_value ? f.value : r.key;
+  const int64_t index = is_query ? h : is_value ? h - r.query.count - r.key.count : h - r.query.count;
+  T* from = static_cast<T*>(heads.data) + token * heads.token_stride + index * heads.head_stride;
+  T* to = from;
+  if (!is_query && is_active) {
+    const PagedHeads& cache = is_value ? f.value_cache : f.key_cache;
+    to = static_cast<T*>(cache.data) + slot / f.block_size * cache.block_stride +
+         slot % f.block_size * cache.token_stride + index * cache.head_stride;
+  }
+  float* row = rows + group * size;
+  float squares = 0.0f;
+  for (int64_t i = lane * V; is_active && i < size; i += lanes * V) {
+    const Vector<T, V> x = *reinterpret_cast<const Vector<T, V>*>(from + i);
+    if (is_value) *reinterpret_cast<Vector<T, V>*>(to + i) = x;
+    for (int v = 0; v < V; ++v) {
+      row[i + v] = to_float(x.elements[v]);
+      squares += row[i + v] * row[i + v];
+    }
+  }
+  for (int offset = lanes / 2; offset > 0; offset /= 2) squares += __shfl_xor_sync(kAllLanes, squares, offset);
+  __syncwarp();
+  if (!is_active || is_value) return;
+  const T* weight = static_cast<const T*>(is_query ? f.query_weight : f.key_weight);
+  const float scale = 1.0f / sqrtf(squares / float(size) + f.epsilon);
+  const auto normed = [&](int64_t i) { return weight ? row[i] * scale * to_float(weight[i]) : row[i]; };
+  for (int64_t i = lane * V; i < size; i += lanes * V) {
+    Vector<T, V> out;
+    for (int v = 0; v < V; ++v) {
+      const int64_t at = i + v;
+      float y = normed(at);
+      if (at < 2 * r.half) {
+        const bool is_first = r.is_neox ? at < r.half : at % 2 == 0;
+        const int64_t distance = r.is_neox ? r.half : 1, pair = r.is_neox ? at % r.half : at / 2;
+        const int64_t angle = position * r.cache_stride + pair;
+        const float c = load_as(r.cos_sin_cache, r.cache_dtype, angle);
+        const float s = load_as(r.cos_sin_cache, r.cache_dtype, angle + r.half);
+        y = is_first ? y * c - normed(at + distance) * s : y * c + normed(at - distance) * s;
+      }
+      from_float(y, out.elements + v);
+    }
+    *reinterpret_cast<Vector<T, V>*>(to + i) = out;
+  }
+}
+
+// Whether every head can be read and written 16 bytes at a time.
+template <class T>
+bool takes_vectors(const QkNormRopeCache& f) {
+  constexpr int64_t kAtOnce = 16 / int64_t(sizeof(T));
+  const auto starts = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+  bool fits = f.head_size % kAtOnce == 0 && starts(f.rotary.query.data) && f.rotary.query.token_stride % kAtOnce == 0;
+  for (const PagedHeads* cache : {&f.key_cache, &f.value_cache}) {
+    fits = fits && starts(cache->data);
+    for (const int64_t stride : {cache->block_stride, cache->token_stride, cache->head_stride}) {
+      fits = fits && stride % kAtOnce == 0;
+    }
+  }
+  return fits;
+}
+
+template <class T, int V>
+const char* launch_qk_norm_rope_cache(const QkNormRopeCache& f, void* stream) {
+  int lanes = 1;
+  while (lanes < kWarp && lanes * V < f.head_size) lanes *= 2;
+  const int64_t heads = f.rotary.query.count + 2 * f.rotary.key.count, at_once = kThreads / lanes;
+  const dim3 grid(unsigned(f.rotary.num_tokens), unsigned((heads + at_once - 1) / at_once));
+  return launch(qk_norm_rope_cache_kernel<T, V>, grid, dim3(kThreads), stream, f, lanes);
+}
+
 // Calls body with a null pointer to the element type.
 template <class Body>
 const char* dispatch(DType dtype, int64_t rows, const Body& body) {
@@ -124,6 +215,17 @@ const char* rotary(const Rotary& r, void* stream) {
   return dispatch(r.dtype, r.num_tokens, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     return launch(rotary_kernel<T>, dim3(unsigned(r.num_tokens)), dim3(kThreads), stream, r);
+  });
+}
+
+const char* qk_norm_rope_cache(const QkNormRopeCache& f, void* stream) {
+  if (f.head_size > kLargestHead) return "heads of more than 256 elements";
+  if (f.rotary.query.count + f.rotary.key.count == 0) return nullptr;
+  return dispatch(f.rotary.dtype, f.rotary.num_tokens, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    constexpr int kAtOnce = 16 / int(sizeof(T));
+    return takes_vectors<T>(f) ? launch_qk_norm_rope_cache<T, kAtOnce>(f, stream)
+                               : launch_qk_norm_rope_cache<T, 1>(f, stream);
   });
 }
 

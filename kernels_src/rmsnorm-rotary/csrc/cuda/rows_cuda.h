@@ -9,5 +9,6 @@ namespace khub::cuda {
 const char* rms_norm(const RmsNorm& norm, void* stream);
 const char* silu_and_mul(const SiluAndMul& silu, void* stream);
 const char* rotary(const Rotary& rotary, void* stream);
+const char* qk_norm_rope_cache(const QkNormRopeCache& fused, void* stream);
 
 }  // namespace khub::cuda

@@ -18,6 +18,7 @@ __all__ = [
     "apply_silu_and_mul",
     "fused_add_rms_norm",
     "layers",
+    "qk_norm_rope_cache",
     "rms_norm",
     "rotary_embedding",
     "silu_and_mul",
@@ -85,6 +86,56 @@ def rotary_embedding(
     ops.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
 
 
+def qk_norm_rope_cache(
+    qkv: torch.Tensor,
+    q_weight: Optional[torch.Tensor],
+    k_weight: Optional[torch.Tensor],
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    num_heads: int,
+    is_neox: bool = True,
+    epsilon: float = 1e-6,
+) -> None:
+    """From a projection to attention in one pass: normalises and rotates heads, writes keys and values to the cache.
+
+    Each head of query and key is normalised as by ``rms_norm`` and rotated as by ``rotary_embedding``, in float32
+    and rounded once. Queries stay in ``qkv``; keys and values there are left as they were.
+
+    Args:
+        qkv: ``[num_tokens, (num_heads + 2 * kv_heads) * head_size]``: query, key and value side by side.
+        q_weight, k_weight: ``[head_size]``, of the dtype of qkv, as in Qwen3; None: not normalised.
+        positions: int64 ``[num_tokens]``.
+        cos_sin_cache: ``[max_position, rotary_dim]``, cosines then sines, in any of the three dtypes. With a
+            rotary_dim below head_size the rest of each head is not rotated.
+        key_cache, value_cache: ``[num_blocks, block_size, kv_heads, head_size]``, of the dtype of qkv.
+        slot_mapping: int64, for each token ``block * block_size`` and its place in the block; below 0 a token is not
+            written. Of fewer tokens the rest is not written.
+        num_heads: of the query.
+        is_neox: see ``rotary_embedding``.
+        epsilon: added to the mean of squares.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype, device or stride; on the CPU also a position or slot out of
+            range.
+    """
+    ops.qk_norm_rope_cache(
+        qkv,
+        q_weight,
+        k_weight,
+        positions,
+        cos_sin_cache,
+        key_cache,
+        value_cache,
+        slot_mapping,
+        num_heads,
+        is_neox,
+        epsilon,
+    )
+
+
 def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     """``out = silu(input[..., :size]) * input[..., size:]``, the gate of a SwiGLU feed-forward layer.
 
@@ -100,7 +151,7 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
 
 def _register_fakes() -> None:
     """The ops return nothing and allocate nothing, so tracing them is to do nothing."""
-    for op in ("rms_norm", "fused_add_rms_norm", "rotary_embedding", "silu_and_mul"):
+    for op in ("rms_norm", "fused_add_rms_norm", "rotary_embedding", "qk_norm_rope_cache", "silu_and_mul"):
         torch.library.register_fake(add_op_namespace_prefix(op))(lambda *args: None)
 
 

@@ -47,7 +47,9 @@ def int4_matmul(
     zeros: Optional[torch.Tensor],
     bias: Optional[torch.Tensor],
     group_size: int,
+    int8_activations: bool,
 ) -> None:
+    """``int8_activations`` allows what gains nothing here."""
     check_dims(weight, "weight", 2)
     n = weight.shape[0]
     _check_dense(out, x, n, bias)
@@ -127,6 +129,7 @@ register(
 )
 register(
     "int4_matmul",
-    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, int group_size) -> ()",
+    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, int group_size, "
+    "bool int8_activations) -> ()",
     int4_matmul,
 )

@@ -124,3 +124,102 @@ def rotary_kernel(
         data = key + token * key_token
         first = (block - of_query) * BLOCK_H
         _rotate(data, first, key_heads, key_head, cos, sin, HALF, HALF_PADDED, NEOX, BLOCK_H)
+
+
+@triton.jit
+def _norm_and_rotate(
+    data, to, first_head, heads, data_head, to_head, weight, epsilon, cos, sin, HEAD: tl.constexpr, HALF: tl.constexpr,
+    HALF_PADDED: tl.constexpr, REST_PADDED: tl.constexpr, NEOX: tl.constexpr, NORM: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    head = first_head + tl.arange(0, BLOCK_H)
+    pair = tl.arange(0, HALF_PADDED)
+    mask = (head < heads)[:, None] & (pair < HALF)[None, :]
+    left = pair if NEOX else 2 * pair
+    right = left + (HALF if NEOX else 1)
+    of_data, of_to = data + head[:, None] * data_head, to + head[:, None] * to_head
+    x = tl.load(of_data + left[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = tl.load(of_data + right[None, :], mask=mask, other=0.0).to(tl.float32)
+    rest = 2 * HALF + tl.arange(0, REST_PADDED)
+    rest_mask = (head < heads)[:, None] & (rest < HEAD)[None, :]
+    z = tl.load(of_data + rest[None, :], mask=rest_mask, other=0.0).to(tl.float32)
+    if NORM:
+        squares = tl.sum(x * x, 1) + tl.sum(y * y, 1) + tl.sum(z * z, 1)
+        scale = (1 / tl.sqrt_rn(squares / HEAD + epsilon))[:, None]
+        x = x * scale * tl.load(weight + left, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+        y = y * scale * tl.load(weight + right, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+        z = z * scale * tl.load(weight + rest, mask=rest < HEAD, other=0.0).to(tl.float32)[None, :]
+    dtype = to.dtype.element_ty
+    tl.store(of_to + left[None, :], (x * cos[None, :] - y * sin[None, :]).to(dtype), mask=mask)
+    tl.store(of_to + right[None, :], (y * cos[None, :] + x * sin[None, :]).to(dtype), mask=mask)
+    tl.store(of_to + rest[None, :], z.to(dtype), mask=rest_mask)
+
+
+@triton.jit
+def qk_norm_rope_cache_kernel(
+    qkv,
+    q_weight,
+    k_weight,
+    positions,
+    cos_sin_cache,
+    key_cache,
+    value_cache,
+    slot_mapping,
+    epsilon,
+    max_position,
+    cache_row,
+    qkv_row,
+    num_heads,
+    kv_heads,
+    num_slots,
+    num_mapped,
+    key_block,
+    key_token,
+    key_head,
+    value_block,
+    value_token,
+    value_head,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD: tl.constexpr,
+    HEAD_PADDED: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_PADDED: tl.constexpr,
+    REST_PADDED: tl.constexpr,
+    NEOX: tl.constexpr,
+    NORM_Q: tl.constexpr,
+    NORM_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    """A program is one token and up to BLOCK_H heads: of the query, or after those of the key, and of the value."""
+    token = tl.program_id(0).to(tl.int64)
+    position = tl.load(positions + token)
+    if (position < 0) | (position >= max_position):
+        return
+    pair = tl.arange(0, HALF_PADDED)
+    row = cos_sin_cache + position * cache_row
+    cos = tl.load(row + pair, mask=pair < HALF, other=0.0).to(tl.float32)
+    sin = tl.load(row + HALF + pair, mask=pair < HALF, other=0.0).to(tl.float32)
+    of_query = (num_heads + BLOCK_H - 1) // BLOCK_H
+    block = tl.program_id(1)
+    query = qkv + token * qkv_row
+    if block < of_query:
+        first = block * BLOCK_H
+        _norm_and_rotate(
+            query, query, first, num_heads, HEAD, HEAD, q_weight, epsilon, cos, sin,
+            HEAD, HALF, HALF_PADDED, REST_PADDED, NEOX, NORM_Q, BLOCK_H,
+        )  # fmt: skip
+    else:
+        slot = tl.load(slot_mapping + token, mask=token < num_mapped, other=-1)
+        if (slot < 0) | (slot >= num_slots):
+            return
+        first = (block - of_query) * BLOCK_H
+        key = query + num_heads * HEAD
+        to = key_cache + slot // BLOCK_SIZE * key_block + slot % BLOCK_SIZE * key_token
+        _norm_and_rotate(
+            key, to, first, kv_heads, HEAD, key_head, k_weight, epsilon, cos, sin,
+            HEAD, HALF, HALF_PADDED, REST_PADDED, NEOX, NORM_K, BLOCK_H,
+        )  # fmt: skip
+        head, column = first + tl.arange(0, BLOCK_H), tl.arange(0, HEAD_PADDED)
+        mask = (head < kv_heads)[:, None] & (column < HEAD)[None, :]
+        value = key + kv_heads * HEAD + head[:, None] * HEAD + column[None, :]
+        to = value_cache + slot // BLOCK_SIZE * value_block + slot % BLOCK_SIZE * value_token
+        tl.store(to + head[:, None] * value_head + column[None, :], tl.load(value, mask=mask), mask=mask)

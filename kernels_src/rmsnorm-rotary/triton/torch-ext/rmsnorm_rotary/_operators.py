@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 import torch
 import triton
 
-from ._kernels import rms_norm_kernel, rotary_kernel, silu_and_mul_kernel
+from ._kernels import qk_norm_rope_cache_kernel, rms_norm_kernel, rotary_kernel, silu_and_mul_kernel
 from ._launch import (
     check,
     check_dims,
@@ -125,6 +125,26 @@ def _heads_of(tensor: torch.Tensor, name: str, positions: torch.Tensor, head_siz
     return _Heads(last // head_size, stride, head_size)
 
 
+def _check_positions(positions: torch.Tensor, on: torch.Tensor, head_size: int) -> None:
+    check_like(positions, "positions", on, torch.int64)
+    check(positions.is_contiguous(), "positions must be contiguous")
+    check(head_size > 0, f"head_size must be positive, got {head_size}")
+
+
+def _check_angles(on: torch.Tensor, name: str, head_size: int, cos_sin_cache: torch.Tensor) -> int:
+    """Returns the elements of a head that are rotated; ``on`` has the dtype and device of the heads."""
+    check_float(cos_sin_cache, "cos_sin_cache")
+    check(cos_sin_cache.device == on.device, f"cos_sin_cache must be on the device of {name}")
+    check_dims(cos_sin_cache, "cos_sin_cache", 2)
+    check_inner_stride(cos_sin_cache, "cos_sin_cache")
+    rotated = cos_sin_cache.shape[1]
+    check(
+        rotated % 2 == 0 and rotated <= head_size,
+        f"cos_sin_cache must have an even width of at most head_size {head_size}, got {rotated}",
+    )
+    return rotated
+
+
 def rotary_embedding(
     positions: torch.Tensor,
     query: torch.Tensor,
@@ -134,22 +154,12 @@ def rotary_embedding(
     is_neox: bool,
 ) -> None:
     check_float(query, "query")
-    check_like(positions, "positions", query, torch.int64)
-    check(positions.is_contiguous(), "positions must be contiguous")
-    check(head_size > 0, f"head_size must be positive, got {head_size}")
+    _check_positions(positions, query, head_size)
     of_query, of_key = _heads_of(query, "query", positions, head_size), _Heads(0, 0, 0)
     if key is not None:
         check_like(key, "key", query, query.dtype)
         of_key = _heads_of(key, "key", positions, head_size)
-    check_float(cos_sin_cache, "cos_sin_cache")
-    check(cos_sin_cache.device == query.device, "cos_sin_cache must be on the device of query")
-    check_dims(cos_sin_cache, "cos_sin_cache", 2)
-    check_inner_stride(cos_sin_cache, "cos_sin_cache")
-    rotated = cos_sin_cache.shape[1]
-    check(
-        rotated % 2 == 0 and rotated <= head_size,
-        f"cos_sin_cache must have an even width of at most head_size {head_size}, got {rotated}",
-    )
+    rotated = _check_angles(query, "query", head_size, cos_sin_cache)
     heads = max(of_query.count, of_key.count)
     if positions.numel() == 0 or rotated == 0 or heads == 0:
         return
@@ -171,6 +181,90 @@ def rotary_embedding(
         )
 
 
+def qk_norm_rope_cache(
+    qkv: torch.Tensor,
+    q_weight: Optional[torch.Tensor],
+    k_weight: Optional[torch.Tensor],
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    num_heads: int,
+    is_neox: bool,
+    epsilon: float,
+) -> None:
+    check_float(qkv, "qkv")
+    for cache, name in ((key_cache, "key_cache"), (value_cache, "value_cache")):
+        check_like(cache, name, qkv, qkv.dtype)
+        check_dims(cache, name, 4)
+        check_inner_stride(cache, name)
+    check(value_cache.shape == key_cache.shape, "value_cache must have the shape of key_cache")
+    num_blocks, block_size, kv_heads, head_size = key_cache.shape
+    _check_positions(positions, qkv, head_size)
+    rotated = _check_angles(qkv, "qkv", head_size, cos_sin_cache)
+    check_dims(positions, "positions", 1)
+    check(num_heads >= 0, f"num_heads must not be negative, got {num_heads}")
+    tokens = positions.shape[0]
+    check(
+        qkv.dim() == 2 and qkv.shape[0] == tokens,
+        f"qkv must have 2 dimensions and the {tokens} tokens of positions",
+    )
+    width = (num_heads + 2 * kv_heads) * head_size
+    check(
+        qkv.shape[1] == width,
+        f"qkv must have size {width} in dimension 1: {num_heads} heads and twice {kv_heads} of {head_size}; "
+        f"got {qkv.shape[1]}",
+    )
+    check_inner_stride(qkv, "qkv")
+    for weight, name in ((q_weight, "q_weight"), (k_weight, "k_weight")):
+        if weight is not None:
+            check_like(weight, name, qkv, qkv.dtype)
+            check(weight.shape == (head_size,), f"{name} must have the {head_size} elements of a head")
+            check_inner_stride(weight, name)
+    check_like(slot_mapping, "slot_mapping", qkv, torch.int64)
+    check(
+        slot_mapping.dim() == 1 and slot_mapping.shape[0] <= tokens,
+        f"slot_mapping must have 1 dimension and not be longer than the {tokens} tokens of qkv",
+    )
+    check_inner_stride(slot_mapping, "slot_mapping")
+    heads = max(num_heads, kv_heads)
+    if tokens == 0 or heads == 0:
+        return
+    block = min(8, triton.next_power_of_2(heads))
+    with on_device(qkv):
+        qk_norm_rope_cache_kernel[(tokens, triton.cdiv(num_heads, block) + triton.cdiv(kv_heads, block))](
+            qkv,
+            qkv if q_weight is None else q_weight,
+            qkv if k_weight is None else k_weight,
+            positions,
+            cos_sin_cache,
+            key_cache,
+            value_cache,
+            slot_mapping,
+            epsilon,
+            cos_sin_cache.shape[0],
+            cos_sin_cache.stride(0),
+            qkv.stride(0),
+            num_heads,
+            kv_heads,
+            num_blocks * block_size,
+            slot_mapping.shape[0],
+            *key_cache.stride()[:3],
+            *value_cache.stride()[:3],
+            BLOCK_SIZE=max(1, block_size),
+            HEAD=head_size,
+            HEAD_PADDED=triton.next_power_of_2(head_size),
+            HALF=rotated // 2,
+            HALF_PADDED=triton.next_power_of_2(max(1, rotated // 2)),
+            REST_PADDED=triton.next_power_of_2(max(1, head_size - rotated)),
+            NEOX=is_neox,
+            NORM_Q=q_weight is not None,
+            NORM_K=k_weight is not None,
+            BLOCK_H=block,
+        )
+
+
 register("rms_norm", "(Tensor(a!) out, Tensor input, Tensor weight, float epsilon) -> ()", rms_norm)
 register(
     "fused_add_rms_norm",
@@ -182,4 +276,11 @@ register(
     "rotary_embedding",
     "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, bool is_neox) -> ()",
     rotary_embedding,
+)
+register(
+    "qk_norm_rope_cache",
+    "(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor cos_sin_cache, "
+    "Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor slot_mapping, int num_heads, bool is_neox, float epsilon) "
+    "-> ()",
+    qk_norm_rope_cache,
 )
