@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
-# Two processes, a file's tests in one of them, files with slow tests first, the longest named at the end. OpenMP threads that wait do not spin: the cores are shared.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+# Three processes for two cores, as many tests wait for a server; a file's tests in one of them, files with slow tests first,
+# the longest named at the end. OpenMP threads that wait do not spin: the cores are shared.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 	--durations=40 --durations-min=10
 
 # The code that decides, and the tests that alone hold it.
@@ -85,6 +86,6 @@ clean: ## remove the environment and what the demo made
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	touch $@

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from engine import LLM, SamplingParams
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_compiled_parts_have_no_graph_break_serve_all_layers_and_give_the_same_tokens(
     make_model: MakeModel,
 ) -> None:

@@ -105,7 +105,7 @@ def rounding(x, packed):
 
 @formats
 @dtypes
-@pytest.mark.parametrize("m", [1, 2, 3, 5, 9, 70])
+@pytest.mark.parametrize("m", [1, 7, 70])
 def test_matmul_with_int8_activations_is_within_their_rounding(kernel, m, dtype, format, options):
     packed = kernel.quantize(torch.randn(13, 384).to(dtype), format, **options)
     x, bias = torch.randn(m, 384).to(dtype), torch.randn(13).to(dtype)

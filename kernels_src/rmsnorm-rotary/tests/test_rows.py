@@ -251,15 +251,17 @@ def check_fused(kernel, args, is_neox):
 
 @neox
 @dtypes
-@pytest.mark.parametrize("norms", ["both", "query", "none"])
 @pytest.mark.parametrize(
     "head_size,rotary_dim", [(7, 6), (32, 32), (80, 80), (96, 40), (120, 120), (128, 128), (256, 64)]
 )
-def test_qk_norm_rope_cache_of_each_width_is_the_reference(
-    kernel, head_size, rotary_dim, norms, dtype, is_neox
-):
-    args = make_fused(dtype, tokens=3, head_size=head_size, rotary_dim=rotary_dim, norms=norms)
-    check_fused(kernel, args, is_neox)
+def test_qk_norm_rope_cache_of_each_width_is_the_reference(kernel, head_size, rotary_dim, dtype, is_neox):
+    check_fused(kernel, make_fused(dtype, tokens=3, head_size=head_size, rotary_dim=rotary_dim), is_neox)
+
+
+@neox
+@pytest.mark.parametrize("norms", ["query", "none"])
+def test_qk_norm_rope_cache_without_weights_is_the_reference(kernel, norms, is_neox):
+    check_fused(kernel, make_fused(torch.float32, norms=norms), is_neox)
 
 
 @pytest.mark.parametrize("heads,kv_heads", [(1, 1), (16, 8), (33, 3), (5, 17), (0, 2), (2, 0)])
