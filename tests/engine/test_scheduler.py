@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.block_pool import BlockPool, blocks_for
+from engine.draft import Draft
 from engine.scheduler import Chunk, Scheduler, Step
 from engine.sequence import Sequence
 
@@ -164,6 +165,57 @@ def test_counters_count_every_token_and_every_preemption() -> None:
     assert scheduler.counters.preemptions == preempted
     assert scheduler.counters.generated_tokens == scheduler.counters.turns == 24
     assert scheduler.counters.guesses == scheduler.counters.accepted_tokens == 0
+    assert scheduler.counters.prompt_tokens == 8
+
+
+def test_counters_count_drafts_and_what_was_accepted_of_them() -> None:
+    scheduler = Scheduler(BlockPool(16), block_size=2, token_budget=16, max_sequences=4)
+    sequence = Sequence(0, [1, 2], 12)
+    scheduler.add(sequence)
+    one_step(scheduler)
+    counted = []
+    for accepted in (2, 0, 1):
+        sequence.draft = Draft((7, 8, 9), (-1, 0, 1))
+        step = scheduler.schedule()
+        assert [len(chunk.draft) for chunk in step.chunks] == [3]
+        scheduler.complete(step, [[7, 8, 9][:accepted] + [5]])
+        counted.append((scheduler.counters.guesses, scheduler.counters.accepted_tokens))
+    assert counted == [(1, 2), (2, 2), (3, 3)]
+    assert sequence.generated[1:] == [7, 8, 5, 5, 7, 5]
+
+
+def test_sequence_that_was_ended_while_it_was_computed_is_passed_over_and_the_next_is_not() -> None:
+    scheduler = Scheduler(BlockPool(8), block_size=4, token_budget=16, max_sequences=4)
+    first, second = Sequence(0, [1, 2, 3], 5), Sequence(1, [1, 2, 3], 5)
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    step = scheduler.schedule()
+    scheduler.end(first, "abort")
+    assert scheduler.complete(step, [[7], [8]]) == []
+    assert (first.generated, first.finish_reason, second.generated) == ([], "abort", [8])
+
+
+def test_settle_ends_what_drew_a_stop_token_and_wants_a_token_for_each() -> None:
+    scheduler = Scheduler(BlockPool(8), block_size=4, token_budget=16, max_sequences=4)
+    first, second = (Sequence(i, [1, 2, 3], 5, stop_tokens=frozenset({42})) for i in range(2))
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    step = scheduler.schedule()
+    scheduler.complete(step, [[0], [0]])  # what stands in until the tokens are known
+    with pytest.raises(ValueError, match="shorter"):
+        scheduler.settle(step, [7])
+    scheduler.settle(step, [7, 42])
+    assert (first.generated, first.finish_reason) == ([7], None)
+    assert (second.generated, second.finish_reason, second.ended) == ([42], "stop", "stop")
+    assert scheduler.running == [first]
+
+
+def test_blocks_are_kept_for_nobody_where_prefixes_are_not_shared() -> None:
+    scheduler = Scheduler(BlockPool(8), 4, token_budget=16, max_sequences=4, share_prefixes=False)
+    sequence = Sequence(0, list(range(9)), 5)
+    scheduler.add(sequence)
+    one_step(scheduler)
+    assert (sequence.computed, sequence.sealed, sequence.digests) == (9, 0, [])
 
 
 @pytest.mark.parametrize(("room", "swaps"), [(1, False), (2, True), (3, True)])
