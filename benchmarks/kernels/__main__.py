@@ -35,7 +35,7 @@ from .attention import attention
 from .case import Case, line, measure
 from .matmul import matmul
 from .models import BATCHES, MODELS, Model, attention_grid
-from .rows import fused_add_rms_norm, rms_norm, rotary, silu_and_mul
+from .rows import fused_add_rms_norm, qk_norm_rope_cache, rms_norm, rotary, silu_and_mul
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Make = Callable[[], Case]
@@ -54,10 +54,15 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
             yield partial(rms_norm, rows, tokens, 4096, dtype)
             yield partial(silu_and_mul, rows, tokens, 4096, dtype)
             yield partial(rotary, rows, tokens, dtype)
+        for tokens in (1, 8192):
+            yield partial(qk_norm_rope_cache, rows, tokens, dtype)
         yield partial(fused_add_rms_norm, rows, 16384, 4096, dtype)
         for format in ("int8", "int4"):
             for tokens in (1, 16, 512):
                 yield partial(matmul, quantized, format, tokens, 4096, 4096, dtype)
+        if not gpu:  # which gains nothing by it
+            for tokens in (1, 16, 512):
+                yield partial(matmul, quantized, "int4", tokens, 4096, 4096, dtype, int8_activations=True)
 
 
 def model_cases(

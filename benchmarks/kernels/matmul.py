@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +17,18 @@ Each = Callable[[Callable[[Any], torch.Tensor], list[Any]], torch.Tensor]
 
 
 def matmul(
-    kernel: ModuleType, format: str, tokens: int, inputs: int, outputs: int, dtype: torch.dtype
+    kernel: ModuleType,
+    format: str,
+    tokens: int,
+    inputs: int,
+    outputs: int,
+    dtype: torch.dtype,
+    int8_activations: bool = False,
 ) -> Case:
-    """Against the dense product with the same values: what quantization saves is bytes."""
+    """Against the dense product with the same values: what quantization saves is bytes.
+
+    `int8_activations`: x may be rounded to 8 bits, as llama.cpp rounds it.
+    """
     weight = torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5
     copies = 12 if tokens == 1 else 1  # a model has many: none is in a cache when its turn comes
     one = kernel.quantize(weight, format)
@@ -27,22 +37,25 @@ def matmul(
     x = torch.randn(tokens, inputs, dtype=dtype)
     stored = packed[0].weight.nbytes + packed[0].scales.nbytes
 
+    multiply = partial(kernel.matmul, int8_activations=True) if int8_activations else kernel.matmul
+
     def each(call: Callable[[Any], torch.Tensor], weights: list[Any]) -> torch.Tensor:
         for one in weights:
             out = call(one)
         return out
 
     return Case(
-        f"matmul {format}",
+        f"matmul {format}" + (", x in 8 bits" if int8_activations else ""),
         f"{tokens} × {inputs} × {outputs}" + (f", {copies} weights" if copies > 1 else ""),
         dtype,
         copies * stored if tokens <= 16 else 2 * tokens * inputs * outputs,
-        lambda: each(lambda w: kernel.matmul(x, w), packed),
+        lambda: each(lambda w: multiply(x, w), packed),
         lambda: each(lambda w: functional.linear(x, w), dense),
         lambda: functional.linear(x.double(), kernel.dequantize(packed[0]).double()),
         "read" if tokens <= 16 else "fma",
         # Of many rows it takes seconds a call on processors without AVX-512.
         torchs_own(x, packed, each) if format == "int4" and x.device.type == "cpu" and tokens <= 16 else {},
+        tolerance=0.02 if int8_activations else 0.0,
     )
 
 

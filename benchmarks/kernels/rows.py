@@ -92,3 +92,40 @@ def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
         lambda: eager(q, k, cos, sin)[0],
         lambda: eager(q.double(), k.double(), cos.double(), sin.double())[0],
     )
+
+
+def qk_norm_rope_cache(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
+    """From a projection of Qwen3-8B's heads, 32 and twice 8 of 128, to attention; tokens fill the cache in order."""
+    heads, kv_heads, size, block = 32, 8, 128, 16
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size, dtype=dtype)
+    norms = torch.rand(2, size, dtype=dtype) + 0.5
+    positions, slots = torch.arange(tokens), torch.arange(tokens)
+    cache = torch.zeros(2, -(-tokens // block), block, kv_heads, size, dtype=dtype)
+    angles = torch.outer(positions, 1e6 ** -(torch.arange(0, size, 2) / size))
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
+    start = qkv[:4].clone()
+
+    def run() -> torch.Tensor:
+        kernel.qk_norm_rope_cache(qkv, *norms, positions, table, *cache, slots, heads, True, 1e-6)
+        return qkv[:4, : heads * size]
+
+    def turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        cos, sin = table[: len(x), None].to(x.dtype).chunk(2, dim=-1)
+        first, second = functional.rms_norm(x, (size,), weight.to(x.dtype), 1e-6).chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    def eager() -> torch.Tensor:
+        query, key, value = qkv.view(tokens, -1, size).split((heads, kv_heads, kv_heads), dim=1)
+        query.copy_(turned(query, norms[0]))
+        cache[0].view(-1, kv_heads, size)[slots] = turned(key, norms[1])
+        cache[1].view(-1, kv_heads, size)[slots] = value
+        return qkv
+
+    def reference() -> torch.Tensor:
+        query = start[:, : heads * size].double().view(-1, heads, size)
+        return turned(query, norms[0]).flatten(1)
+
+    moved = 2 * qkv.numel() * dtype.itemsize
+    shape = f"{tokens} × (32 + 2 × 8) × 128"
+    against = "copy" if tokens > 64 else "read"
+    return Case("qk_norm_rope_cache", shape, dtype, moved, run, eager, reference, against)
