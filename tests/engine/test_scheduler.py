@@ -178,7 +178,7 @@ def test_counters_count_drafts_and_what_was_accepted_of_them() -> None:
         sequence.draft = Draft((7, 8, 9), (-1, 0, 1))
         step = scheduler.schedule()
         assert [len(chunk.draft) for chunk in step.chunks] == [3]
-        scheduler.complete(step, [[7, 8, 9][:accepted] + [5]])
+        scheduler.complete(step, [[*[7, 8, 9][:accepted], 5]])
         counted.append((scheduler.counters.guesses, scheduler.counters.accepted_tokens))
     assert counted == [(1, 2), (2, 2), (3, 3)]
     assert sequence.generated[1:] == [7, 8, 5, 5, 7, 5]

@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 # Types of what is no 32-bit integer, and values of what is constant; None: an optional tensor left out.
 _POINTERS = "out query key_cache value_cache key value input residual weight x bias cos_sin_cache cache"
-_POINTERS += " qkv q_weight k_weight"
+_POINTERS += " qkv q_weight k_weight x1 x2 cos sin out1 out2"
 _TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
 _TYPES |= dict.fromkeys(["lse", "alibi_slopes", "scales"], "*fp32")
 _TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc", "tree_mask"], "*i32")
@@ -50,6 +50,7 @@ _CASES = [
         {},
         _FUSED | {"HALF": 20, "HALF_PADDED": 32, "REST_PADDED": 128} | _PLAIN_ROPE,
     ),
+    ("apply_rotary_kernel", {}, {"CONJ": True, "BLOCK": 1024}),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 16}),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 64, "bias": None}),
     ("int4_matmul_kernel", {"weight": "*u8"}, {"BLOCK_M": 16, "GROUP": 32, "BLOCK_J": 16, "zeros": None}),

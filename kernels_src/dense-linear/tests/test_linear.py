@@ -119,3 +119,10 @@ def test_linear_is_traced_by_its_fake(cpu_kernel, rows, dtype):
     traced = torch.compile(lambda x, w: cpu_kernel.linear(x, w) + 1, backend="eager", fullgraph=True)
     x, weight = torch.randn(rows, 20).to(dtype), torch.randn(4, 20).to(dtype)
     assert_close(traced(x, weight), reference(x, weight) + 1)
+
+
+def test_operator_keeps_the_promises_of_its_schema(cpu_kernel):
+    """Mutation is declared, the fake agrees, aliasing is none: what torch.compile relies on."""
+    op = getattr(torch.ops, cpu_kernel.__name__).linear.default
+    for bias in (None, torch.randn(6)):
+        torch.library.opcheck(op, (torch.empty(3, 6), torch.randn(3, 16), torch.randn(6, 16), bias))

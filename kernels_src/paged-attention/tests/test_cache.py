@@ -227,3 +227,33 @@ def test_paged_attention_v1_of_an_argument_it_does_not_support_raises(kernel, ch
     }
     with pytest.raises(ValueError, match=message):
         kernel.paged_attention_v1(**(arguments | change))
+
+
+def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
+    """Mutation is declared, the fakes agree, aliasing is none: what torch.compile relies on."""
+    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    query, keys, values = torch.randn(3, 4, 32), torch.randn(5, 8, 2, 32), torch.randn(5, 8, 2, 32)
+    tables, lengths, starts = (
+        torch.tensor(v, dtype=torch.int32) for v in ([[1, 3], [2, 0]], [12, 1], [0, 2, 3])
+    )
+    for lse, options in ((None, (starts, None, None)), (torch.empty(3, 4), (starts, torch.rand(4), None))):
+        arguments = (
+            torch.empty_like(query),
+            lse,
+            query,
+            keys,
+            values,
+            tables,
+            lengths,
+            *options,
+            0.2,
+            True,
+            0,
+            0.0,
+        )
+        torch.library.opcheck(namespace.attend.default, arguments)
+    classic = torch.zeros(5, 2, 8, 8, 4), torch.zeros(5, 2, 32, 8)
+    for caches in ((keys, values), classic):
+        new, slots = torch.randn(2, 3, 2, 32), torch.tensor([0, -1, 39])
+        torch.library.opcheck(namespace.reshape_and_cache.default, (*new, *caches, slots))
+    torch.library.opcheck(namespace.copy_blocks.default, ([keys], [values], torch.tensor([[0, 4]])))

@@ -273,3 +273,15 @@ def test_matmul_under_torch_compile_is_matmul(cpu_kernel):
     x = torch.randn(3, 128)
     compiled = torch.compile(lambda x: cpu_kernel.matmul(x, packed) + 1, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(x), cpu_kernel.matmul(x, packed) + 1)
+
+
+def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
+    """Mutation is declared, the fakes agree, aliasing is none: what torch.compile relies on."""
+    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    x, out, bias = torch.randn(3, 128), torch.empty(3, 6), torch.randn(6)
+    int8 = cpu_kernel.quantize(torch.randn(6, 128), "int8")
+    torch.library.opcheck(namespace.int8_matmul.default, (out, x, int8.weight, int8.scales, bias))
+    for symmetric, coarse in ((True, False), (False, True)):
+        int4 = cpu_kernel.quantize(torch.randn(6, 128), "int4", 64, symmetric)
+        given = (out, x, int4.weight, int4.scales, int4.zeros, None, 64, coarse)
+        torch.library.opcheck(namespace.int4_matmul.default, given)

@@ -57,6 +57,23 @@ struct Rotary {
   bool is_neox;
 };
 
+// Any strides; those of what is broadcast are 0.
+struct View {
+  void* data;
+  int64_t strides[4];
+};
+
+// out1 = x1 * cos - x2 * sin, out2 = x1 * sin + x2 * cos; conj: by the angle's negative. Each output may be the input of
+// its number.
+struct ApplyRotary {
+  DType dtype;
+  int64_t sizes[4];  // the last is a row
+  View x1, x2, cos, sin, out1, out2;
+  bool conj;
+
+  int64_t rows() const { return sizes[0] * sizes[1] * sizes[2]; }
+};
+
 // A cache of heads in blocks of tokens.
 struct PagedHeads {
   void* data;

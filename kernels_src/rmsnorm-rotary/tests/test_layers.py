@@ -195,11 +195,15 @@ def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     x, weight = torch.randn(3, 64), torch.randn(64)
     positions, table = torch.arange(3), torch.randn(3, 16)
     q, k = torch.randn(3, 4, 16), torch.randn(3, 2, 16)
+    qkv, caches = torch.randn(3, 128), (torch.zeros(2, 4, 2, 16), torch.zeros(2, 4, 2, 16))
+    norms = torch.randn(16), None
     for op, arguments in {
         "rms_norm": (torch.empty(3, 64), x, weight, 1e-6),
         "fused_add_rms_norm": (x.clone(), x.clone(), weight, 1e-6),
         "silu_and_mul": (torch.empty(3, 32), x),
         "rotary_embedding": (positions, q, k, 16, table, True),
+        "apply_rotary": (x, x.clone(), x, x, torch.empty(3, 64), torch.empty(3, 64), True),
+        "qk_norm_rope_cache": (qkv, *norms, positions, table, *caches, positions, 4, True, 1e-6),
     }.items():
         torch.library.opcheck(getattr(namespace, op).default, arguments)
     torch.library.opcheck(namespace.rotary_embedding.default, (positions, q, None, 16, table, True))

@@ -205,6 +205,55 @@ def test_rotary_embedding_of_a_position_out_of_range_raises_and_rotates_nothing(
     assert torch.equal(args["query"], before)
 
 
+@pytest.mark.parametrize("conj", [False, True])
+@dtypes
+@pytest.mark.parametrize("size", [1, 15, 16, 30, 64])
+@pytest.mark.parametrize("shape,angles", [((2, 7, 3), (7, 1)), ((14, 3), (14, 1)), ((5,), ()), ((), ())])
+def test_apply_rotary_of_halves_of_heads_is_the_reference(kernel, shape, angles, size, dtype, conj):
+    x = torch.randn(*shape, 2 * size + 5).to(dtype)
+    cos, sin = torch.randn(2, *angles, size).to(dtype)
+    x1, x2, rest = x[..., :size], x[..., size : 2 * size], x[..., 2 * size :].clone()
+    turn = torch.complex(cos.double(), -sin.double() if conj else sin.double())
+    expected = torch.complex(x1.double(), x2.double()) * turn
+    kernel.apply_rotary(x1, x2, cos, sin, x1, x2, conj)
+    assert_close(torch.cat((x1, x2), dim=-1), torch.cat((expected.real, expected.imag), dim=-1))
+    assert torch.equal(x[..., 2 * size :], rest)
+
+
+def test_apply_rotary_of_every_other_element_into_others_is_the_reference(kernel):
+    x, out = torch.randn(2, 5, 3, 40), torch.full((3, 2, 5, 2, 20), torch.nan)
+    cos, sin = torch.randn(2, 1, 20).expand(2, 5, 20)[:, :, None]
+    to = out[:, :, :, 0].permute(1, 2, 0, 3), out[:, :, :, 1].permute(1, 2, 0, 3)
+    kernel.apply_rotary(x[..., ::2], x[..., 1::2], cos, sin, *to, False)
+    turn = torch.complex(cos.double(), sin.double())
+    expected = torch.complex(x[..., ::2].double(), x[..., 1::2].double()) * turn
+    assert_close(to[0].contiguous(), expected.real)
+    assert_close(to[1].contiguous(), expected.imag)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (2, 0), (3, 0, 2, 8)])
+def test_apply_rotary_of_nothing_does_nothing(kernel, shape):
+    kernel.apply_rotary(*(torch.empty(shape) for _ in range(6)), False)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"x2": torch.zeros(3, 4, 7)}, "x2 must have the shape of x1"),
+        ({"out1": torch.zeros(4, 8)}, "out1 must have the shape of x1"),
+        ({"cos": torch.zeros(2, 1, 8)}, "cos must have size 1 or that of x1, 3, in dimension 0, got 2"),
+        ({"sin": torch.zeros(1, 3, 1, 8)}, "sin must have at most the 3 dimensions of x1, got 4"),
+        ({"cos": torch.zeros(8).half()}, "cos must be Float, got Half"),
+        ({"x1": torch.zeros(3, 4, 8).int()}, "x1 must be float32, float16 or bfloat16"),
+        ({"x1": torch.zeros(1, 1, 3, 4, 8)}, "x1 must have 1 to 4 dimensions, got 5"),
+    ],
+)
+def test_apply_rotary_of_a_bad_argument_raises_with_its_name(kernel, change, message):
+    given = {name: torch.zeros(3, 4, 8) for name in ("x1", "x2", "cos", "sin", "out1", "out2")}
+    with pytest.raises(RuntimeError, match=message):
+        kernel.apply_rotary(**(given | change), conj=False)
+
+
 def make_fused(
     dtype, *, tokens=9, heads=3, kv_heads=2, head_size=64, rotary_dim=None, norms="both", block_size=4
 ):

@@ -19,6 +19,7 @@
 
 namespace {
 
+using khub::ApplyRotary;
 using khub::DType;
 using khub::Heads;
 using khub::PagedHeads;
@@ -26,6 +27,7 @@ using khub::QkNormRopeCache;
 using khub::RmsNorm;
 using khub::Rotary;
 using khub::SiluAndMul;
+using khub::View;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -112,6 +114,11 @@ void run(const Rotary& r, const Tensor&) {
                               [&](int64_t begin, int64_t end) { khub::cpu::rotary(r, begin, end); });
 }
 
+void run(const ApplyRotary& a, const Tensor&) {
+  torch::stable::parallel_for(0, a.rows(), grain(a.sizes[3]),
+                              [&](int64_t begin, int64_t end) { khub::cpu::apply_rotary(a, begin, end); });
+}
+
 void run(const QkNormRopeCache& f, const Tensor&) {
   check_positions(f.rotary);
   for (int64_t token = 0; token < f.num_mapped; ++token) {
@@ -146,6 +153,10 @@ void run(const SiluAndMul& s, const Tensor& on) {
 
 void run(const Rotary& r, const Tensor& on) {
   on_stream(on, [&](void* stream) { return khub::cuda::rotary(r, stream); });
+}
+
+void run(const ApplyRotary& a, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::apply_rotary(a, stream); });
 }
 
 void run(const QkNormRopeCache& f, const Tensor& on) {
@@ -280,6 +291,41 @@ void rotary_embedding(const Tensor& positions, const Tensor& query, const std::o
   run(r, query);
 }
 
+// A tensor that is read, or written, as one of the shape of x1.
+View broadcast(const Tensor& tensor, const char* name, const Tensor& x1) {
+  check_like(tensor, name, x1, x1.scalar_type());
+  STD_TORCH_CHECK(tensor.dim() <= x1.dim(), name, " must have at most the ", x1.dim(), " dimensions of x1, got ",
+                  tensor.dim());
+  View view = {tensor.data_ptr(), {0, 0, 0, 0}};
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    const int64_t of_x1 = x1.dim() - tensor.dim() + i;
+    STD_TORCH_CHECK(tensor.size(i) == x1.size(of_x1) || tensor.size(i) == 1, name, " must have size 1 or that of x1, ",
+                    x1.size(of_x1), ", in dimension ", i, ", got ", tensor.size(i));
+    view.strides[4 - tensor.dim() + i] = tensor.size(i) == 1 ? 0 : tensor.stride(i);
+  }
+  return view;
+}
+
+void apply_rotary(const Tensor& x1, const Tensor& x2, const Tensor& cos, const Tensor& sin, const Tensor& out1,
+                  const Tensor& out2, bool conj) {
+  ApplyRotary a = {};
+  a.dtype = dtype_of(x1, "x1");
+  STD_TORCH_CHECK(x1.dim() >= 1 && x1.dim() <= 4, "x1 must have 1 to 4 dimensions, got ", x1.dim());
+  for (int64_t i = 0; i < 4; ++i) a.sizes[i] = i < 4 - x1.dim() ? 1 : x1.size(i - 4 + x1.dim());
+  check_same_shape(x2, "x2", x1, "x1");
+  check_same_shape(out1, "out1", x1, "x1");
+  check_same_shape(out2, "out2", x1, "x1");
+  a.x1 = broadcast(x1, "x1", x1);
+  a.x2 = broadcast(x2, "x2", x1);
+  a.cos = broadcast(cos, "cos", x1);
+  a.sin = broadcast(sin, "sin", x1);
+  a.out1 = broadcast(out1, "out1", x1);
+  a.out2 = broadcast(out2, "out2", x1);
+  a.conj = conj;
+  if (x1.numel() == 0) return;
+  run(a, x1);
+}
+
 // A cache [num_blocks, block_size, kv_heads, head_size].
 PagedHeads paged(const Tensor& cache, const char* name, const Tensor& qkv) {
   check_like(cache, name, qkv, qkv.scalar_type());
@@ -350,6 +396,8 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
       "cos_sin_cache, "
       "bool is_neox) -> ()");
   ops.def(
+      "apply_rotary(Tensor x1, Tensor x2, Tensor cos, Tensor sin, Tensor(a!) out1, Tensor(b!) out2, bool conj) -> ()");
+  ops.def(
       "qk_norm_rope_cache(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor cos_sin_cache, "
       "Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor slot_mapping, int num_heads, bool is_neox, float epsilon) "
       "-> ()");
@@ -364,6 +412,7 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
   ops.impl("fused_add_rms_norm", TORCH_BOX(&fused_add_rms_norm));
   ops.impl("silu_and_mul", TORCH_BOX(&silu_and_mul));
   ops.impl("rotary_embedding", TORCH_BOX(&rotary_embedding));
+  ops.impl("apply_rotary", TORCH_BOX(&apply_rotary));
   ops.impl("qk_norm_rope_cache", TORCH_BOX(&qk_norm_rope_cache));
 }
 

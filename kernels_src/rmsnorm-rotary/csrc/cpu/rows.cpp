@@ -45,6 +45,8 @@ void rotary(const Rotary& r, int64_t begin, int64_t end) {
   chosen().rotary(r, begin, end, angles.data());
 }
 
+void apply_rotary(const ApplyRotary& a, int64_t begin, int64_t end) { chosen().apply_rotary(a, begin, end); }
+
 void qk_norm_rope_cache(const QkNormRopeCache& f, int64_t begin, int64_t end) {
   std::vector<float> angles(size_t(2 * f.rotary.half)), row(size_t(f.head_size));
   chosen().qk_norm_rope_cache(f, begin, end, angles.data(), row.data());

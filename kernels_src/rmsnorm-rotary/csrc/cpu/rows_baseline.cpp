@@ -17,7 +17,8 @@ namespace {
 
 }  // namespace
 
-static const RowKernels kernels = {run_rms_norm, run_silu_and_mul, run_rotary, run_qk_norm_rope_cache};
+static const RowKernels kernels = {run_rms_norm, run_silu_and_mul, run_rotary, run_apply_rotary,
+                                   run_qk_norm_rope_cache};
 const RowKernels* const rows_baseline = &kernels;
 
 }  // namespace khub::cpu

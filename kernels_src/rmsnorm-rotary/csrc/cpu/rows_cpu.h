@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "../rows.h"
 
@@ -10,6 +11,7 @@ namespace khub::cpu {
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end);
 void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end);
 void rotary(const Rotary& rotary, int64_t begin, int64_t end);
+void apply_rotary(const ApplyRotary& apply, int64_t begin, int64_t end);
 void qk_norm_rope_cache(const QkNormRopeCache& fused, int64_t begin, int64_t end);
 
 // The same loops, each compiled for its own instruction set; null where the build has none of it. `row` holds
@@ -18,6 +20,7 @@ struct RowKernels {
   void (*rms_norm)(const RmsNorm& norm, int64_t begin, int64_t end, float* row);
   void (*silu_and_mul)(const SiluAndMul& silu, int64_t begin, int64_t end);
   void (*rotary)(const Rotary& rotary, int64_t begin, int64_t end, float* angles);
+  void (*apply_rotary)(const ApplyRotary& apply, int64_t begin, int64_t end);
   void (*qk_norm_rope_cache)(const QkNormRopeCache& fused, int64_t begin, int64_t end, float* angles, float* row);
 };
 

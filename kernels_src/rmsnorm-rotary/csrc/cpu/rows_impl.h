@@ -129,6 +129,38 @@ static void rotary_tokens(const Rotary& r, int64_t begin, int64_t end, float* an
   }
 }
 
+template <class T>
+KHUB_INLINE T* row_of(const View& view, const int64_t* at) {
+  return static_cast<T*>(view.data) + at[0] * view.strides[0] + at[1] * view.strides[1] + at[2] * view.strides[2];
+}
+
+template <class T>
+static void apply_rotary_rows(const ApplyRotary& a, int64_t begin, int64_t end) {
+  bool contiguous = true;
+  for (const View* view : {&a.x1, &a.x2, &a.cos, &a.sin, &a.out1, &a.out2}) {
+    contiguous = contiguous && (view->strides[3] == 1 || a.sizes[3] == 1);
+  }
+  const float sign = a.conj ? -1.0f : 1.0f;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t at[3] = {row / a.sizes[2] / a.sizes[1], row / a.sizes[2] % a.sizes[1], row % a.sizes[2]};
+    const T *x1 = row_of<T>(a.x1, at), *x2 = row_of<T>(a.x2, at), *cos = row_of<T>(a.cos, at), *sin = row_of<T>(a.sin, at);
+    T *out1 = row_of<T>(a.out1, at), *out2 = row_of<T>(a.out2, at);
+    for (int64_t i = 0; !contiguous && i < a.sizes[3]; ++i) {
+      const float x = khub::to_float(x1[i * a.x1.strides[3]]), y = khub::to_float(x2[i * a.x2.strides[3]]);
+      const float c = khub::to_float(cos[i * a.cos.strides[3]]), s = sign * khub::to_float(sin[i * a.sin.strides[3]]);
+      khub::from_float(x * c - y * s, out1 + i * a.out1.strides[3]);
+      khub::from_float(x * s + y * c, out2 + i * a.out2.strides[3]);
+    }
+    if (!contiguous) continue;
+    for_vectors(a.sizes[3], [&](int64_t i, int64_t count) {
+      const f32v x = load_some(x1 + i, count), y = load_some(x2 + i, count);
+      const f32v c = load_some(cos + i, count), s = load_some(sin + i, count) * sign;
+      store_some(out1 + i, x * c - y * s, count);
+      store_some(out2 + i, x * s + y * c, count);
+    });
+  }
+}
+
 // One head through `row`, of floats, so that it is rounded once.
 template <class T>
 static void norm_and_rotate(const QkNormRopeCache& f, const T* from, const void* weight, const float* angles, float* row,
@@ -209,6 +241,14 @@ static void run_rotary(const Rotary& r, int64_t begin, int64_t end, float* angle
     case DType::f32: return rotary_tokens<float>(r, begin, end, angles);
     case DType::f16: return rotary_tokens<Half>(r, begin, end, angles);
     case DType::bf16: return rotary_tokens<BFloat16>(r, begin, end, angles);
+  }
+}
+
+static void run_apply_rotary(const ApplyRotary& a, int64_t begin, int64_t end) {
+  switch (a.dtype) {
+    case DType::f32: return apply_rotary_rows<float>(a, begin, end);
+    case DType::f16: return apply_rotary_rows<Half>(a, begin, end);
+    case DType::bf16: return apply_rotary_rows<BFloat16>(a, begin, end);
   }
 }
 

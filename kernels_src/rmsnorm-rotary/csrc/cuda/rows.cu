@@ -90,6 +90,24 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const Rotary r) {
   }
 }
 
+template <class T>
+__global__ void __launch_bounds__(kThreads) apply_rotary_kernel(const ApplyRotary a) {
+  const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= a.rows() * a.sizes[3]) return;
+  const int64_t row = index / a.sizes[3];
+  const int64_t at[4] = {row / a.sizes[2] / a.sizes[1], row / a.sizes[2] % a.sizes[1], row % a.sizes[2],
+                         index % a.sizes[3]};
+  const auto place = [&](const View& view) {
+    int64_t offset = 0;
+    for (int i = 0; i < 4; ++i) offset += at[i] * view.strides[i];
+    return static_cast<T*>(view.data) + offset;
+  };
+  const float x = to_float(*place(a.x1)), y = to_float(*place(a.x2));
+  const float c = to_float(*place(a.cos)), s = (a.conj ? -1.0f : 1.0f) * to_float(*place(a.sin));
+  from_float(x * c - y * s, place(a.out1));
+  from_float(x * s + y * c, place(a.out2));
+}
+
 constexpr int64_t kLargestHead = 256;
 
 // V elements that are read and written at once: 16 bytes, or one where something is not aligned.
@@ -215,6 +233,14 @@ const char* rotary(const Rotary& r, void* stream) {
   return dispatch(r.dtype, r.num_tokens, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     return launch(rotary_kernel<T>, dim3(unsigned(r.num_tokens)), dim3(kThreads), stream, r);
+  });
+}
+
+const char* apply_rotary(const ApplyRotary& a, void* stream) {
+  const int64_t blocks = (a.rows() * a.sizes[3] + kThreads - 1) / kThreads;
+  return dispatch(a.dtype, blocks, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    return launch(apply_rotary_kernel<T>, dim3(unsigned(blocks)), dim3(kThreads), stream, a);
   });
 }
 

@@ -14,6 +14,7 @@ from .functional import apply_rms_norm, apply_rotary_transformers, apply_silu_an
 
 __all__ = [
     "apply_rms_norm",
+    "apply_rotary",
     "apply_rotary_transformers",
     "apply_silu_and_mul",
     "fused_add_rms_norm",
@@ -86,6 +87,30 @@ def rotary_embedding(
     ops.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
 
 
+def apply_rotary(
+    x1: torch.Tensor,
+    x2: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out1: torch.Tensor,
+    out2: torch.Tensor,
+    conj: bool,
+) -> None:
+    """``out1 = x1 * cos - x2 * sin`` and ``out2 = x1 * sin + x2 * cos``, as flash-attention's layers call it.
+
+    Args:
+        x1, x2: the elements of a pair, of the same shape of 1 to 4 dimensions and with any strides: halves of a head,
+            or every other element.
+        cos, sin: of the same dtype, broadcast to the shape of x1, for instance ``[seq_len, 1, rotary_dim / 2]``.
+        out1, out2: of the shape of x1; each may be the input of its number.
+        conj: rotate by the angle's negative, as a backward pass does.
+
+    Raises:
+        RuntimeError: a tensor of the wrong shape, dtype or device.
+    """
+    ops.apply_rotary(x1, x2, cos, sin, out1, out2, conj)
+
+
 def qk_norm_rope_cache(
     qkv: torch.Tensor,
     q_weight: Optional[torch.Tensor],
@@ -151,7 +176,14 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
 
 def _register_fakes() -> None:
     """The ops return nothing and allocate nothing, so tracing them is to do nothing."""
-    for op in ("rms_norm", "fused_add_rms_norm", "rotary_embedding", "qk_norm_rope_cache", "silu_and_mul"):
+    for op in (
+        "rms_norm",
+        "fused_add_rms_norm",
+        "apply_rotary",
+        "rotary_embedding",
+        "qk_norm_rope_cache",
+        "silu_and_mul",
+    ):
         torch.library.register_fake(add_op_namespace_prefix(op))(lambda *args: None)
 
 

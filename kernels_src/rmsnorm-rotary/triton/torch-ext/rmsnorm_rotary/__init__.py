@@ -6,6 +6,7 @@ from . import (
 )
 from ._face import (
     apply_rms_norm,
+    apply_rotary,
     apply_rotary_transformers,
     apply_silu_and_mul,
     fused_add_rms_norm,
@@ -17,6 +18,7 @@ from ._face import (
 
 __all__ = [
     "apply_rms_norm",
+    "apply_rotary",
     "apply_rotary_transformers",
     "apply_silu_and_mul",
     "fused_add_rms_norm",

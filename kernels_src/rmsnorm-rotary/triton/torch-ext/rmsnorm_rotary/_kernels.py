@@ -223,3 +223,38 @@ def qk_norm_rope_cache_kernel(
         value = key + kv_heads * HEAD + head[:, None] * HEAD + column[None, :]
         to = value_cache + slot // BLOCK_SIZE * value_block + slot % BLOCK_SIZE * value_token
         tl.store(to + head[:, None] * value_head + column[None, :], tl.load(value, mask=mask), mask=mask)
+
+
+@triton.jit
+def _place(at_0, at_1, at_2, at_3, stride_0, stride_1, stride_2, stride_3):
+    return at_0 * stride_0 + at_1 * stride_1 + at_2 * stride_2 + at_3 * stride_3
+
+
+@triton.jit
+def apply_rotary_kernel(
+    x1, x2, cos, sin, out1, out2, total, size_1, size_2, size_3,
+    x1_0, x1_1, x1_2, x1_3,
+    x2_0, x2_1, x2_2, x2_3,
+    cos_0, cos_1, cos_2, cos_3,
+    sin_0, sin_1, sin_2, sin_3,
+    out1_0, out1_1, out1_2, out1_3,
+    out2_0, out2_1, out2_2, out2_3,
+    CONJ: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program is BLOCK pairs, of a shape of four dimensions in which each tensor has its strides."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < total
+    at_3, row = index % size_3, index // size_3
+    at_2, row = row % size_2, row // size_2
+    at_1, at_0 = row % size_1, row // size_1
+    x = tl.load(x1 + _place(at_0, at_1, at_2, at_3, x1_0, x1_1, x1_2, x1_3), mask=mask).to(tl.float32)
+    y = tl.load(x2 + _place(at_0, at_1, at_2, at_3, x2_0, x2_1, x2_2, x2_3), mask=mask).to(tl.float32)
+    c = tl.load(cos + _place(at_0, at_1, at_2, at_3, cos_0, cos_1, cos_2, cos_3), mask=mask).to(tl.float32)
+    s = tl.load(sin + _place(at_0, at_1, at_2, at_3, sin_0, sin_1, sin_2, sin_3), mask=mask).to(tl.float32)
+    if CONJ:
+        s = -s
+    dtype = out1.dtype.element_ty
+    to_1 = out1 + _place(at_0, at_1, at_2, at_3, out1_0, out1_1, out1_2, out1_3)
+    to_2 = out2 + _place(at_0, at_1, at_2, at_3, out2_0, out2_1, out2_2, out2_3)
+    tl.store(to_1, (x * c - y * s).to(dtype), mask=mask)
+    tl.store(to_2, (x * s + y * c).to(dtype), mask=mask)

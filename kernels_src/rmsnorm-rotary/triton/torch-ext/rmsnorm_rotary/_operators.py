@@ -5,7 +5,13 @@ from typing import NamedTuple, Optional
 import torch
 import triton
 
-from ._kernels import qk_norm_rope_cache_kernel, rms_norm_kernel, rotary_kernel, silu_and_mul_kernel
+from ._kernels import (
+    apply_rotary_kernel,
+    qk_norm_rope_cache_kernel,
+    rms_norm_kernel,
+    rotary_kernel,
+    silu_and_mul_kernel,
+)
 from ._launch import (
     check,
     check_dims,
@@ -181,6 +187,45 @@ def rotary_embedding(
         )
 
 
+def apply_rotary(
+    x1: torch.Tensor,
+    x2: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out1: torch.Tensor,
+    out2: torch.Tensor,
+    conj: bool,
+) -> None:
+    check_float(x1, "x1")
+    check(1 <= x1.dim() <= 4, f"x1 must have 1 to 4 dimensions, got {x1.dim()}")
+    for tensor, name in ((x2, "x2"), (out1, "out1"), (out2, "out2")):
+        check(tensor.shape == x1.shape, f"{name} must have the shape of x1")
+    given = {"x1": x1, "x2": x2, "cos": cos, "sin": sin, "out1": out1, "out2": out2}
+    strides: list[int] = []
+    for name, tensor in given.items():
+        check_like(tensor, name, x1, x1.dtype)
+        check(
+            tensor.dim() <= x1.dim(),
+            f"{name} must have at most the {x1.dim()} dimensions of x1, got {tensor.dim()}",
+        )
+        sizes = x1.shape[x1.dim() - tensor.dim() :]
+        for i, (size, wanted) in enumerate(zip(tensor.shape, sizes)):
+            check(
+                size in (1, wanted),
+                f"{name} must have size 1 or that of x1, {wanted}, in dimension {i}, got {size}",
+            )
+        own = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride())]
+        strides += [0] * (4 - len(own)) + own
+    total = x1.numel()
+    if total == 0:
+        return
+    shape = [1] * (4 - x1.dim()) + list(x1.shape)
+    with on_device(x1):
+        apply_rotary_kernel[(triton.cdiv(total, 1024),)](
+            *given.values(), total, *shape[1:], *strides, CONJ=conj, BLOCK=1024
+        )
+
+
 def qk_norm_rope_cache(
     qkv: torch.Tensor,
     q_weight: Optional[torch.Tensor],
@@ -276,6 +321,11 @@ register(
     "rotary_embedding",
     "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, bool is_neox) -> ()",
     rotary_embedding,
+)
+register(
+    "apply_rotary",
+    "(Tensor x1, Tensor x2, Tensor cos, Tensor sin, Tensor(a!) out1, Tensor(b!) out2, bool conj) -> ()",
+    apply_rotary,
 )
 register(
     "qk_norm_rope_cache",

@@ -1,0 +1,72 @@
+"""The tests of the Hub's own packages, from a checkout given by path, pass with ours in their place.
+
+KHUB_KERNELS_COMMUNITY=<checkout of huggingface/kernels-community> pytest tests/kernels_src/test_kernels_community.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKOUT = os.environ.get("KHUB_KERNELS_COMMUNITY")
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not CHECKOUT, reason="KHUB_KERNELS_COMMUNITY names no checkout"),
+]
+
+# Loads ours under the name of theirs. Their tests of rotary want a GPU; what they ask for runs on a CPU as well.
+PLUGIN = """
+import sys
+from pathlib import Path
+
+import torch
+from hub_loader import get_local_kernel
+
+ours = get_local_kernel(Path({package!r}))
+sys.modules["rmsnorm"] = sys.modules["rotary"] = ours
+sys.modules["rmsnorm.layers"] = ours.layers
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "flaky(max_runs, min_passes): theirs")
+    if not torch.cuda.is_available():
+        try:
+            import tests.utils as utils
+        except ImportError:
+            return
+        utils.infer_device, utils.supports_bfloat16 = lambda: "cpu", lambda: True
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ours")
+    command = [sys.executable, "-m", "hub_loader", "build", str(ROOT / "kernels_src" / "rmsnorm-rotary")]
+    command += ["--select", "torch-stable*-cpu-x86_64*", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize(("theirs", "least"), [("rmsnorm", 3), ("rotary", 192)])
+def test_their_tests_pass_with_our_package(package: Path, tmp_path: Path, theirs: str, least: int) -> None:
+    assert CHECKOUT is not None
+    shutil.copytree(Path(CHECKOUT) / theirs / "tests", tmp_path / "tests")
+    (tmp_path / "with_ours.py").write_text(PLUGIN.format(package=str(package)))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "with_ours", "tests"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for again in ([], ["--last-failed"]):  # they call those of rotary flaky: one pass in two runs is enough
+        done = subprocess.run(
+            [*command, *again], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        passed = int(done.stdout.rpartition(" passed")[0].split()[-1])
+        assert passed >= (1 if again else least * 0.98), done.stdout + done.stderr
+        if done.returncode == 0:
+            return
+    raise AssertionError(done.stdout + done.stderr)
