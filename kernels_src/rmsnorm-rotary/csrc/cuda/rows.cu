@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const Rotary r) {
 template <class T>
 __global__ void __launch_bounds__(kThreads) apply_rotary_kernel(const ApplyRotary a) {
   const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= a.rows() * a.sizes[3]) return;
+  if (index >= a.sizes[0] * a.sizes[1] * a.sizes[2] * a.sizes[3]) return;
   const int64_t row = index / a.sizes[3];
   const int64_t at[4] = {row / a.sizes[2] / a.sizes[1], row / a.sizes[2] % a.sizes[1], row % a.sizes[2],
                          index % a.sizes[3]};
