@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(TORCH))
 
-# Three processes for two cores, as many tests wait for a server; a file's tests in one of them, files with slow tests first,
-# the longest named at the end. OpenMP threads that wait do not spin: the cores are shared.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+# Two processes (a third made it slower on two cores), a file's tests in one of them, files with slow tests first, the longest
+# named at the end. OpenMP threads that wait do not spin: the cores are shared.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	--durations=40 --durations-min=10
 
 # The code that decides, and the tests that alone hold it.

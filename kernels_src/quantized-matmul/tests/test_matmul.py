@@ -83,6 +83,25 @@ def test_matmul_of_many_rows_of_any_length_is_the_reference(cpu_kernel, k, forma
     assert_close(cpu_kernel.matmul(x, packed), reference.matmul(x, reference.weights(packed)))
 
 
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("m,n", [(1, 37), (1, 1000), (5, 100), (70, 37), (70, 333)])
+def test_matmul_with_any_number_of_threads_gives_the_same_bits(cpu_kernel, set_threads, m, n, format):
+    packed, x = cpu_kernel.quantize(torch.randn(n, 384), format), torch.randn(m, 384)
+    set_threads(1)
+    alone = cpu_kernel.matmul(x, packed)
+    assert_close(alone, x.double() @ cpu_kernel.dequantize(packed).double().T)
+    for threads in (2, 3, 5, 8) * 5:
+        set_threads(threads)
+        assert torch.equal(cpu_kernel.matmul(x, packed), alone)
+
+
 @formats
 @dtypes
 @pytest.mark.parametrize("m", [1, 4])
