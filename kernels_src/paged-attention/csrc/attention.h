@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "scalar.h"
+#include "fp8.h"
 
 namespace khub {
 
@@ -20,8 +20,12 @@ struct CacheView {
   int64_t dim_stride;
 };
 
+// What a cache holds: the query's dtype, or eight bits a number, times a scale.
+enum class CacheType : int32_t { same = 0, e4m3 = 1, e5m2 = 2 };
+
 struct Attention {
-  DType dtype;
+  DType dtype;  // of query and out
+  CacheType cache_type;
   int64_t num_tokens;
   int64_t num_seqs;
   int64_t num_heads;
@@ -44,6 +48,9 @@ struct Attention {
   const int32_t* seq_lens;
   const int32_t* query_start_loc;  // [num_seqs + 1]; null: one token per sequence
   const float* alibi_slopes;       // [num_heads], or null
+  const float* sinks;              // [num_heads], or null
+  const float* k_scale;            // one float on the device, or null: 1
+  const float* v_scale;
   float scale;
   float softcap;   // 0: none
   int64_t window;  // 0: none; else the keys a query sees, itself included
@@ -54,7 +61,8 @@ struct Attention {
 };
 
 struct CacheWrite {
-  int64_t itemsize;  // 2 or 4 bytes: a write copies bits
+  DType dtype;  // of key and value
+  CacheType cache_type;
   int64_t num_tokens;
   int64_t num_heads;
   int64_t head_size;
@@ -68,7 +76,41 @@ struct CacheWrite {
   int64_t value_head_stride;
   CacheView key_cache;
   CacheView value_cache;
+  const float* k_scale;         // one float on the device, or null: 1; what is stored is the value over it
+  const float* v_scale;
   const int64_t* slot_mapping;  // [num_tokens], negative: skip
+};
+
+// Two partial results of the same rows and what they are together. `out` and `out_lse` may be either part.
+struct Merge {
+  DType dtype;
+  int64_t num_tokens;
+  int64_t num_heads;
+  int64_t head_size;
+  struct Part {
+    const void* out;  // [num_tokens, num_heads, head_size], the last dimension contiguous
+    int64_t token_stride;
+    int64_t head_stride;
+    const float* lse;  // [num_tokens, num_heads]
+  } parts[2];
+  void* out;
+  int64_t out_token_stride;
+  int64_t out_head_stride;
+  float* out_lse;
+};
+
+// Blocks of contiguous numbers to another dtype; one of the two is of eight bits.
+struct Convert {
+  DType dtype;  // of the wide side
+  CacheType cache_type;
+  bool narrow;  // to eight bits
+  int64_t num_blocks;
+  int64_t block_items;
+  const void* input;
+  int64_t input_block_stride;
+  void* output;
+  int64_t output_block_stride;
+  float scale;  // of what is in eight bits
 };
 
 }  // namespace khub

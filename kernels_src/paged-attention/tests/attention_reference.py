@@ -28,19 +28,26 @@ def attend(
     window=None,
     softcap=0.0,
     alibi_slopes=None,
+    sinks=None,
+    k_scale=None,
+    v_scale=None,
     tree_mask=None,
 ):
     """As the kernel's `attend` with `return_lse=True`, in float64 and for the flash layout."""
     out = torch.zeros(query.shape, dtype=torch.float64)
-    lse = torch.full(query.shape[:2], -torch.inf, dtype=torch.float64)
+    sink = torch.full(query.shape[1:2], -torch.inf) if sinks is None else sinks
+    lse = sink.double().expand(query.shape[:2]).clone()
     group = query.shape[1] // key_cache.shape[2]
     for seq, length in enumerate(seq_lens.tolist()):
         begin, end = query_start_loc[seq].item(), query_start_loc[seq + 1].item()
         if begin == end:
             continue
         table = block_tables[seq].tolist()
-        keys = gather(key_cache, table, length).double().repeat_interleave(group, dim=1)
-        values = gather(value_cache, table, length).double().repeat_interleave(group, dim=1)
+        keys, values = (
+            gather(cache, table, length).double().repeat_interleave(group, dim=1)
+            * float(1 if stored is None else stored)
+            for cache, stored in ((key_cache, k_scale), (value_cache, v_scale))
+        )
         positions = length - end + torch.arange(begin, end)[:, None]
         key_positions = torch.arange(length)[None, :]
         seen = torch.ones(end - begin, length, dtype=torch.bool)
@@ -61,8 +68,9 @@ def attend(
         if alibi_slopes is not None:
             logits = logits + alibi_slopes.double()[:, None, None] * (key_positions - positions)
         logits = logits.masked_fill(~seen, -torch.inf)
+        logits = torch.cat([logits, sink.double()[:, None, None].expand(-1, end - begin, 1)], dim=-1)
         any_seen = seen.any(dim=1)
-        weights = torch.softmax(logits, dim=-1)[:, any_seen]
+        weights = torch.softmax(logits, dim=-1)[:, any_seen, :length]
         out[begin:end][any_seen] = torch.einsum("htk,khd->thd", weights, values)
         lse[begin:end] = torch.logsumexp(logits, dim=-1).T
     return out, lse

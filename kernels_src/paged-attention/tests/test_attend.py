@@ -78,6 +78,47 @@ def test_attend_with_each_block_size_is_the_reference(kernel, block_size):
     check(kernel, make_step(block_size, [(1, 45), (2, 33)], block_size=block_size, head_size=32))
 
 
+CHUNKS = [(40, 40), (17, 90), (1, 20), (16, 16), (70, 330), (33, 33)]
+# What long chunks are to CPUs alone; test_attend_spans has those of all.
+on_cpus = pytest.mark.parametrize(
+    "kernel",
+    ["cpu", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpu-baseline", "cpu-wide"))],
+    indirect=True,
+)
+
+
+@on_cpus
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("head_size", [32, 36, 80, 256])
+def test_attend_of_long_chunks_is_the_reference(kernel, head_size, dtype):
+    check(kernel, make_step(head_size, CHUNKS, head_size=head_size, dtype=dtype))
+
+
+@on_cpus
+@pytest.mark.parametrize("heads,kv_heads", [(4, 4), (6, 2), (5, 1), (40, 1)])
+def test_attend_of_long_chunks_with_each_grouping_of_heads_is_the_reference(kernel, heads, kv_heads):
+    check(kernel, make_step(heads, [(50, 50), (18, 31)], heads=heads, kv_heads=kv_heads, head_size=32))
+
+
+@on_cpus
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_attend_of_long_chunks_over_the_classic_layout_is_the_reference(kernel, dtype):
+    step = make_step(3, CHUNKS, head_size=32, dtype=dtype)
+    expected, _ = reference.attend(**step)
+    step["key_cache"], step["value_cache"] = classic(step["key_cache"], step["value_cache"])
+    assert_close(kernel.attend(**step), expected, dtype)
+
+
+def test_attend_of_a_long_chunk_keeps_a_value_that_is_no_number_from_those_before_it(kernel):
+    step = make_step(4, [(64, 130)], head_size=32)
+    expected, _ = reference.attend(**step)
+    where = (step["block_tables"][0, 100 // 16], 100 % 16)
+    step["value_cache"][where] = torch.nan
+    out = kernel.attend(**step)
+    assert_close(out[:34], expected[:34], torch.float32)  # positions 66 to 99
+    assert out[34:].isnan().all()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -88,12 +129,15 @@ def test_attend_with_each_block_size_is_the_reference(kernel, block_size):
         {"window": 1000},
         {"softcap": 5.0},
         {"alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625])},
+        {"sinks": torch.tensor([0.5, -2.0, 3.0, -torch.inf])},
+        {"sinks": torch.tensor([90.0, -90.0, 0.0, 1.0]), "causal": False},
+        {"sinks": torch.tensor([0.5, -2.0, 3.0, 1.0]), "window": 5, "softcap": 2.0},
         {"window": 7, "softcap": 2.0, "alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625])},
     ],
     ids=lambda options: "-".join(options),
 )
 def test_attend_with_an_option_is_the_reference(kernel, options):
-    check(kernel, make_step(7, MIXED, head_size=32), **options)
+    check(kernel, make_step(7, [*MIXED, (35, 80)], head_size=32), **options)
 
 
 def test_attend_of_one_token_over_itself_is_its_value(kernel):
@@ -109,6 +153,13 @@ def test_attend_over_an_empty_sequence_is_zero(kernel):
     assert torch.equal(lse, torch.full_like(lse, -torch.inf))
 
 
+def test_attend_over_an_empty_sequence_with_sinks_is_zero_and_the_sinks(kernel):
+    sinks = torch.randn(4)
+    out, lse = kernel.attend(**make_step(0, [(2, 0)]), sinks=sinks, return_lse=True)
+    assert torch.equal(out, torch.zeros_like(out))
+    assert torch.equal(lse, sinks.expand(2, 4))
+
+
 @pytest.mark.parametrize("lens", [[], [(0, 5)]], ids=["no sequences", "no tokens"])
 def test_attend_of_an_empty_batch_is_empty(kernel, lens):
     assert kernel.attend(**make_step(0, lens)).shape == (0, 4, 64)
@@ -121,11 +172,12 @@ def test_attend_over_shared_blocks_is_the_reference(kernel):
     check(kernel, step)
 
 
-def test_attend_over_the_classic_layout_is_attend_over_the_flash_layout(kernel):
-    step = make_step(2, MIXED, dtype=torch.bfloat16)
-    expected = kernel.attend(**step)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_attend_over_the_classic_layout_is_the_reference(kernel, dtype):
+    step = make_step(2, MIXED, dtype=dtype)
+    expected, _ = reference.attend(**step)
     step["key_cache"], step["value_cache"] = classic(step["key_cache"], step["value_cache"])
-    assert torch.equal(kernel.attend(**step), expected)
+    assert_close(kernel.attend(**step), expected, dtype)
 
 
 def classic(key_cache, value_cache):
@@ -164,7 +216,8 @@ def test_attend_twice_gives_the_same_bits(kernel):
 
 def test_attend_of_a_sequence_gives_the_same_bits_alone_and_in_any_batch(kernel):
     step = make_step(6, [(1, 37), (6, 21), (1, 50)], head_size=32)
-    together = kernel.attend(**step)
+    sinks = torch.randn(4)
+    together = kernel.attend(**step, sinks=sinks)
     for seq in range(3):
         begin, end = step["query_start_loc"][seq : seq + 2].tolist()
         for first in range(begin, end):  # even a prefill chunk token by token
@@ -176,6 +229,7 @@ def test_attend_of_a_sequence_gives_the_same_bits_alone_and_in_any_batch(kernel)
                 seq_lens=step["seq_lens"][seq : seq + 1] - (end - 1 - first),
                 query_start_loc=torch.tensor([0, 1], dtype=torch.int32),
                 scale=step["scale"],
+                sinks=sinks,
             )
             assert torch.equal(alone[0], together[first])
 
@@ -189,7 +243,9 @@ def test_attend_with_the_emulated_threads_in_reverse_gives_the_same_bits(kernel,
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_attend_over_a_long_context_is_the_reference(cpu_kernel, dtype):
-    check(cpu_kernel, make_step(9, [(1, 3000), (2, 2049)], dtype=dtype, head_size=32))
+    step = make_step(9, [(1, 3000), (2, 2049)], dtype=dtype, head_size=32)
+    check(cpu_kernel, step)
+    check(cpu_kernel, step, sinks=torch.tensor([4.0, 8.0, 9.0, -1.0]))  # once, though there are many spans
 
 
 @pytest.mark.slow
@@ -206,7 +262,10 @@ def test_attend_over_32k_tokens_is_the_reference(cpu_kernel, dtype):
         ({"query": torch.randn(2, 3, 64)}, "multiple of the 2 KV heads"),
         ({"query": torch.randn(2, 4, 32)}, "head size of query, 32, got 64"),
         ({"query": torch.randn(2, 4, 128)[:, :, ::2]}, "contiguous in its last dimension, got stride 2"),
-        ({"query": torch.randn(2, 4, 64).half()}, "key_cache must be Half, got Float"),
+        (
+            {"query": torch.randn(2, 4, 64).half()},
+            "key_cache must be Half, Float8_e4m3fn or Float8_e5m2, got Float",
+        ),
         ({"seq_lens": torch.tensor([20])}, "seq_lens must be Int, got Long"),
         (
             {"block_tables": torch.zeros(3, 2, dtype=torch.int32)},
@@ -214,6 +273,10 @@ def test_attend_over_32k_tokens_is_the_reference(cpu_kernel, dtype):
         ),
         ({"query_start_loc": torch.tensor([0], dtype=torch.int32)}, "query_start_loc must have size 2"),
         ({"alibi_slopes": torch.zeros(3)}, "alibi_slopes must have size 4"),
+        ({"sinks": torch.zeros(3)}, "sinks must have size 4"),
+        ({"sinks": torch.zeros(4).half()}, "sinks must be Float, got Half"),
+        ({"k_scale": 2.0}, "k_scale needs an FP8 cache: leave it out, the dtype of key_cache is Float"),
+        ({"v_scale": torch.ones(1)}, "v_scale needs an FP8 cache"),
         ({"out": torch.zeros(1, 4, 64)}, "out must have size 2 in dimension 0, got 1"),
         ({"softcap": -1.0}, "softcap must not be negative"),
     ],

@@ -93,14 +93,6 @@ def test_reshape_and_cache_of_other_heads_raises(kernel):
         kernel.reshape_and_cache_flash(torch.randn(1, 3, 8), torch.randn(1, 3, 8), *caches, torch.tensor([0]))
 
 
-@pytest.mark.parametrize("function", ["reshape_and_cache", "reshape_and_cache_flash"])
-def test_reshape_and_cache_of_an_fp8_cache_raises(kernel, function):
-    caches = empty_caches("flash", 2, 4, 2, 8, torch.float32)
-    key, value = torch.randn(2, 1, 2, 8)
-    with pytest.raises(ValueError, match='kv_cache_dtype must be "auto"'):
-        getattr(kernel, function)(key, value, *caches, torch.tensor([0]), "fp8", 1.0, 1.0)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(6, 16, 2, 8), (6, 3, 1, 5), (6, 2, 4, 8, 4)], ids=str)
 def test_copy_blocks_of_pairs_copies_those_blocks_of_every_layer(kernel, dtype, shape):
@@ -134,6 +126,49 @@ def test_copy_blocks_of_blocks_that_are_not_contiguous_raises(kernel):
     cache = torch.randn(3, 4, 5).transpose(1, 2)
     with pytest.raises(RuntimeError, match="contiguous blocks"):
         kernel.copy_blocks([cache], [cache], torch.tensor([[0, 1]]))
+
+
+def test_copy_blocks_of_caches_in_eight_bits_copies_the_blocks(kernel):
+    cache = torch.randint(256, (4, 3, 5), dtype=torch.uint8)
+    expected = cache[[0, 0, 2, 3]].clone()
+    kernel.copy_blocks([cache.view(torch.float8_e4m3fn)], [cache], torch.tensor([[0, 1]]))
+    assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.uint8], ids=str)
+def test_swap_blocks_copies_the_blocks_of_one_cache_to_those_of_another(kernel, dtype):
+    both = torch.randn(5, 2, 3, 2, 8).to(dtype)
+    src, dst = both[:, 0], torch.zeros(4, 3, 2, 8).to(dtype)  # the source's blocks are apart
+    kernel.swap_blocks(src, dst, torch.tensor([[4, 0], [1, 3]], device="cpu"))
+    expected = torch.zeros(4, 3, 2, 8).to(dtype)
+    expected[0], expected[3] = src[4], src[1]
+    assert torch.equal(dst.float(), expected.float())
+
+
+def test_swap_blocks_between_devices_copies_there_and_back(kernel):
+    on_device = torch.randn(4, 3, 8)
+    before, host = on_device.clone(), torch.zeros(5, 3, 8, device="cpu")
+    kernel.swap_blocks(on_device, host, torch.tensor([[2, 4]], device="cpu"))
+    on_device[2] = 0
+    kernel.swap_blocks(host, on_device, torch.tensor([[4, 0]], device="cpu"))
+    assert torch.equal(on_device[0], before[2])
+
+
+@pytest.mark.parametrize(
+    "dst,mapping,message",
+    [
+        (torch.zeros(2, 3), torch.tensor([[0, 2]]), r"blocks of dst \(0 to 1\), got 2"),
+        (torch.zeros(2, 3), torch.tensor([[-1, 0]]), r"blocks of src \(0 to 3\), got -1"),
+        (torch.zeros(2, 3), torch.tensor([[0, 1]], dtype=torch.int32), "block_mapping must be int64"),
+        (torch.zeros(2, 3), torch.tensor([0, 1]), "block_mapping must be int64"),
+        (torch.zeros(2, 4), torch.tensor([[0, 1]]), "src and dst must have the same dtype and blocks"),
+        (torch.zeros(2, 3).half(), torch.tensor([[0, 1]]), "src and dst must have the same dtype and blocks"),
+    ],
+)
+def test_swap_blocks_of_a_bad_argument_raises_and_copies_nothing(cpu_kernel, dst, mapping, message):
+    with pytest.raises(ValueError, match=message):
+        cpu_kernel.swap_blocks(torch.ones(4, 3), dst, mapping)
+    assert not dst.any()
 
 
 def decode_step(dtype, block_size=8, heads=4, kv_heads=2, head_size=80):
@@ -199,7 +234,11 @@ def test_paged_attention_over_a_written_classic_cache_is_the_reference(kernel, d
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype"),
+        ({"kv_cache_dtype": "int8"}, 'kv_cache_dtype must be "auto" or one of "fp8"'),
+        (
+            {"kv_cache_dtype": "fp8"},
+            'key_cache must be uint8 or torch.float8_e4m3fn for "fp8", got torch.float32',
+        ),
         ({"num_kv_heads": 4}, "2 KV heads and blocks of 8"),
         ({"block_size": 16}, "2 KV heads and blocks of 8"),
         ({"blocksparse_vert_stride": 8}, "block-sparse"),
@@ -236,13 +275,21 @@ def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     tables, lengths, starts = (
         torch.tensor(v, dtype=torch.int32) for v in ([[1, 3], [2, 0]], [12, 1], [0, 2, 3])
     )
-    for lse, options in ((None, (starts, None, None)), (torch.empty(3, 4), (starts, torch.rand(4), None))):
+    slopes, sinks, scale = torch.rand(4), torch.rand(4), torch.ones(1)
+    plain, small = (keys, values), (keys.to(torch.float8_e5m2), values.to(torch.float8_e5m2))
+    # torch cannot compare tensors of eight bits, as its check of the schema does.
+    some = ("test_autograd_registration", "test_faketensor")
+    full = (*some, "test_schema", "test_aot_dispatch_dynamic")
+    for lse, caches, options, checks in (
+        (None, plain, (starts, None, None, None, None, None), full),
+        (torch.empty(3, 4), plain, (starts, slopes, sinks, None, None, None), full),
+        (torch.empty(3, 4), small, (starts, slopes, sinks, scale, scale, None), some),
+    ):
         arguments = (
             torch.empty_like(query),
             lse,
             query,
-            keys,
-            values,
+            *caches,
             tables,
             lengths,
             *options,
@@ -251,9 +298,18 @@ def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
             0,
             0.0,
         )
-        torch.library.opcheck(namespace.attend.default, arguments)
+        torch.library.opcheck(namespace.attend.default, arguments, test_utils=checks)
     classic = torch.zeros(5, 2, 8, 8, 4), torch.zeros(5, 2, 32, 8)
-    for caches in ((keys, values), classic):
+    for caches, scales, checks in (
+        (plain, (None, None), full),
+        (classic, (None, None), full),
+        (small, (scale, scale), some),
+    ):
         new, slots = torch.randn(2, 3, 2, 32), torch.tensor([0, -1, 39])
-        torch.library.opcheck(namespace.reshape_and_cache.default, (*new, *caches, slots))
+        torch.library.opcheck(
+            namespace.reshape_and_cache.default, (*new, *caches, slots, *scales), test_utils=checks
+        )
+    state = torch.randn(3, 4, 32), torch.randn(3, 4)
+    torch.library.opcheck(namespace.merge_states.default, (*map(torch.empty_like, state), *state, *state))
+    torch.library.opcheck(namespace.convert_fp8.default, (small[0], keys, 2.0), test_utils=some)
     torch.library.opcheck(namespace.copy_blocks.default, ([keys], [values], torch.tensor([[0, 4]])))

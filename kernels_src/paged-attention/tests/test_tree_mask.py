@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+import attention_reference as reference
 import pytest
 import torch
-from test_attend import MIXED, TOLERANCE, check, classic, make_step
+from test_attend import MIXED, TOLERANCE, assert_close, check, classic, make_step
 
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
-
-
-@pytest.fixture(autouse=True)
-def no_triton(request):
-    callspec = getattr(request.node, "callspec", None)
-    if callspec is not None and callspec.params.get("kernel") == "triton":
-        pytest.skip("the Triton variant takes no tree_mask yet")
 
 
 def pack(seen):
@@ -60,7 +54,9 @@ def test_attend_of_a_tree_with_each_grouping_of_heads_is_the_reference(kernel, h
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 20, 40, 1000])
-@pytest.mark.parametrize("rest", [{}, {"softcap": 3.0}, {"alibi_slopes": SLOPES}], ids="-".join)
+@pytest.mark.parametrize(
+    "rest", [{}, {"softcap": 3.0, "sinks": SLOPES}, {"alibi_slopes": SLOPES}], ids="-".join
+)
 def test_attend_of_a_mask_with_other_options_is_the_reference(kernel, window, rest):
     step = make_step(11, [(1, 37), (9, 70), (7, 7), (3, 45)], head_size=32)
     for words in (1, 2):
@@ -122,12 +118,14 @@ def test_a_token_that_a_mask_hides_is_not_read(kernel):
     assert torch.equal(out[[0, 2, 3]], expected[[0, 2, 3]])
 
 
-def test_attend_of_a_tree_over_the_classic_layout_is_attend_over_the_flash_layout(kernel):
-    step = make_step(16, MIXED, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attend_of_a_tree_over_either_layout_is_the_reference(kernel, dtype):
+    step = make_step(16, MIXED, dtype=dtype)
     mask = random_mask(16, len(step["query"]), 2)
-    expected = kernel.attend(**step, tree_mask=mask)
+    expected, _ = reference.attend(**step, tree_mask=mask)
+    assert_close(kernel.attend(**step, tree_mask=mask), expected, dtype)
     step["key_cache"], step["value_cache"] = classic(step["key_cache"], step["value_cache"])
-    assert torch.equal(kernel.attend(**step, tree_mask=mask), expected)
+    assert_close(kernel.attend(**step, tree_mask=mask), expected, dtype)
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 40])

@@ -23,9 +23,12 @@
 namespace {
 
 using khub::Attention;
+using khub::CacheType;
 using khub::CacheView;
 using khub::CacheWrite;
+using khub::Convert;
 using khub::DType;
+using khub::Merge;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -60,14 +63,37 @@ void check_inner_stride(const Tensor& tensor, const char* name) {
                   " must be contiguous in its last dimension, got stride ", tensor.stride(last));
 }
 
+bool is_fp8(ScalarType dtype) {
+  return dtype == ScalarType::Float8_e4m3fn || dtype == ScalarType::Float8_e5m2;
+}
+
+CacheType cache_type_of(ScalarType dtype) {
+  if (!is_fp8(dtype)) return CacheType::same;
+  return dtype == ScalarType::Float8_e4m3fn ? CacheType::e4m3 : CacheType::e5m2;
+}
+
+const float* scale_of(const std::optional<Tensor>& scale, const char* name, const Tensor& reference, CacheType type) {
+  if (!scale) return nullptr;
+  STD_TORCH_CHECK(type != CacheType::same, name, " needs an FP8 cache: leave it out, the dtype of key_cache is ",
+                  torch::headeronly::toString(reference.scalar_type()));
+  check_like(*scale, name, reference, ScalarType::Float, scale->dim());
+  STD_TORCH_CHECK(scale->numel() == 1, name, " must have 1 element, got ", scale->numel());
+  return scale->const_data_ptr<float>();
+}
+
 struct PagedCache {
+  CacheType type;
   CacheView key, value;
   int64_t num_blocks, block_size, num_heads, head_size;
 };
 
 PagedCache paged_cache(const Tensor& key, const Tensor& value, const Tensor& reference) {
-  const ScalarType dtype = reference.scalar_type();
+  const ScalarType dtype = key.scalar_type();
+  STD_TORCH_CHECK(dtype == reference.scalar_type() || is_fp8(dtype), "key_cache must be ",
+                  torch::headeronly::toString(reference.scalar_type()),
+                  ", Float8_e4m3fn or Float8_e5m2, got ", torch::headeronly::toString(dtype));
   PagedCache cache;
+  cache.type = cache_type_of(dtype);
   if (key.dim() == 4) {  // flash: [blocks, block_size, heads, head_size], both
     check_like(key, "key_cache", reference, dtype, 4);
     check_like(value, "value_cache", reference, dtype, 4);
@@ -161,6 +187,16 @@ void run(const CacheWrite& w, const Tensor&) {
                               [&](int64_t begin, int64_t end) { khub::cpu::write_cache(w, begin, end); });
 }
 
+void run(const Merge& m, const Tensor&) {
+  torch::stable::parallel_for(0, m.num_tokens, 4,
+                              [&](int64_t begin, int64_t end) { khub::cpu::merge_states(m, begin, end); });
+}
+
+void run(const Convert& c, const Tensor&) {
+  torch::stable::parallel_for(0, c.num_blocks, 1,
+                              [&](int64_t begin, int64_t end) { khub::cpu::convert(c, begin, end); });
+}
+
 void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, const Tensor& mapping) {
   const int64_t* pairs = mapping.const_data_ptr<int64_t>();
   char* data = static_cast<char*>(cache.data_ptr());
@@ -188,11 +224,29 @@ void on_stream(const Tensor& tensor, const Launch& launch) {
 }
 
 void run(const Attention& a, const Tensor& query) {
-  on_stream(query, [&](void* stream) { return khub::cuda::attend(a, stream); });
+  if (a.num_tokens == 0) return;
+  if (!khub::cuda::fits_mma(a)) {
+    on_stream(query, [&](void* stream) { return khub::cuda::attend(a, stream); });
+    return;
+  }
+  // From the allocator of torch, which a CUDA graph captures too; whoever gets it next is behind us on the stream.
+  const Tensor partials =
+      torch::stable::new_empty(query, {khub::cuda::attend_mma_floats(a)}, ScalarType::Float);
+  on_stream(query, [&](void* stream) {
+    return khub::cuda::attend_mma(a, partials.mutable_data_ptr<float>(), stream);
+  });
 }
 
 void run(const CacheWrite& w, const Tensor& key) {
   on_stream(key, [&](void* stream) { return khub::cuda::write_cache(w, stream); });
+}
+
+void run(const Merge& m, const Tensor& out) {
+  on_stream(out, [&](void* stream) { return khub::cuda::merge_states(m, stream); });
+}
+
+void run(const Convert& c, const Tensor& output) {
+  on_stream(output, [&](void* stream) { return khub::cuda::convert(c, stream); });
 }
 
 void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, const Tensor& mapping) {
@@ -207,7 +261,8 @@ void run_copy(const Tensor& cache, int64_t block_bytes, int64_t stride_bytes, co
 void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& query, const Tensor& key_cache,
             const Tensor& value_cache, const Tensor& block_tables, const Tensor& seq_lens,
             const std::optional<Tensor>& query_start_loc, const std::optional<Tensor>& alibi_slopes,
-            const std::optional<Tensor>& tree_mask, double scale, bool causal, int64_t window, double softcap) {
+            const std::optional<Tensor>& sinks, const std::optional<Tensor>& k_scale,
+            const std::optional<Tensor>& v_scale, const std::optional<Tensor>& tree_mask, double scale, bool causal, int64_t window, double softcap) {
   Attention a = {};
   a.dtype = dtype_of(query, "query");
   check_like(query, "query", query, query.scalar_type(), 3);
@@ -228,8 +283,11 @@ void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& q
   a.num_kv_heads = cache.num_heads;
   a.num_blocks = cache.num_blocks;
   a.block_size = cache.block_size;
+  a.cache_type = cache.type;
   a.key = cache.key;
   a.value = cache.value;
+  a.k_scale = scale_of(k_scale, "k_scale", query, cache.type);
+  a.v_scale = scale_of(v_scale, "v_scale", query, cache.type);
 
   check_like(seq_lens, "seq_lens", query, ScalarType::Int, 1);
   check_inner_stride(seq_lens, "seq_lens");
@@ -251,12 +309,15 @@ void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& q
   }
   STD_TORCH_CHECK(a.num_tokens == 0 || a.num_seqs > 0, "query has ", a.num_tokens,
                   " tokens, but seq_lens names no sequence");
-  if (alibi_slopes) {
-    check_like(*alibi_slopes, "alibi_slopes", query, ScalarType::Float, 1);
-    check_size(*alibi_slopes, "alibi_slopes", 0, a.num_heads);
-    check_inner_stride(*alibi_slopes, "alibi_slopes");
-    a.alibi_slopes = alibi_slopes->const_data_ptr<float>();
-  }
+  const auto of_heads = [&](const std::optional<Tensor>& tensor, const char* name) -> const float* {
+    if (!tensor) return nullptr;
+    check_like(*tensor, name, query, ScalarType::Float, 1);
+    check_size(*tensor, name, 0, a.num_heads);
+    check_inner_stride(*tensor, name);
+    return tensor->const_data_ptr<float>();
+  };
+  a.alibi_slopes = of_heads(alibi_slopes, "alibi_slopes");
+  a.sinks = of_heads(sinks, "sinks");
   if (tree_mask) {
     STD_TORCH_CHECK(causal, "tree_mask needs causal attention");
     check_like(*tree_mask, "tree_mask", query, ScalarType::Int, 2);
@@ -291,8 +352,10 @@ void attend(const Tensor& out, const std::optional<Tensor>& lse, const Tensor& q
 }
 
 void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key_cache,
-                       const Tensor& value_cache, const Tensor& slot_mapping) {
-  dtype_of(key, "key");
+                       const Tensor& value_cache, const Tensor& slot_mapping, const std::optional<Tensor>& k_scale,
+                       const std::optional<Tensor>& v_scale) {
+  CacheWrite w = {};
+  w.dtype = dtype_of(key, "key");
   check_like(key, "key", key, key.scalar_type(), 3);
   check_inner_stride(key, "key");
   check_like(value, "value", key, key.scalar_type(), 3);
@@ -306,8 +369,9 @@ void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key
   // A step padded for a CUDA graph has more keys than slots; the rest is not written.
   STD_TORCH_CHECK(slot_mapping.size(0) <= key.size(0), "slot_mapping must not be longer than the ",
                   key.size(0), " tokens of key, got ", slot_mapping.size(0));
-  CacheWrite w = {};
-  w.itemsize = int64_t(key.element_size());
+  w.cache_type = cache.type;
+  w.k_scale = scale_of(k_scale, "k_scale", key, cache.type);
+  w.v_scale = scale_of(v_scale, "v_scale", key, cache.type);
   w.num_tokens = slot_mapping.size(0);
   w.num_heads = cache.num_heads;
   w.head_size = cache.head_size;
@@ -325,15 +389,15 @@ void reshape_and_cache(const Tensor& key, const Tensor& value, const Tensor& key
   run(w, key);
 }
 
-// The bytes of one block, which must be contiguous whatever the distance between blocks.
-int64_t block_bytes(const Tensor& cache) {
+// The numbers of one block, which must be contiguous whatever the distance between blocks.
+int64_t block_items(const Tensor& cache, const char* name) {
   int64_t items = 1;
   for (int64_t i = cache.dim() - 1; i > 0; --i) {
-    STD_TORCH_CHECK(cache.size(i) <= 1 || cache.stride(i) == items,
-                    "caches must have contiguous blocks, got stride ", cache.stride(i), " in dimension ", i);
+    STD_TORCH_CHECK(cache.size(i) <= 1 || cache.stride(i) == items, name,
+                    " must have contiguous blocks, got stride ", cache.stride(i), " in dimension ", i);
     items *= cache.size(i);
   }
-  return items * int64_t(cache.element_size());
+  return items;
 }
 
 void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor>& value_caches,
@@ -347,17 +411,73 @@ void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor
     for (const Tensor& cache : *caches) {
       STD_TORCH_CHECK(cache.device() == block_mapping.device(),
                       "caches must be on the device of block_mapping");
-      dtype_of(cache, "caches");
+      if (cache.element_size() > 1) dtype_of(cache, "caches");  // one byte of any kind is copied as it is
       STD_TORCH_CHECK(cache.dim() >= 2, "caches must have blocks in dimension 0, got ", cache.dim(),
                       " dimensions");
-      block_bytes(cache);
+      block_items(cache, "caches");
     }
   }
   for (const auto* caches : {&key_caches, &value_caches}) {
     for (const Tensor& cache : *caches) {
-      run_copy(cache, block_bytes(cache), cache.stride(0) * int64_t(cache.element_size()), block_mapping);
+      const int64_t size = int64_t(cache.element_size());
+      run_copy(cache, block_items(cache, "caches") * size, cache.stride(0) * size, block_mapping);
     }
   }
+}
+
+void convert_fp8(const Tensor& output, const Tensor& input, double scale) {
+  Convert c = {};
+  c.narrow = is_fp8(output.scalar_type());
+  STD_TORCH_CHECK(c.narrow != is_fp8(input.scalar_type()),
+                  "one of output and input must be Float8_e4m3fn or Float8_e5m2 and the other not, got ",
+                  torch::headeronly::toString(output.scalar_type()), " and ",
+                  torch::headeronly::toString(input.scalar_type()));
+  c.dtype = c.narrow ? dtype_of(input, "input") : dtype_of(output, "output");
+  c.cache_type = cache_type_of(c.narrow ? output.scalar_type() : input.scalar_type());
+  check_like(input, "input", output, input.scalar_type(), output.dim());
+  STD_TORCH_CHECK(output.dim() >= 1, "output must have a dimension or more, got none");
+  for (int64_t i = 0; i < output.dim(); ++i) check_size(input, "input", i, output.size(i));
+  c.block_items = block_items(output, "output");
+  block_items(input, "input");
+  c.num_blocks = output.size(0);
+  c.input = input.data_ptr();
+  c.input_block_stride = input.stride(0);
+  c.output = output.data_ptr();
+  c.output_block_stride = output.stride(0);
+  c.scale = float(scale);
+  if (c.num_blocks > 0 && c.block_items > 0) run(c, output);
+}
+
+void merge_states(const Tensor& out, const Tensor& out_lse, const Tensor& out_a, const Tensor& lse_a,
+                  const Tensor& out_b, const Tensor& lse_b) {
+  Merge m = {};
+  m.dtype = dtype_of(out_a, "out_a");
+  const auto check_out = [&](const Tensor& tensor, const char* name) {
+    check_like(tensor, name, out_a, out_a.scalar_type(), 3);
+    for (int64_t i = 0; i < 3; ++i) check_size(tensor, name, i, out_a.size(i));
+    check_inner_stride(tensor, name);
+  };
+  const auto check_lse = [&](const Tensor& tensor, const char* name) {
+    check_like(tensor, name, out_a, ScalarType::Float, 2);
+    for (int64_t i = 0; i < 2; ++i) check_size(tensor, name, i, out_a.size(i));
+    STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+  };
+  check_out(out_a, "out_a");
+  check_out(out_b, "out_b");
+  check_out(out, "out");
+  check_lse(lse_a, "lse_a");
+  check_lse(lse_b, "lse_b");
+  check_lse(out_lse, "out_lse");
+  m.num_tokens = out_a.size(0);
+  m.num_heads = out_a.size(1);
+  m.head_size = out_a.size(2);
+  m.parts[0] = {out_a.data_ptr(), out_a.stride(0), out_a.stride(1), lse_a.const_data_ptr<float>()};
+  m.parts[1] = {out_b.data_ptr(), out_b.stride(0), out_b.stride(1), lse_b.const_data_ptr<float>()};
+  m.out = out.data_ptr();
+  m.out_token_stride = out.stride(0);
+  m.out_head_stride = out.stride(1);
+  m.out_lse = out_lse.mutable_data_ptr<float>();
+  run(m, out_a);
 }
 
 }  // namespace
@@ -365,11 +485,15 @@ void copy_blocks(const std::vector<Tensor>& key_caches, const std::vector<Tensor
 STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def(
       "attend(Tensor(a!) out, Tensor(b!)? lse, Tensor query, Tensor key_cache, Tensor value_cache, "
-      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? tree_mask, "
-      "float scale, bool causal, int window, float softcap) -> ()");
+      "Tensor block_tables, Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? sinks, "
+      "Tensor? k_scale, Tensor? v_scale, Tensor? tree_mask, float scale, bool causal, int window, float softcap) -> ()");
   ops.def(
       "reshape_and_cache(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
-      "Tensor slot_mapping) -> ()");
+      "Tensor slot_mapping, Tensor? k_scale, Tensor? v_scale) -> ()");
+  ops.def(
+      "merge_states(Tensor(a!) out, Tensor(b!) out_lse, Tensor out_a, Tensor lse_a, Tensor out_b, "
+      "Tensor lse_b) -> ()");
+  ops.def("convert_fp8(Tensor(a!) output, Tensor input, float scale) -> ()");
   ops.def("copy_blocks(Tensor(a!)[] key_caches, Tensor(b!)[] value_caches, Tensor block_mapping) -> ()");
 }
 
@@ -380,6 +504,8 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
 #endif
   ops.impl("attend", TORCH_BOX(&attend));
   ops.impl("reshape_and_cache", TORCH_BOX(&reshape_and_cache));
+  ops.impl("merge_states", TORCH_BOX(&merge_states));
+  ops.impl("convert_fp8", TORCH_BOX(&convert_fp8));
   ops.impl("copy_blocks", TORCH_BOX(&copy_blocks));
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../finish.h"
 #include "attention_cpu.h"
 
 namespace khub::cpu {
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int64_t kTileTokens = 8;
 constexpr int64_t kApartRows = 16;  // a tile of at most so many rows for each KV head is read once, as in decoding
+constexpr int64_t kBlockedTokens = 16;  // from so many of a sequence on they are worth turning keys for
+constexpr int64_t kBlockedRows = 192;   // of a tile then: queries, scores and sums stay in the second cache
 
 AttendSpan pick() {
 #if defined(KHUB_EMULATE_AVX512)
@@ -46,18 +49,16 @@ void merge_into(const Partial& into, const Partial& from, int64_t width) {
 
 void write_out(const Attention& a, int64_t token, int64_t head, const Partial& row) {
   const int64_t at = token * a.out_token_stride + head * a.out_head_stride;
-  const float scale = *row.total == 0.0f ? 0.0f : 1.0f / *row.total;
+  const Finish end = finish(a, head, *row.maximum, *row.total);
   const auto write = [&](auto* out) {
-    for (int64_t d = 0; d < a.head_size; ++d) khub::from_float(row.output[d] * scale, out + at + d);
+    for (int64_t d = 0; d < a.head_size; ++d) khub::from_float(row.output[d] * end.factor, out + at + d);
   };
   switch (a.dtype) {
     case DType::f32: write(static_cast<float*>(a.out)); break;
     case DType::f16: write(static_cast<Half*>(a.out)); break;
     case DType::bf16: write(static_cast<BFloat16*>(a.out)); break;
   }
-  if (a.lse) {
-    a.lse[token * a.num_heads + head] = *row.total == 0.0f ? -INFINITY : *row.maximum + std::log(*row.total);
-  }
+  if (a.lse) a.lse[token * a.num_heads + head] = end.lse;
 }
 
 void start_rows(const Attention& a, const Tile& tile, const Item& item, std::vector<Row>& rows) {
@@ -107,30 +108,42 @@ Tile make_tile(const Attention& a, int64_t seq, int64_t token, int64_t count, in
   for (int64_t t = token; t < token + count; ++t) {  // of a tree, a later one may see earlier keys
     first_key = std::min(first_key, visible_keys(a, t, query_end, length).first_key);
   }
-  return {seq, token, count, first_key, end_key, -1};
+  return {seq, token, count, first_key, end_key, -1, false};
 }
 
 }  // namespace
+
+// The size of a tile of a chunk that is worked on in blocks: no result depends on it.
+int64_t blocked_tokens(const Attention& a, int64_t tokens, int64_t threads) {
+  int64_t each = std::max<int64_t>(1, kBlockedRows / (a.num_heads / a.num_kv_heads));
+  while (each > kTileTokens && (tokens + each - 1) / each * a.num_kv_heads < 2 * threads) each = (each + 1) / 2;
+  return each;
+}
 
 Plan make_plan(const Attention& a, int64_t threads) {
   Plan plan;
   plan.width = (a.head_size + 31) / 32 * 32;
   for (int64_t seq = 0; seq < a.num_seqs; ++seq) {
+    const int64_t begin = a.query_start_loc ? a.query_start_loc[seq] : seq;
     const int64_t end = a.query_start_loc ? a.query_start_loc[seq + 1] : seq + 1;
-    for (int64_t token = a.query_start_loc ? a.query_start_loc[seq] : seq; token < end; token += kTileTokens) {
-      plan.tiles.push_back(make_tile(a, seq, token, std::min(kTileTokens, end - token), end));
+    const bool blocked = end - begin >= kBlockedTokens && !a.tree_mask;
+    const int64_t each = blocked ? blocked_tokens(a, end - begin, threads) : kTileTokens;
+    for (int64_t token = begin; token < end; token += each) {
+      plan.tiles.push_back(make_tile(a, seq, token, std::min(each, end - token), end));
+      plan.tiles.back().blocked = blocked;
     }
   }
   const int64_t group = a.num_heads / a.num_kv_heads;
+  const auto reads_once = [&](const Tile& tile) { return !tile.blocked && tile.count * group <= kApartRows; };
   int64_t rows = 0, shares = 0;
   for (Tile& tile : plan.tiles) {
-    if (tile.spans() > 1 && tile.count * group <= kApartRows) {
+    if (tile.spans() > 1 && reads_once(tile)) {
       tile.part = rows;
       rows += tile.spans() * tile.count * a.num_heads;
       shares += tile.spans();
       plan.apart.push_back(&tile - plan.tiles.data());
     } else {
-      shares += tile.count * group <= kApartRows ? 1 : a.num_kv_heads;
+      shares += reads_once(tile) ? 1 : a.num_kv_heads;
     }
   }
   plan.partials.resize(size_t(rows * plan.row_floats()));
@@ -140,8 +153,7 @@ Plan make_plan(const Attention& a, int64_t threads) {
   const int64_t cuts = std::max<int64_t>(1, std::min(a.num_kv_heads, each));
   for (int64_t i = 0; i < int64_t(plan.tiles.size()); ++i) {
     const Tile& tile = plan.tiles[i];
-    const int64_t together =
-        tile.count * group <= kApartRows ? (a.num_kv_heads + cuts - 1) / cuts : int64_t(1);
+    const int64_t together = reads_once(tile) ? (a.num_kv_heads + cuts - 1) / cuts : int64_t(1);
     for (int64_t s = 0; s < (tile.part < 0 ? 1 : tile.spans()); ++s) {
       for (int64_t head = 0; head < a.num_kv_heads; head += together) {
         plan.items.push_back({i, tile.part < 0 ? -1 : s, head, std::min(head + together, a.num_kv_heads)});
@@ -155,7 +167,10 @@ void attend(const Attention& a, Plan& plan, Workspace& own, int64_t index) {
   const Item& item = plan.items[index];
   start_rows(a, plan.tiles[item.tile], item, own.rows);
   const int64_t count = int64_t(own.rows.size());
-  const int64_t floats = count * (plan.width + kChunk + 2 * plan.row_floats()) + 2 * kChunk * plan.width + 16;
+  const bool blocked = plan.tiles[item.tile].blocked;
+  const int64_t keys = blocked ? kBlock : kChunk;
+  const int64_t floats = count * (plan.width + keys + 2 * plan.row_floats()) +
+                         (blocked ? 8 + 2 * kBlock : 2 * kChunk) * plan.width + 16;
   if (int64_t(own.memory.size()) < floats) own.memory.resize(size_t(floats));
   if (int64_t(own.passes.size()) < count) own.passes.resize(size_t(count));
   Scratch scratch = {own.rows.data(), count / (item.end_head - item.first_head), plan.width};
@@ -165,8 +180,9 @@ void attend(const Attention& a, Plan& plan, Workspace& own, int64_t index) {
   float* const merged = scratch.span + count * plan.row_floats();
   scratch.scores = merged + count * plan.row_floats();
   scratch.passes = own.passes.data();
-  scratch.keys = scratch.scores + count * kChunk;
-  scratch.values = scratch.keys + kChunk * plan.width;
+  scratch.keys = scratch.scores + count * keys;
+  scratch.values = scratch.keys + (blocked ? 8 : kChunk) * plan.width;
+  scratch.turned = scratch.values + keys * plan.width;  // of a blocked tile
   attend_item(a, plan, item, own.rows, scratch, merged);
 }
 

@@ -19,8 +19,12 @@ namespace {
 #define KHUB_LANES 8
 #include "lanes.h"
 //
+#include "fp8_lanes.h"
+//
 #include "attend_dots.h"
 #include "attend_impl.h"
+//
+#include "attend_blocks.h"
 
 }  // namespace
 

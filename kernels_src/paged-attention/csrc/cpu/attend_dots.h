@@ -1,5 +1,5 @@
 // The two products of attention, for one or two rows of queries over a chunk of keys: logits = query . key and
-// output += weights . value, read from the cache's own type. Included inside a namespace after lanes.h.
+// output += weights . value, read from the cache's own type. Included inside a namespace after fp8_lanes.h.
 //
 // Roofline: a key or value element is loaded once for every two rows and multiplied once for each; with the
 // group's rows at hand the loop is bound by memory up to 4 query heads for each KV head, by FMAs above.
@@ -26,10 +26,16 @@ KHUB_INLINE void load_two(const khub::BFloat16* from, f32v* to) {
   to[1] = bit_cast<f32v>(bits & 0xffff0000u);
 }
 
+KHUB_INLINE void load_two(const khub::E4M3* from, f32v* to) { load_pairs(from, to); }
+KHUB_INLINE void load_two(const khub::E5M2* from, f32v* to) { load_pairs(from, to); }
+
+template <class T>
+static constexpr bool kEvenThenOdd = std::is_same_v<T, khub::BFloat16> || sizeof(T) == 1;
+
 // Where element d of a head stands among its floats here.
 template <class T>
 KHUB_INLINE int64_t to_lanes(int64_t d) {
-  if (!std::is_same_v<T, khub::BFloat16>) return d;
+  if (!kEvenThenOdd<T>) return d;
   const int64_t i = d % kStep;
   return d - i + (i % 2) * kLanes + i / 2;
 }

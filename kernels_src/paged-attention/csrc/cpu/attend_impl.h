@@ -1,5 +1,5 @@
 // Attention of an item over one span of keys, flash style: keys in chunks, a running maximum and sum per row.
-// Included inside a namespace after lanes.h and attend_dots.h, once per instruction set.
+// Included inside a namespace after attend_dots.h, once per instruction set.
 
 // A chunk of keys as it is worked on: in place, or copies of one head.
 template <class In>
@@ -17,16 +17,17 @@ struct Heads {
   int64_t slot_bytes;                // of all the item's heads
 };
 
-// `In` is the type that keys and values are read as: T in place, float where they are copied.
+// `In` is the type that keys and values are read as: the cache's in place, float where they are copied.
 template <class T, class In>
 static void start_query(const Attention& a, int64_t rows, const Scratch& scratch) {
+  const float scale = a.scale * (a.k_scale ? *a.k_scale : 1.0f) * kUnit<In>;
   for (int64_t r = 0; r < rows; ++r) {
     const Row& row = scratch.rows[r];
     const T* from =
         static_cast<const T*>(a.query) + row.token * a.query_token_stride + row.head * a.query_head_stride;
     float* to = scratch.query + r * scratch.stride;
     for (int64_t d = 0; d < scratch.stride; ++d) to[d] = 0.0f;
-    for (int64_t d = 0; d < a.head_size; ++d) to[to_lanes<In>(d)] = khub::to_float(from[d]) * a.scale;
+    for (int64_t d = 0; d < a.head_size; ++d) to[to_lanes<In>(d)] = khub::to_float(from[d]) * scale;
   }
 }
 
@@ -63,6 +64,24 @@ static uint32_t masked(const Attention& a, const Visible& visible, int64_t chunk
   return within & uint32_t((uint64_t(word(first + 1)) << 32 | word(first)) >> shift);
 }
 
+// kCount logits become weights. Returns the correction of what the row has summed so far.
+template <int64_t kCount>
+KHUB_INLINE float to_weights(float* scores, const Partial& sums) {
+  f32v most = splat(*sums.maximum);
+  for (int64_t k = 0; k < kCount; k += kLanes) most = larger(load(scores + k), most);
+  const float maximum = largest(most);
+  const float correction = *sums.maximum == maximum ? 1.0f : std::exp(*sums.maximum - maximum);
+  f32v total{};
+  for (int64_t k = 0; k < kCount; k += kLanes) {
+    const f32v weights = exp(load(scores + k) - maximum);
+    store(scores + k, weights);
+    total += weights;
+  }
+  *sums.maximum = maximum;
+  *sums.total = *sums.total * correction + sum(total);
+  return correction;
+}
+
 // The logits of a row for the keys [begin, end) of a chunk become weights, 0 for those that are not in `seen`.
 // Returns the correction of what the row has summed so far.
 static float soften(const Attention& a, const Row& row, int64_t chunk_start, int64_t begin, int64_t end,
@@ -80,19 +99,7 @@ static float soften(const Attention& a, const Row& row, int64_t chunk_start, int
   if (seen != bits_between(begin, end)) {
     for (int64_t k = begin; k < end; ++k) scores[k] = seen >> k & 1u ? scores[k] : -INFINITY;
   }
-  f32v most = splat(*sums.maximum);
-  for (int64_t k = 0; k < kChunk; k += kLanes) most = larger(load(scores + k), most);
-  const float maximum = largest(most);
-  const float correction = *sums.maximum == maximum ? 1.0f : std::exp(*sums.maximum - maximum);
-  f32v total{};
-  for (int64_t k = 0; k < kChunk; k += kLanes) {
-    const f32v weights = exp(load(scores + k) - maximum);
-    store(scores + k, weights);
-    total += weights;
-  }
-  *sums.maximum = maximum;
-  *sums.total = *sums.total * correction + sum(total);
-  return correction;
+  return to_weights<kChunk>(scores, sums);
 }
 
 // The passes of the rows [first, last) over a chunk; rows of one token see the same keys and go in pairs.
@@ -215,19 +222,20 @@ static void copy_chunk(const Attention& a, const Keys<T>& chunk, int64_t head, c
   }
 }
 
-// The partial rows, which have been summed in the order of the lanes, in that of the head.
+// The partial rows, which have been summed in the order of the lanes, in that of the head and in its unit.
 template <class In>
 static void order_outputs(int64_t rows, int64_t head_size, const Scratch& scratch) {
-  if (!std::is_same_v<In, khub::BFloat16>) return;
+  if (!kEvenThenOdd<In>) return;
   float lanes[kMaxHead];
   for (int64_t r = 0; r < rows; ++r) {
     float* output = partial_row(scratch.span, scratch.stride, r).output;
     std::memcpy(lanes, output, size_t(head_size) * sizeof(float));
-    for (int64_t d = 0; d < head_size; ++d) output[d] = lanes[to_lanes<In>(d)];
+    for (int64_t d = 0; d < head_size; ++d) output[d] = lanes[to_lanes<In>(d)] * kUnit<In>;
   }
 }
 
-template <class T, class In, bool kInPlace>
+// T is the query's type, Stored the cache's.
+template <class T, class Stored, class In, bool kInPlace>
 static void attend_keys(const Attention& a, const Tile& tile, const Item& item, int64_t span,
                         const Scratch& scratch) {
   const int64_t heads = item.end_head - item.first_head, rows = scratch.rows_per_head;
@@ -236,19 +244,19 @@ static void attend_keys(const Attention& a, const Tile& tile, const Item& item, 
   const int64_t end_key = tile.end_key < (span + 1) * kSpan ? tile.end_key : (span + 1) * kSpan;
   const int64_t width = (a.head_size + kStep - 1) / kStep * kStep;
   const Heads strides = {width, a.key.head_stride, a.value.head_stride,
-                         kInPlace ? heads * a.head_size * int64_t(sizeof(T)) : 0};
-  Keys<T> chunks[2];
+                         kInPlace ? heads * a.head_size * int64_t(sizeof(Stored)) : 0};
+  Keys<Stored> chunks[2];
   chunks[0].begin = first_key % kChunk;
   chunks[0].start = first_key - chunks[0].begin;
   find_chunk(a, tile, item.first_head, end_key, chunks[0]);
   for (int turn = 0; chunks[turn].start < end_key; turn ^= 1) {
-    Keys<T>& next = chunks[turn ^ 1];
+    Keys<Stored>& next = chunks[turn ^ 1];
     next.begin = 0;
     next.start = chunks[turn].start + kChunk;
     const bool more = next.start < end_key;
     if (more) find_chunk(a, tile, item.first_head, end_key, next);
     if constexpr (kInPlace) {
-      attend_chunk<T>(a, 0, heads * rows, strides, chunks[turn], more ? &next : nullptr, scratch);
+      attend_chunk<Stored>(a, 0, heads * rows, strides, chunks[turn], more ? &next : nullptr, scratch);
     } else {
       for (int64_t head = 0; head < heads; ++head) {
         Keys<float> copies;
@@ -260,14 +268,29 @@ static void attend_keys(const Attention& a, const Tile& tile, const Item& item, 
   order_outputs<In>(heads * rows, a.head_size, scratch);
 }
 
+template <class T, class Stored>
+static void attend_blocks(const Attention& a, const Tile& tile, const Item& item, int64_t span,
+                          const Scratch& scratch);
+
+template <class T, class Stored>
+static void attend_stored(const Attention& a, const Tile& tile, const Item& item, int64_t span,
+                          const Scratch& scratch) {
+  if (tile.blocked) return attend_blocks<T, Stored>(a, tile, item, span, scratch);
+  const auto contiguous = [&](const CacheView& view) { return view.chunk == a.head_size && view.dim_stride == 1; };
+  if (contiguous(a.key) && contiguous(a.value) && a.head_size % kStep == 0) {
+    return attend_keys<T, Stored, Stored, true>(a, tile, item, span, scratch);
+  }
+  attend_keys<T, Stored, float, false>(a, tile, item, span, scratch);
+}
+
 template <class T>
 static void attend_as(const Attention& a, const Tile& tile, const Item& item, int64_t span,
                       const Scratch& scratch) {
-  const auto contiguous = [&](const CacheView& view) { return view.chunk == a.head_size && view.dim_stride == 1; };
-  if (contiguous(a.key) && contiguous(a.value) && a.head_size % kStep == 0) {
-    return attend_keys<T, T, true>(a, tile, item, span, scratch);
+  switch (a.cache_type) {
+    case CacheType::same: return attend_stored<T, T>(a, tile, item, span, scratch);
+    case CacheType::e4m3: return attend_stored<T, E4M3>(a, tile, item, span, scratch);
+    case CacheType::e5m2: return attend_stored<T, E5M2>(a, tile, item, span, scratch);
   }
-  attend_keys<T, float, false>(a, tile, item, span, scratch);
 }
 
 static void attend_span(const Attention& a, const Tile& tile, const Item& item, int64_t span,

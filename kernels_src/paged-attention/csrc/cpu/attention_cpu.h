@@ -19,6 +19,7 @@ struct Tile {
   int64_t first_key;
   int64_t end_key;
   int64_t part;  // its first row in Plan::partials if its spans are apart, else -1
+  bool blocked;  // of a long chunk; see attend_blocks.h
 
   int64_t first_span() const { return first_key / kSpan; }
   int64_t spans() const { return end_key <= first_key ? 0 : (end_key - 1) / kSpan + 1 - first_span(); }
@@ -55,6 +56,8 @@ void attend(const Attention& attention, Plan& plan, Workspace& own, int64_t item
 void merge(const Attention& attention, Plan& plan, int64_t begin, int64_t end);
 
 void write_cache(const CacheWrite& write, int64_t begin_token, int64_t end_token);
+void convert(const Convert& convert, int64_t begin_block, int64_t end_block);
+void merge_states(const Merge& merge, int64_t begin_token, int64_t end_token);
 
 // The partial result of a query token and head over a span of keys, and its place among those before it.
 struct Partial {
@@ -101,13 +104,15 @@ struct Scratch {
   int64_t stride;  // Plan::width
   float* query;    // [rows, stride]
   float* span;     // partial rows of one span
-  float* scores;   // [rows, kChunk]
+  float* scores;   // [rows, kChunk or kBlock]
   Pass* passes;    // [rows]
-  float* keys;     // [kChunk, stride]: of caches that cannot be read in place
-  float* values;
+  float* keys;     // [kChunk, stride]: of caches that cannot be read in place; 8 of them of a blocked tile
+  float* values;   // [kChunk or kBlock, stride]
+  float* turned;   // [stride, kBlock]
 };
 
-constexpr int64_t kChunk = 32;  // keys at a time; chunks start at multiples of it in every sequence
+// Keys at a time, of few tokens and of many; they start at multiples of it in every sequence.
+constexpr int64_t kChunk = 32, kBlock = 64;
 constexpr int64_t kMaxHead = 256;  // elements, as the binding checks
 
 // One item over one span, into scratch.span. The same loop, each compiled for its own instruction set; null

@@ -4,9 +4,9 @@
 // loaded once for all of them. Its warps take keys in turn, kUnroll at a time; a lane holds every 32nd
 // element of a head. Each warp keeps its own running maximum, sum and output; they are merged at the end in
 // the order of the warps, so the result depends on the token's own keys only and is the same in every run.
+#include "../finish.h"
 #include "attention_cuda.h"
-#include "../visible.h"
-#include "device.h"
+#include "fp8.h"
 
 namespace khub::cuda {
 
@@ -30,7 +30,22 @@ __device__ __forceinline__ int64_t find_sequence(const int32_t* query_start_loc,
   return low;
 }
 
-// kElements: elements of a head per lane, head_size <= 32 * kElements.
+// Queries and outputs are few: which type they have is decided here, not in as many kernels more.
+__device__ __forceinline__ float load_as(DType dtype, const void* from, int64_t i) {
+  if (dtype == DType::f32) return static_cast<const float*>(from)[i];
+  return dtype == DType::f16 ? to_float(static_cast<const __half*>(from)[i])
+                             : to_float(static_cast<const __nv_bfloat16*>(from)[i]);
+}
+
+__device__ __forceinline__ void store_as(DType dtype, float value, void* to, int64_t i) {
+  switch (dtype) {
+    case DType::f32: return from_float(value, static_cast<float*>(to) + i);
+    case DType::f16: return from_float(value, static_cast<__half*>(to) + i);
+    case DType::bf16: return from_float(value, static_cast<__nv_bfloat16*>(to) + i);
+  }
+}
+
+// T is the cache's type. kElements: elements of a head per lane, head_size <= 32 * kElements.
 template <class T, int kHeads, int kElements>
 __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a) {
   const int lane = threadIdx.x % kWarp;
@@ -49,6 +64,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
   const int64_t end_key = visible.end_key;
   const int32_t* table = a.block_tables + seq * a.block_table_stride;
 
+  const float scale = a.scale * (a.k_scale ? *a.k_scale : 1.0f);
   float query[kHeads][kElements], output[kHeads][kElements], maximum[kHeads], total[kHeads];
   int64_t key_offset[kElements], value_offset[kElements];
 #pragma unroll
@@ -59,8 +75,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       const bool valid = d < a.head_size && first_head + h < end_head;
-      const T* from = static_cast<const T*>(a.query) + token * a.query_token_stride;
-      query[h][e] = valid ? to_float(from[(first_head + h) * a.query_head_stride + d]) * a.scale : 0.0f;
+      const int64_t at = token * a.query_token_stride + (first_head + h) * a.query_head_stride + d;
+      query[h][e] = valid ? load_as(a.dtype, a.query, at) * scale : 0.0f;
       output[h][e] = 0.0f;
     }
   }
@@ -152,15 +168,14 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend_kernel(const Attention a
       row_total += weight[w] * warp_total[w][h];
     }
     const int64_t head = first_head + h;
-    T* to = static_cast<T*>(a.out) + token * a.out_token_stride + head * a.out_head_stride;
+    const Finish end = finish(a, head, row_maximum, row_total);
+    const int64_t at = token * a.out_token_stride + head * a.out_head_stride;
     for (int64_t d = lane; d < a.head_size; d += kWarp) {
       float sum = 0.0f;
       for (int w = 0; w < kWarps; ++w) sum += weight[w] * warp_output[w][h][d];
-      from_float(row_total == 0.0f ? 0.0f : sum / row_total, to + d);
+      store_as(a.dtype, sum * end.factor, a.out, at + d);
     }
-    if (a.lse && lane == 0) {
-      a.lse[token * a.num_heads + head] = row_total == 0.0f ? -INFINITY : row_maximum + logf(row_total);
-    }
+    if (a.lse && lane == 0) a.lse[token * a.num_heads + head] = end.lse;
   }
 }
 
@@ -189,6 +204,11 @@ const char* attend_typed(const Attention& a, void* stream) {
 
 const char* attend(const Attention& a, void* stream) {
   if (a.num_tokens == 0) return nullptr;
+  switch (a.cache_type) {
+    case CacheType::e4m3: return attend_typed<__nv_fp8_e4m3>(a, stream);
+    case CacheType::e5m2: return attend_typed<__nv_fp8_e5m2>(a, stream);
+    case CacheType::same: break;
+  }
   switch (a.dtype) {
     case DType::f32: return attend_typed<float>(a, stream);
     case DType::f16: return attend_typed<__half>(a, stream);

@@ -9,6 +9,7 @@ for ROWS / group tokens), by tensor cores in long prefills. A long sequence is n
 import triton
 import triton.language as tl
 
+from ._fp8 import SAME, decode, encode
 from ._launch import dot, tuned
 
 
@@ -64,7 +65,7 @@ def _seen_before(tree_mask, row_at, row_seen, position, key_position, tail, WORD
         triton.Config({"ROWS": 64, "BLOCK_N": 64}, num_warps=4, num_stages=2),
         triton.Config({"ROWS": 128, "BLOCK_N": 64}, num_warps=8, num_stages=2),
     ],
-    key=["HEAD", "GROUP", "BLOCK_SIZE", "CHUNK", "WORDS", "DECODE"],
+    key=["HEAD", "GROUP", "BLOCK_SIZE", "CHUNK", "CACHE", "WORDS", "DECODE"],
 )
 @triton.jit
 def attend_kernel(
@@ -77,6 +78,9 @@ def attend_kernel(
     seq_lens,
     query_start_loc,
     alibi_slopes,
+    sinks,
+    k_scale,
+    v_scale,
     tree_mask,
     scale,
     softcap,
@@ -104,6 +108,7 @@ def attend_kernel(
     GROUP_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     CHUNK: tl.constexpr,
+    CACHE: tl.constexpr,
     CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -142,6 +147,8 @@ def attend_kernel(
         mask=row_seen[:, None] & (dim < HEAD)[None, :],
         other=0.0,
     )
+    if k_scale is not None:
+        scale = scale * tl.load(k_scale)
     if alibi_slopes is not None:
         slope = tl.load(alibi_slopes + head, mask=row_seen, other=0.0)
 
@@ -179,8 +186,10 @@ def attend_kernel(
             + (block * key_block + slot * key_slot + kv_head * key_head)[None, :]
             + key_dim[:, None],
             mask=there[None, :] & (dim < HEAD)[:, None],
-            other=0.0,
+            other=0,
         )
+        if CACHE != SAME:
+            k = decode(k, CACHE).to(q.dtype)
         logits = dot(q, k) * scale
         if SOFTCAP:
             logits = softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
@@ -214,16 +223,29 @@ def attend_kernel(
             + (block * value_block + slot * value_slot + kv_head * value_head)[:, None]
             + dim[None, :] * value_dim,
             mask=there[:, None] & (dim < HEAD)[None, :],
-            other=0.0,
+            other=0,
         )
+        if CACHE != SAME:
+            v = decode(v, CACHE).to(q.dtype)
         acc = acc * kept[:, None] + dot(weights, v)
         largest = larger
 
+    if sinks is not None:
+        sink = tl.load(sinks + head, mask=row_seen, other=0.0)
+        larger = tl.maximum(largest, sink)
+        base = tl.where(larger == float("-inf"), 0.0, larger)
+        kept = tl.exp(largest - base)
+        total = total * kept + tl.exp(sink - base)
+        acc = acc * kept[:, None]
+        largest = larger
     any_seen = total > 0
     divisor = tl.where(any_seen, total, 1.0)
+    acc = acc / divisor[:, None]
+    if v_scale is not None:
+        acc = acc * tl.load(v_scale)
     tl.store(
         out + (where * out_token + head * out_head)[:, None] + dim[None, :],
-        (acc / divisor[:, None]).to(out.dtype.element_ty),
+        acc.to(out.dtype.element_ty),
         mask=row_seen[:, None] & (dim < HEAD)[None, :],
     )
     if lse is not None:
@@ -232,11 +254,84 @@ def attend_kernel(
 
 
 @triton.jit
+def merge_states_kernel(
+    out,
+    out_lse,
+    out_a,
+    lse_a,
+    out_b,
+    lse_b,
+    rows,
+    num_heads,
+    head_size,
+    out_token,
+    out_head,
+    a_token,
+    a_head,
+    b_token,
+    b_head,
+    BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A program joins BLOCK_M rows, each a token's head: all is read once and written once."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = row < rows
+    token, head = row // num_heads, row % num_heads
+    first = tl.load(lse_a + row, mask=there, other=float("-inf"))
+    second = tl.load(lse_b + row, mask=there, other=float("-inf"))
+    larger = tl.maximum(first, second)
+    base = tl.where(larger == float("-inf"), 0.0, larger)
+    one = tl.exp(first - base)
+    two = tl.exp(second - base)
+    total = one + two
+    divisor = tl.where(total > 0, total, 1.0)
+    dim = tl.arange(0, BLOCK)[None, :]
+    inside = there[:, None] & (dim < head_size)
+    # A part that saw no key says nothing: what is in its output, a NaN perhaps, is not looked at.
+    at = (token * a_token + head * a_head)[:, None] + dim
+    a = tl.load(out_a + at, mask=inside & (one > 0)[:, None], other=0.0).to(tl.float32)
+    at = (token * b_token + head * b_head)[:, None] + dim
+    b = tl.load(out_b + at, mask=inside & (two > 0)[:, None], other=0.0).to(tl.float32)
+    merged = a * (one / divisor)[:, None] + b * (two / divisor)[:, None]
+    at = (token * out_token + head * out_head)[:, None] + dim
+    tl.store(out + at, merged.to(out.dtype.element_ty), mask=inside)
+    sums = tl.where(total > 0, base + tl.log(divisor), float("-inf"))
+    tl.store(out_lse + row, sums, mask=there)
+
+
+@triton.jit
+def convert_fp8_kernel(
+    output,
+    input,
+    scale,
+    total,
+    items,
+    output_block,
+    input_block,
+    CACHE: tl.constexpr,
+    NARROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A program converts BLOCK numbers, of blocks of ``items`` in turn: each is read once and written once."""
+    item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = item < total
+    block, item = item // items, item % items
+    read = tl.load(input + block * input_block + item, mask=mask, other=0)
+    if NARROW:
+        converted = encode(tl.div_rn(read.to(tl.float32), tl.zeros([BLOCK], tl.float32) + scale), CACHE)
+    else:
+        converted = (decode(read, CACHE) * scale).to(output.dtype.element_ty)
+    tl.store(output + block * output_block + item, converted, mask=mask)
+
+
+@triton.jit
 def write_cache_kernel(
     key,
     value,
     key_cache,
     value_cache,
+    k_scale,
+    v_scale,
     slot_mapping,
     num_slots,
     items,
@@ -255,6 +350,7 @@ def write_cache_kernel(
     HEAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     CHUNK: tl.constexpr,
+    CACHE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A program copies up to BLOCK of one token's items: each is read and written once."""
@@ -270,6 +366,13 @@ def write_cache_kernel(
     to_value = block * value_cache_block + slot * value_cache_slot + head * value_cache_head
     read_key = tl.load(key + token * key_token + head * key_head + dim, mask=mask)
     read_value = tl.load(value + token * value_token + head * value_head + dim, mask=mask)
+    if CACHE != SAME:
+        read_key, read_value = read_key.to(tl.float32), read_value.to(tl.float32)
+        if k_scale is not None:
+            read_key = tl.div_rn(read_key, tl.zeros([BLOCK], tl.float32) + tl.load(k_scale))
+        if v_scale is not None:
+            read_value = tl.div_rn(read_value, tl.zeros([BLOCK], tl.float32) + tl.load(v_scale))
+        read_key, read_value = encode(read_key, CACHE), encode(read_value, CACHE)
     tl.store(key_cache + to_key + (dim // CHUNK) * key_cache_chunk + dim % CHUNK, read_key, mask=mask)
     tl.store(value_cache + to_value + dim * value_cache_dim, read_value, mask=mask)
 

@@ -25,6 +25,8 @@ _NAMES = {
     torch.int16: "Short",
     torch.int8: "Char",
     torch.uint8: "Byte",
+    torch.float8_e4m3fn: "Float8_e4m3fn",
+    torch.float8_e5m2: "Float8_e5m2",
 }
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -5,7 +5,14 @@ from typing import NamedTuple, Optional
 import torch
 import triton
 
-from ._kernels import attend_kernel, copy_blocks_kernel, write_cache_kernel
+from ._fp8 import E4M3, E5M2, SAME
+from ._kernels import (
+    attend_kernel,
+    convert_fp8_kernel,
+    copy_blocks_kernel,
+    merge_states_kernel,
+    write_cache_kernel,
+)
 from ._launch import (
     check,
     check_dims,
@@ -13,12 +20,14 @@ from ._launch import (
     check_inner_stride,
     check_like,
     check_size,
+    name_of,
     on_device,
     register,
 )
 
 # Writes and copies move bits, so they move them as integers.
-_BITS = {4: torch.int32, 2: torch.int16}
+_BITS = {4: torch.int32, 2: torch.int16, 1: torch.uint8}
+_CACHE_TYPES = {torch.float8_e4m3fn: E4M3.value, torch.float8_e5m2: E5M2.value}
 
 
 class _Cache(NamedTuple):
@@ -27,6 +36,7 @@ class _Cache(NamedTuple):
     ``key``: of a block, a slot, a head and a chunk of ``chunk`` items; ``value``: of a block, a slot, a head, an item.
     """
 
+    type: int
     num_blocks: int
     block_size: int
     num_heads: int
@@ -37,8 +47,13 @@ class _Cache(NamedTuple):
 
 
 def _paged_cache(key: torch.Tensor, value: torch.Tensor, reference: torch.Tensor) -> _Cache:
+    check(
+        key.dtype == reference.dtype or key.dtype in _CACHE_TYPES,
+        f"key_cache must be {name_of(reference.dtype)}, Float8_e4m3fn or Float8_e5m2, got {name_of(key.dtype)}",
+    )
     for tensor, name in ((key, "key_cache"), (value, "value_cache")):
-        check_like(tensor, name, reference, reference.dtype)
+        check_like(tensor, name, reference, key.dtype)
+    held = _CACHE_TYPES.get(key.dtype, SAME.value)
     if key.dim() == 4:
         check_dims(value, "value_cache", 4)
         for i in range(4):
@@ -46,7 +61,7 @@ def _paged_cache(key: torch.Tensor, value: torch.Tensor, reference: torch.Tensor
         check_inner_stride(key, "key_cache")
         check_inner_stride(value, "value_cache")
         key_strides, value_strides = (*key.stride()[:3], 0), (*value.stride()[:3], 1)
-        cache = _Cache(*key.shape, key.shape[3], key_strides, value_strides)
+        cache = _Cache(held, *key.shape, key.shape[3], key_strides, value_strides)
     else:
         check_dims(key, "key_cache", 5)
         check_dims(value, "value_cache", 4)
@@ -56,7 +71,7 @@ def _paged_cache(key: torch.Tensor, value: torch.Tensor, reference: torch.Tensor
             check_size(value, "value_cache", i, size)
         key_strides = (key.stride(0), key.stride(3), key.stride(1), key.stride(2))
         value_strides = (value.stride(0), value.stride(3), value.stride(1), value.stride(2))
-        cache = _Cache(blocks, block_size, heads, chunks * chunk, chunk, key_strides, value_strides)
+        cache = _Cache(held, blocks, block_size, heads, chunks * chunk, chunk, key_strides, value_strides)
     for size, what in (
         (cache.head_size, "a head size of at least 1"),
         (cache.block_size, "a block size of at least 1"),
@@ -64,6 +79,24 @@ def _paged_cache(key: torch.Tensor, value: torch.Tensor, reference: torch.Tensor
     ):
         check(size >= 1, f"key_cache must have {what}, got {size}")
     return cache
+
+
+def _check_scales(
+    k_scale: Optional[torch.Tensor], v_scale: Optional[torch.Tensor], reference: torch.Tensor, cache: _Cache
+) -> None:
+    for scale, name in ((k_scale, "k_scale"), (v_scale, "v_scale")):
+        if scale is not None:
+            held = name_of(reference.dtype)
+            check(
+                cache.type != SAME.value,
+                f"{name} needs an FP8 cache: leave it out, the dtype of key_cache is {held}",
+            )
+            check_like(scale, name, reference, torch.float32)
+            check(scale.numel() == 1, f"{name} must have 1 element, got {scale.numel()}")
+
+
+def _as_stored(cache: torch.Tensor) -> torch.Tensor:
+    return cache.view(torch.uint8) if cache.dtype in _CACHE_TYPES else cache
 
 
 def attend(
@@ -76,6 +109,9 @@ def attend(
     seq_lens: torch.Tensor,
     query_start_loc: Optional[torch.Tensor],
     alibi_slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
+    k_scale: Optional[torch.Tensor],
+    v_scale: Optional[torch.Tensor],
     tree_mask: Optional[torch.Tensor],
     scale: float,
     causal: bool,
@@ -92,7 +128,14 @@ def attend(
         num_heads % cache.num_heads == 0,
         f"query must have a multiple of the {cache.num_heads} KV heads of key_cache, got {num_heads} heads",
     )
-    _check_step(query, block_tables, seq_lens, query_start_loc, alibi_slopes)
+    _check_scales(k_scale, v_scale, query, cache)
+    _check_step(query, block_tables, seq_lens, query_start_loc)
+    for heads, name in ((alibi_slopes, "alibi_slopes"), (sinks, "sinks")):
+        if heads is not None:
+            check_like(heads, name, query, torch.float32)
+            check_dims(heads, name, 1)
+            check_size(heads, name, 0, num_heads)
+            check_inner_stride(heads, name)
     if tree_mask is not None:
         check(causal, "tree_mask needs causal attention")
         check_like(tree_mask, "tree_mask", query, torch.int32)
@@ -118,12 +161,15 @@ def attend(
             out,
             lse,
             query,
-            key_cache,
-            value_cache,
+            _as_stored(key_cache),
+            _as_stored(value_cache),
             block_tables,
             seq_lens,
             query_start_loc,
             alibi_slopes,
+            sinks,
+            k_scale,
+            v_scale,
             tree_mask,
             scale,
             softcap,
@@ -143,6 +189,7 @@ def attend(
             GROUP_PADDED=group_padded,
             BLOCK_SIZE=cache.block_size,
             CHUNK=cache.chunk,
+            CACHE=cache.type,
             CAUSAL=causal,
             WINDOW=window > 0,
             SOFTCAP=softcap > 0,
@@ -173,7 +220,6 @@ def _check_step(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     query_start_loc: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
 ) -> None:
     check_like(seq_lens, "seq_lens", query, torch.int32)
     check_dims(seq_lens, "seq_lens", 1)
@@ -192,11 +238,6 @@ def _check_step(
         check_inner_stride(query_start_loc, "query_start_loc")
     tokens = query.shape[0]
     check(tokens == 0 or num_seqs > 0, f"query has {tokens} tokens, but seq_lens names no sequence")
-    if alibi_slopes is not None:
-        check_like(alibi_slopes, "alibi_slopes", query, torch.float32)
-        check_dims(alibi_slopes, "alibi_slopes", 1)
-        check_size(alibi_slopes, "alibi_slopes", 0, query.shape[1])
-        check_inner_stride(alibi_slopes, "alibi_slopes")
 
 
 def reshape_and_cache(
@@ -205,6 +246,8 @@ def reshape_and_cache(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    k_scale: Optional[torch.Tensor],
+    v_scale: Optional[torch.Tensor],
 ) -> None:
     check_float(key, "key")
     check_dims(key, "key", 3)
@@ -215,6 +258,7 @@ def reshape_and_cache(
         check_size(value, "value", i, key.shape[i])
     check_inner_stride(value, "value")
     cache = _paged_cache(key_cache, value_cache, key)
+    _check_scales(k_scale, v_scale, key, cache)
     check_size(key, "key", 1, cache.num_heads)
     check_size(key, "key", 2, cache.head_size)
     check_like(slot_mapping, "slot_mapping", key, torch.int64)
@@ -227,10 +271,14 @@ def reshape_and_cache(
         return
     items = cache.num_heads * cache.head_size
     block = min(1024, triton.next_power_of_2(items))
-    bits = _BITS[key.element_size()]
+    tensors = key, value, key_cache, value_cache
+    if cache.type == SAME.value:
+        tensors = tuple(tensor.view(_BITS[key.element_size()]) for tensor in tensors)
     with on_device(key):
         write_cache_kernel[(slots, triton.cdiv(items, block))](
-            *(tensor.view(bits) for tensor in (key, value, key_cache, value_cache)),
+            *map(_as_stored, tensors),
+            k_scale,
+            v_scale,
             slot_mapping,
             cache.num_blocks * cache.block_size,
             items,
@@ -241,6 +289,7 @@ def reshape_and_cache(
             HEAD=cache.head_size,
             BLOCK_SIZE=cache.block_size,
             CHUNK=cache.chunk,
+            CACHE=cache.type,
             BLOCK=block,
         )
 
@@ -257,11 +306,12 @@ def copy_blocks(
     caches = [*key_caches, *value_caches]
     for cache in caches:
         check(cache.device == block_mapping.device, "caches must be on the device of block_mapping")
-        check_float(cache, "caches")
+        if cache.element_size() > 1:  # one byte of any kind is copied as it is
+            check_float(cache, "caches")
         check(cache.dim() >= 2, f"caches must have blocks in dimension 0, got {cache.dim()} dimensions")
-        _block_items(cache)
+        _block_items(cache, "caches")
     for cache in caches:
-        items = _block_items(cache)
+        items = _block_items(cache, "caches")
         if items and block_mapping.shape[0] and cache.shape[0]:
             with on_device(cache):
                 copy_blocks_kernel[(block_mapping.shape[0], triton.cdiv(items, 1024))](
@@ -274,13 +324,90 @@ def copy_blocks(
                 )
 
 
-def _block_items(cache: torch.Tensor) -> int:
+def merge_states(
+    out: torch.Tensor,
+    out_lse: torch.Tensor,
+    out_a: torch.Tensor,
+    lse_a: torch.Tensor,
+    out_b: torch.Tensor,
+    lse_b: torch.Tensor,
+) -> None:
+    check_float(out_a, "out_a")
+    for tensor, name in ((out_a, "out_a"), (out_b, "out_b"), (out, "out")):
+        check_like(tensor, name, out_a, out_a.dtype)
+        check_dims(tensor, name, 3)
+        for i in range(3):
+            check_size(tensor, name, i, out_a.shape[i])
+        check_inner_stride(tensor, name)
+    for tensor, name in ((lse_a, "lse_a"), (lse_b, "lse_b"), (out_lse, "out_lse")):
+        check_like(tensor, name, out_a, torch.float32)
+        check_dims(tensor, name, 2)
+        for i in range(2):
+            check_size(tensor, name, i, out_a.shape[i])
+        check(tensor.is_contiguous(), f"{name} must be contiguous")
+    tokens, heads, head_size = out_a.shape
+    rows = tokens * heads
+    if rows == 0:
+        return
+    with on_device(out):
+        merge_states_kernel[(triton.cdiv(rows, 8),)](
+            out,
+            out_lse,
+            out_a,
+            lse_a,
+            out_b,
+            lse_b,
+            rows,
+            heads,
+            head_size,
+            *out.stride()[:2],
+            *out_a.stride()[:2],
+            *out_b.stride()[:2],
+            BLOCK_M=8,
+            BLOCK=triton.next_power_of_2(max(head_size, 1)),
+        )
+
+
+def convert_fp8(output: torch.Tensor, input: torch.Tensor, scale: float) -> None:
+    narrow = output.dtype in _CACHE_TYPES
+    check(
+        narrow != (input.dtype in _CACHE_TYPES),
+        "one of output and input must be Float8_e4m3fn or Float8_e5m2 and the other not, got "
+        f"{name_of(output.dtype)} and {name_of(input.dtype)}",
+    )
+    check_float(*((input, "input") if narrow else (output, "output")))
+    check_like(input, "input", output, input.dtype)
+    check_dims(input, "input", output.dim())
+    check(output.dim() >= 1, "output must have a dimension or more, got none")
+    for i in range(output.dim()):
+        check_size(input, "input", i, output.shape[i])
+    items = _block_items(output, "output")
+    _block_items(input, "input")
+    total = output.numel()
+    if total == 0:
+        return
+    with on_device(output):
+        convert_fp8_kernel[(triton.cdiv(total, 1024),)](
+            _as_stored(output),
+            _as_stored(input),
+            float(scale),
+            total,
+            items,
+            output.stride(0),
+            input.stride(0),
+            CACHE=_CACHE_TYPES[output.dtype if narrow else input.dtype],
+            NARROW=narrow,
+            BLOCK=1024,
+        )
+
+
+def _block_items(cache: torch.Tensor, name: str) -> int:
     """The items of one block, which must be contiguous whatever the distance between blocks."""
     items = 1
     for i in reversed(range(1, cache.dim())):
         check(
             cache.shape[i] <= 1 or cache.stride(i) == items,
-            f"caches must have contiguous blocks, got stride {cache.stride(i)} in dimension {i}",
+            f"{name} must have contiguous blocks, got stride {cache.stride(i)} in dimension {i}",
         )
         items *= cache.shape[i]
     return items
@@ -289,14 +416,25 @@ def _block_items(cache: torch.Tensor) -> int:
 register(
     "attend",
     "(Tensor(a!) out, Tensor(b!)? lse, Tensor query, Tensor key_cache, Tensor value_cache, Tensor block_tables, "
-    "Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? tree_mask, float scale, bool causal, "
-    "int window, float softcap) -> ()",
+    "Tensor seq_lens, Tensor? query_start_loc, Tensor? alibi_slopes, Tensor? sinks, Tensor? k_scale, "
+    "Tensor? v_scale, Tensor? tree_mask, float scale, bool causal, int window, float softcap) -> ()",
     attend,
 )
 register(
     "reshape_and_cache",
-    "(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor slot_mapping) -> ()",
+    "(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor slot_mapping, "
+    "Tensor? k_scale, Tensor? v_scale) -> ()",
     reshape_and_cache,
+)
+register(
+    "merge_states",
+    "(Tensor(a!) out, Tensor(b!) out_lse, Tensor out_a, Tensor lse_a, Tensor out_b, Tensor lse_b) -> ()",
+    merge_states,
+)
+register(
+    "convert_fp8",
+    "(Tensor(a!) output, Tensor input, float scale) -> ()",
+    convert_fp8,
 )
 register(
     "copy_blocks",
