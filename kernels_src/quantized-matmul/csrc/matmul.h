@@ -19,15 +19,17 @@ struct QuantizedMatmul {
   void* out;
   int64_t out_stride;
   const void* bias;  // [n], or null
-  int bits;          // 8: int8 [n, k]; 4: two to a byte, [n, ceil(k / 2)], the even k in the low half
+  int bits;          // 8: int8 or e4m3 [n, k]; 4: two to a byte, [n, ceil(k / 2)], the even k in the low half
+  bool e4m3;         // with 8 bits: FP8 of 4 bits of exponent and 3 of mantissa
   const uint8_t* weight;
   int64_t row_bytes;
-  const void* scales;  // [n, groups]
+  const void* scales;  // [ceil(n / scale_rows), groups]
+  int64_t scale_rows;  // consecutive n that share scales: 1, or 128 with e4m3
   DType scale_dtype;
   const uint8_t* zeros;  // [n, groups]; null: 0 with 8 bits, 8 with 4
-  int64_t group_size;    // with 4 bits: k, or a power of two from 32 to 512
+  int64_t group_size;    // with 4 bits: k, or a power of two from 32 to 512; with e4m3: k or 128, the last may be less
   int64_t groups;
-  bool int8_activations;  // x may be rounded to 8 bits, by row and group
+  bool coarse;  // x may be rounded to 8 bits, by row and group: whole numbers, or e4m3 where the weights are
 };
 
 }  // namespace khub

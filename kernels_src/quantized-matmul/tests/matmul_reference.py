@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+
+def e4m3(bits: int) -> float:
+    """The number of a byte, by the definition (OCP 8-bit floating point, 2023)."""
+    exponent, mantissa = bits >> 3 & 15, bits & 7
+    if exponent == 15 and mantissa == 7:
+        return math.nan
+    magnitude = mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10)
+    return -magnitude if bits & 128 else magnitude
+
+
+def fp8_weights(packed) -> torch.Tensor:
+    rows, columns = packed.shape
+    values = torch.tensor([e4m3(bits) for bits in range(256)], dtype=torch.float64)
+    out = values[packed.weight.cpu().view(torch.uint8).long()]
+    scales = packed.scales.cpu().double()
+    if scales.dim() == 1:
+        return out * scales[:, None]
+    return out * scales[torch.arange(rows)[:, None] // 128, torch.arange(columns) // 128]
 
 
 def weights(packed) -> torch.Tensor:
     rows, columns = packed.shape
+    if packed.format == "fp8":
+        return fp8_weights(packed)
     out = torch.empty(rows, columns, dtype=torch.float64)
     for n in range(rows):
         for k in range(columns):

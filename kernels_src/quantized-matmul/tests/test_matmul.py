@@ -116,8 +116,9 @@ def test_matmul_of_rows_of_any_size_is_the_reference(cpu_kernel, m, dtype, forma
 
 
 def rounding(x, packed):
-    """How far the products may be off where x is rounded to 8 bits by row and group, of up to 128 channels."""
-    steps = torch.split(x.double(), min(packed.group_size, 128), dim=1)
+    """How far products may be off where x is rounded to 8 bits by row, and with int4 by group of up to 128 channels."""
+    group = min(packed.group_size, 128) if packed.format == "int4" else x.shape[1]
+    steps = torch.split(x.double(), group, dim=1)
     slack = torch.cat([(step.abs().amax(1, keepdim=True) / 254).expand_as(step) for step in steps], dim=1)
     return slack @ reference.weights(packed).abs().T
 
@@ -247,7 +248,7 @@ def test_matmul_of_a_row_gives_the_same_bits_alone_and_in_any_batch(kernel, form
         ((torch.randn(4, 100), "int4", 32), "K=100 is not divisible by group_size=32"),
         ((torch.randn(4, 96), "int4"), "K=96 is not divisible by group_size=128"),
         ((torch.randn(4, 96), "int4", 48), "group_size must be 32, 64, 128 or K=96, got 48"),
-        ((torch.randn(4, 96), "int3"), '"int8" or "int4", got "int3"'),
+        ((torch.randn(4, 96), "int3"), '"int8", "int4" or "fp8", got "int3"'),
         ((torch.randn(4, 96), "int8", 128, False), "int8 is symmetric"),
         ((torch.randn(96), "int8"), r"got shape \(96,\)"),
         ((torch.randn(4, 0), "int8"), r"got shape \(4, 0\)"),
@@ -299,7 +300,7 @@ def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     namespace = getattr(torch.ops, cpu_kernel.__name__)
     x, out, bias = torch.randn(3, 128), torch.empty(3, 6), torch.randn(6)
     int8 = cpu_kernel.quantize(torch.randn(6, 128), "int8")
-    torch.library.opcheck(namespace.int8_matmul.default, (out, x, int8.weight, int8.scales, bias))
+    torch.library.opcheck(namespace.int8_matmul.default, (out, x, int8.weight, int8.scales, bias, False))
     for symmetric, coarse in ((True, False), (False, True)):
         int4 = cpu_kernel.quantize(torch.randn(6, 128), "int4", 64, symmetric)
         given = (out, x, int4.weight, int4.scales, int4.zeros, None, 64, coarse)

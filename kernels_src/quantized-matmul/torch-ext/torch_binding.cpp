@@ -15,14 +15,19 @@
 
 #if defined(CPU_KERNEL)
 #include "../csrc/cpu/blocks.h"
+#include "../csrc/cpu/fp8_cpu.h"
+#include "../csrc/cpu/gguf_cpu.h"
 #include "../csrc/cpu/matmul_cpu.h"
 #elif defined(CUDA_KERNEL)
+#include "../csrc/cuda/gguf_cuda.h"
 #include "../csrc/cuda/matmul_cuda.h"
 #endif
 
 namespace {
 
+using khub::BlockType;
 using khub::DType;
+using khub::GgufMatmul;
 using khub::QuantizedMatmul;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -114,8 +119,23 @@ void run_blocks(const QuantizedMatmul& q) {
   }
 }
 
+void run_fp8(const QuantizedMatmul& q) {
+  using namespace khub::cpu;
+  const int64_t at_once = std::min(q.m, kRowsAtOnce), width = (q.k + 7) / 8 * 8;
+  std::vector<float> values(size_t(at_once * width));
+  for (int64_t first = 0; first < q.m; first += at_once) {
+    const WideRows x = {first, std::min(at_once, q.m - first), width, values.data()};
+    torch::stable::parallel_for(0, x.rows, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
+      widen_x(q, x, begin, end);
+    });
+    const int64_t grain = std::max<int64_t>(1, 65536 / (kFp8Tile * q.k)) * kFp8Tile;
+    share(q.n, grain, [&](int64_t begin, int64_t end) { multiply_fp8(q, x, begin, end); });
+  }
+}
+
 void run(const QuantizedMatmul& q, const Tensor&) {
   if (q.m == 0 || q.n == 0) return;
+  if (q.e4m3) return run_fp8(q);
   if (khub::cpu::takes_blocks(q)) return run_blocks(q);
   khub::cpu::Digits digits = khub::cpu::make_digits(q);
   torch::stable::parallel_for(0, q.m, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
@@ -130,22 +150,61 @@ void run(const QuantizedMatmul& q, const Tensor&) {
   });
 }
 
+void run(const GgufMatmul& q, const Tensor&) {
+  using namespace khub::cpu;
+  if (q.m == 0 || q.n == 0) return;
+  const bool widened = q.dtype != DType::f32;
+  const int64_t at_once = std::min(q.m, kRowsAtOnce);
+  std::vector<float> values(widened ? size_t(at_once * q.k) : 0);
+  for (int64_t first = 0; first < q.m; first += at_once) {
+    FloatRows x = {first, std::min(at_once, q.m - first), values.data(), q.k};
+    if (widened) {
+      torch::stable::parallel_for(0, x.rows, std::max<int64_t>(1, 65536 / q.k), [&](int64_t begin, int64_t end) {
+        widen_rows(q, first, begin, end, values.data());
+      });
+    } else {
+      x.values = static_cast<const float*>(q.x) + first * q.x_stride;
+      x.stride = q.x_stride;
+    }
+    const int64_t grain = std::max<int64_t>(1, 65536 / (kGgufTile * q.k)) * kGgufTile;
+    share(q.n, grain, [&](int64_t begin, int64_t end) { multiply_gguf(q, x, begin, end); });
+  }
+}
+
 #elif defined(CUDA_KERNEL)
 
-void run(const QuantizedMatmul& q, const Tensor& x) {
+template <class Launch>
+void on_stream(const Tensor& x, const Launch& launch) {
   const int32_t device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const char* error = khub::cuda::matmul(q, stream);
+  const char* error = launch(stream);
   STD_TORCH_CHECK(error == nullptr, "the CUDA kernel could not be launched: ", error);
+}
+
+void run(const QuantizedMatmul& q, const Tensor& x) {
+  if (!khub::cuda::fits_mma(q)) {
+    on_stream(x, [&](void* stream) { return khub::cuda::matmul(q, stream); });
+    return;
+  }
+  // From the allocator of torch, which a CUDA graph captures too; whoever gets it next is behind us on the stream.
+  const Tensor workspace = torch::stable::new_empty(x, {khub::cuda::matmul_mma_floats(q)}, ScalarType::Float);
+  on_stream(x, [&](void* stream) {
+    return khub::cuda::matmul_mma(q, workspace.mutable_data_ptr<float>(), stream);
+  });
+}
+
+void run(const GgufMatmul& q, const Tensor& x) {
+  on_stream(x, [&](void* stream) { return khub::cuda::matmul(q, stream); });
 }
 
 #endif
 
 // Everything but the weights.
-QuantizedMatmul prepare(const Tensor& out, const Tensor& x, int64_t n, const std::optional<Tensor>& bias) {
-  QuantizedMatmul q = {};
+template <class Product = QuantizedMatmul>
+Product prepare(const Tensor& out, const Tensor& x, int64_t n, const std::optional<Tensor>& bias) {
+  Product q = {};
   q.dtype = dtype_of(x, "x");
   STD_TORCH_CHECK(x.dim() == 2, "x must have 2 dimensions, got ", x.dim());
   check_inner_stride(x, "x");
@@ -170,7 +229,7 @@ QuantizedMatmul prepare(const Tensor& out, const Tensor& x, int64_t n, const std
 }
 
 void int8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
-                 const std::optional<Tensor>& bias) {
+                 const std::optional<Tensor>& bias, bool int8_activations) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
   QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
   check_dtype(weight, "weight", ScalarType::Char);
@@ -184,8 +243,36 @@ void int8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
   q.weight = static_cast<const uint8_t*>(weight.data_ptr());
   q.scales = scales.data_ptr();
   q.scale_dtype = DType::f32;
+  q.scale_rows = 1;
   q.group_size = q.k;
   q.groups = 1;
+  q.coarse = int8_activations;
+  run(q, x);
+}
+
+void fp8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
+                const std::optional<Tensor>& bias, bool fp8_activations) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
+  QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
+  check_dtype(weight, "weight", ScalarType::Float8_e4m3fn);
+  check_shape(weight, "weight", x, q.n, q.k);
+  check_contiguous(weight, "weight");
+  check_dtype(scales, "scales", ScalarType::Float);
+  STD_TORCH_CHECK(scales.dim() == 1 || scales.dim() == 2, "scales must have 1 dimension, a scale for each channel, or "
+                  "2, one for each block of 128 x 128; got ", scales.dim());
+  const bool blocks = scales.dim() == 2;
+  q.scale_rows = blocks ? 128 : 1;
+  q.group_size = blocks ? 128 : q.k;
+  q.groups = (q.k + q.group_size - 1) / q.group_size;
+  check_shape(scales, "scales", x, (q.n + q.scale_rows - 1) / q.scale_rows, blocks ? q.groups : -1);
+  check_contiguous(scales, "scales");
+  q.bits = 8;
+  q.e4m3 = true;
+  q.row_bytes = q.k;
+  q.weight = static_cast<const uint8_t*>(weight.data_ptr());
+  q.scales = scales.data_ptr();
+  q.scale_dtype = DType::f32;
+  q.coarse = fp8_activations;
   run(q, x);
 }
 
@@ -198,9 +285,10 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
                                         q.k % group_size == 0),
                   "group_size must be 32 to 512 in powers of two and divide the ", q.k,
                   " columns of x, or be their ", "number; got ", group_size);
+  q.scale_rows = 1;
   q.group_size = group_size;
   q.groups = q.k / group_size;
-  q.int8_activations = int8_activations;
+  q.coarse = int8_activations;
   check_dtype(weight, "weight", ScalarType::Byte);
   check_shape(weight, "weight", x, q.n, (q.k + 1) / 2);
   check_contiguous(weight, "weight");
@@ -220,13 +308,47 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
   run(q, x);
 }
 
+template <BlockType T>
+void check_blocks(const Tensor& weight, const Tensor& x, GgufMatmul* q) {
+  using Block = khub::Block<T>;
+  STD_TORCH_CHECK(q->k % (Block::kGroups * 32) == 0, "x must have a multiple of the ", Block::kGroups * 32,
+                  " values of a block as columns, got ", q->k);
+  q->row_bytes = q->k / (Block::kGroups * 32) * Block::kBytes;
+  check_shape(weight, "weight", x, q->n, q->row_bytes);
+}
+
+void gguf_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                 int64_t block_type) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
+  GgufMatmul q = prepare<GgufMatmul>(out, x, weight.size(0), bias);
+  check_dtype(weight, "weight", ScalarType::Byte);
+  q.type = BlockType(block_type);
+  switch (q.type) {
+    case BlockType::q4_0: check_blocks<BlockType::q4_0>(weight, x, &q); break;
+    case BlockType::q8_0: check_blocks<BlockType::q8_0>(weight, x, &q); break;
+    case BlockType::q4_k: check_blocks<BlockType::q4_k>(weight, x, &q); break;
+    case BlockType::q5_k: check_blocks<BlockType::q5_k>(weight, x, &q); break;
+    case BlockType::q6_k: check_blocks<BlockType::q6_k>(weight, x, &q); break;
+    default:
+      STD_TORCH_CHECK(false, "block_type must be ggml's 2 (Q4_0), 8 (Q8_0), 12 (Q4_K), 13 (Q5_K) or 14 (Q6_K), got ",
+                      block_type);
+  }
+  check_contiguous(weight, "weight");
+  q.weight = static_cast<const uint8_t*>(weight.data_ptr());
+  run(q, x);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
-  ops.def("int8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> ()");
+  ops.def(
+      "int8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias, bool int8_activations) -> ()");
   ops.def(
       "int4_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, "
       "int group_size, bool int8_activations) -> ()");
+  ops.def(
+      "fp8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias, bool fp8_activations) -> ()");
+  ops.def("gguf_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, int block_type) -> ()");
 }
 
 #if defined(CPU_KERNEL)
@@ -236,6 +358,8 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
 #endif
   ops.impl("int8_matmul", TORCH_BOX(&int8_matmul));
   ops.impl("int4_matmul", TORCH_BOX(&int4_matmul));
+  ops.impl("fp8_matmul", TORCH_BOX(&fp8_matmul));
+  ops.impl("gguf_matmul", TORCH_BOX(&gguf_matmul));
 }
 
 REGISTER_EXTENSION(TORCH_EXTENSION_NAME)

@@ -33,6 +33,7 @@ void place(const int16_t* from, int64_t width, int16_t* to) {
 // The nearest whole number, for less than 2^22.
 float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 
+constexpr float kFirst = 127.0f * 258.0f;  // the largest digit: what has 8 bits is a whole number of these too
 constexpr float kSecond = 65000.0f;  // what half of it is, and a rounding more, fits a digit
 
 // One step of a row: `count` floats as digits, `second` null where one is enough. Returns what a first digit of 1
@@ -45,13 +46,13 @@ float split(const float* x, int64_t count, int16_t* first, int16_t* second) {
     wrong += x[k] - x[k];  // 0, and NaN for what is not finite
   }
   if (wrong != 0.0f) return NAN;
-  const float unit = most / 32767.0f;
+  const float unit = most / kFirst;
   if (unit < 0x1p-126f) {  // too small to divide by: nothing, or as good as
     std::fill(first, first + count, int16_t(0));
     if (second) std::fill(second, second + count, int16_t(0));
     return 0.0f;
   }
-  const float inverse = 32767.0f / most;
+  const float inverse = kFirst / most;
   for (int64_t k = 0; k < count; ++k) {
     const float scaled = x[k] * inverse, whole = nearest(scaled);
     first[k] = int16_t(int32_t(whole));
@@ -119,8 +120,8 @@ Processor processor() {
 
 Digits make_digits(const QuantizedMatmul& q) {
   Digits d;
-  d.in_bytes = q.bits != 4 || !loops().fill_bytes ? 0 : q.int8_activations ? 1 : q.dtype == DType::f32 ? 3 : 2;
-  d.rows = q.dtype == DType::f32 && !d.in_bytes ? 2 * q.m : q.m;
+  d.in_bytes = q.bits != 4 || !loops().fill_bytes ? 0 : q.coarse ? 1 : q.dtype == DType::f32 ? 3 : 2;
+  d.rows = q.dtype == DType::f32 && !d.in_bytes && !q.coarse ? 2 * q.m : q.m;
   d.step = q.groups == 1 ? kStep : std::min(q.group_size, kStep);
   d.steps = (q.k + d.step - 1) / d.step;
   const int64_t turn = d.in_bytes ? std::max(d.step, kNibbles) : 64;  // of channels that are multiplied in one go

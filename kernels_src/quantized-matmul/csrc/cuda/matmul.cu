@@ -29,9 +29,17 @@ __device__ __forceinline__ uint32_t load_word(const uint8_t* row, int64_t at, in
   return word;
 }
 
-template <class T, int kBits>
+// An e4m3 in the low 8 bits: a float whose exponent is 120 too small, which the multiplication makes up for exactly.
+__device__ __forceinline__ float e4m3_to_float(uint32_t byte) {
+  const uint32_t bits = (byte & 0x80u) << 24 | (byte & 0x7fu) << 20;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value * 0x1p120f;
+}
+
+template <class T, Format kFormat>
 __global__ void __launch_bounds__(kWarps* kWarp) matmul_kernel(const QuantizedMatmul q) {
-  constexpr int kPerWord = 32 / kBits;
+  constexpr int kBits = kFormat == Format::int4 ? 4 : 8, kPerWord = 32 / kBits;
   const int lane = threadIdx.x % kWarp;
   const int64_t n = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (n >= q.n) return;  // the whole warp
@@ -44,14 +52,17 @@ __global__ void __launch_bounds__(kWarps* kWarp) matmul_kernel(const QuantizedMa
     for (int64_t at = lane * 4; at < q.row_bytes; at += kWarp * 4) {
       const uint32_t word = load_word(row, at, q.row_bytes, aligned);
       const int64_t k = at * 8 / kBits;
-      const int64_t group = n * q.groups + k / q.group_size;  // one for the whole word
+      const int64_t group = n / q.scale_rows * q.groups + k / q.group_size;  // one for the whole word
       const float scale = load_scale(q, group);
       const int zero = kBits == 8 ? 0 : (q.zeros ? q.zeros[group] : 8);
 #pragma unroll
       for (int i = 0; i < kPerWord; ++i) {
         if (k + i >= q.k) break;
         const uint32_t field = word >> (kBits * i);
-        const float weight = float(kBits == 8 ? int(int8_t(field & 255)) : int(field & 15) - zero) * scale;
+        const float value = kFormat == Format::e4m3   ? e4m3_to_float(field & 255)
+                            : kFormat == Format::int8 ? float(int8_t(field & 255))
+                                                      : float(int(field & 15) - zero);
+        const float weight = value * scale;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           if (first + r < q.m) sums[r] += weight * to_float(x[r * q.x_stride + k + i]);
@@ -74,8 +85,12 @@ const char* matmul_typed(const QuantizedMatmul& q, void* stream) {
   const int64_t columns = (q.n + kWarps - 1) / kWarps, rows = (q.m + kRows - 1) / kRows;
   if (columns > 0x7fffffff) return "too many output columns for one grid";
   const dim3 grid(unsigned(columns), unsigned(rows < 0xffff ? rows : 0xffff)), block(kWarps * kWarp);
-  return q.bits == 8 ? launch(matmul_kernel<T, 8>, grid, block, stream, q)
-                     : launch(matmul_kernel<T, 4>, grid, block, stream, q);
+  switch (format_of(q)) {
+    case Format::int4: return launch(matmul_kernel<T, Format::int4>, grid, block, stream, q);
+    case Format::int8: return launch(matmul_kernel<T, Format::int8>, grid, block, stream, q);
+    case Format::e4m3: return launch(matmul_kernel<T, Format::e4m3>, grid, block, stream, q);
+  }
+  return "unknown format";
 }
 
 }  // namespace

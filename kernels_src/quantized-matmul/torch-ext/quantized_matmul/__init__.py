@@ -1,54 +1,50 @@
-"""Matrix products with weights that are stored in 8 or 4 bits.
+"""Matrix products with weights that are stored in 8 bits or less.
 
 ``int8``: one float32 scale per output channel. ``int4``: one scale, and optionally one zero point, per group
-of consecutive input channels of an output channel.
+of consecutive input channels of an output channel. ``fp8``: one scale per output channel or block of 128 x 128.
+``gguf``: blocks as GGUF files have them.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Optional
 
 import torch
 
 from ._ops import add_op_namespace_prefix, ops
+from .checkpoints import from_awq, from_gptq, from_rows_of_32
+from .fp8 import BLOCK, dequantize_fp8, quantize_fp8
+from .gguf import KINDS, dequantize_blocks, from_gguf
+from .packed import PackedWeight
 
-__all__ = ["PackedWeight", "dequantize", "matmul", "quantize"]
+__all__ = [
+    "FORMATS",
+    "PackedWeight",
+    "dequantize",
+    "from_awq",
+    "from_gguf",
+    "from_gptq",
+    "from_rows_of_32",
+    "gemm_int4_forward",
+    "matmul",
+    "quantize",
+]
+
+FORMATS = ("int8", "int4", "fp8", "gguf")
+"""What ``matmul`` multiplies, of the formats of a PackedWeight."""
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class PackedWeight:
-    """A quantized weight matrix: element (n, k) stands for ``(weight[n, k] - zero) * scale``.
-
-    Attributes:
-        shape: ``(N, K)``, output and input channels.
-        format: ``"int8"`` or ``"int4"``.
-        group_size: input channels that share a scale; K for int8.
-        weight: int8 ``[N, K]``, or uint8 ``[N, ceil(K / 2)]`` with the even k in the low four bits.
-        scales: float32 ``[N]`` for int8; ``[N, K / group_size]`` in the dtype of the original weight for
-            int4.
-        zeros: uint8 ``[N, K / group_size]``, 0 to 15; None for a symmetric format, whose zero point is 0 for
-            int8 and 8 for int4.
-    """
-
-    shape: tuple[int, int]
-    format: str
-    group_size: int
-    weight: torch.Tensor
-    scales: torch.Tensor
-    zeros: Optional[torch.Tensor] = None
-
-
 def quantize(
-    weight: torch.Tensor, format: str, group_size: int = 128, symmetric: bool = True
+    weight: torch.Tensor, format: str, group_size: Optional[int] = None, symmetric: bool = True
 ) -> PackedWeight:
     """Rounds a weight matrix to the nearest values of a format.
 
     Args:
         weight: ``[N, K]``, float32, float16 or bfloat16, as in ``torch.nn.Linear``.
-        format: ``"int8"`` (symmetric, one scale per row; group_size is not used) or ``"int4"``.
-        group_size: for int4: 32, 64, 128, or K for one group per row. It must divide K.
+        format: ``"int8"`` (symmetric, one scale per row; group_size is not used), ``"int4"`` or ``"fp8"``.
+        group_size: for int4: 32, 64, 128 (as without it), or K for one group per row. It must divide K. For fp8: 128
+            for a scale per block of 128 x 128, K or nothing for one per row.
         symmetric: for int4: without zero points. Asymmetric groups fit weights that are not centred on 0.
 
     Raises:
@@ -66,8 +62,16 @@ def quantize(
         if not symmetric:
             raise ValueError("int8 is symmetric; asymmetric groups need format int4")
         return _quantize_int8(weight, shape)
+    if format == "fp8":
+        if group_size not in (None, BLOCK, shape[1]):
+            raise ValueError(f"group_size must be {BLOCK} or K={shape[1]} for fp8, got {group_size}")
+        if not symmetric:
+            raise ValueError("fp8 is symmetric; asymmetric groups need format int4")
+        return quantize_fp8(weight, blocks=group_size == BLOCK)
     if format != "int4":
-        raise ValueError(f'format must be "int8" or "int4", got "{format}"')
+        raise ValueError(f'format must be "int8", "int4" or "fp8", got "{format}"')
+    if group_size is None:
+        group_size = 128
     if group_size not in (32, 64, 128, shape[1]):
         raise ValueError(f"group_size must be 32, 64, 128 or K={shape[1]}, got {group_size}")
     if shape[1] % group_size:
@@ -84,6 +88,7 @@ def matmul(
     bias: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     int8_activations: bool = False,
+    fp8_activations: bool = False,
 ) -> torch.Tensor:
     """``x @ dequantize(packed).T + bias``, without ever storing the dequantized weights.
 
@@ -92,13 +97,15 @@ def matmul(
         packed: the weight, on the device of x.
         bias: ``[N]``, of the dtype of x.
         out: where to write, ``[..., N]``, contiguous, of the dtype of x; a new tensor without it.
-        int8_activations: allow x to be rounded to 8 bits, with a scale for each row and group of up to 128
-            channels, as W4A8 schemes and llama.cpp do. A CPU multiplies int4 faster for it; where nothing is
-            gained nothing is rounded.
+        int8_activations: for int4 and int8: allow x to be rounded to 8 bits, with a scale for each row and group of
+            up to 128 channels, as W4A8 schemes and llama.cpp do, or with one for each row, as SmoothQuant does. Where
+            nothing is gained nothing is rounded.
+        fp8_activations: for fp8: allow x to be rounded to e4m3, with a scale for each row or, where scales are by
+            block, each row and 128 channels.
 
     Returns:
-        ``[..., N]``, rounded once: products and sums in float32 on a GPU, of x in fixed point on a CPU (see the
-        README's numerics), where a row of x with a value that is not finite gives NaN.
+        ``[..., N]``, rounded once: products and sums in float32 on a GPU and of gguf, of x in fixed point on a CPU
+        (see the README's numerics), where a row of x with a value that is not finite gives NaN.
 
     Raises:
         ValueError: x or out of another shape than the weight asks for, or an out that is not contiguous.
@@ -120,8 +127,14 @@ def matmul(
         x_rows, out_rows = x.reshape(count, columns), out.view(count, rows)
     if x_rows.stride(1) != 1:
         x_rows = x_rows.contiguous()
+    if packed.permutation is not None:
+        x_rows = x_rows.index_select(1, packed.permutation)
     if packed.format == "int8":
-        ops.int8_matmul(out_rows, x_rows, packed.weight, packed.scales, bias)
+        ops.int8_matmul(out_rows, x_rows, packed.weight, packed.scales, bias, int8_activations)
+    elif packed.format == "fp8":
+        ops.fp8_matmul(out_rows, x_rows, packed.weight, packed.scales, bias, fp8_activations)
+    elif packed.format == "gguf":
+        ops.gguf_matmul(out_rows, x_rows, packed.weight, bias, KINDS[packed.kind].number)
     else:
         ops.int4_matmul(
             out_rows,
@@ -136,11 +149,45 @@ def matmul(
     return out
 
 
+def gemm_int4_forward(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    zeros: torch.Tensor,
+    absmax: torch.Tensor,
+    blocksize: int,
+) -> torch.Tensor:
+    """The function of the Hub's quantization-gptq: ``[M, K]`` times a weight in rows of 32, ``[M, N]``.
+
+    It repacks the weight in every call, for nothing tells whether a tensor still holds what it held. Where one weight
+    is used again, ``matmul`` with what ``from_rows_of_32`` returns has the same result for a fraction of the time.
+
+    Args:
+        input: ``[M, K]``, float32, float16 or bfloat16; it is not rounded to bfloat16.
+        weight: uint8 ``[N, K / 2]``, N a multiple of 32.
+        zeros: uint8 ``[K / blocksize, N]``, 0 to 15.
+        absmax: the scales, float16, bfloat16 or float32 ``[K / blocksize, N]``.
+        blocksize: input channels that share a scale: 32, 64, 128, 256, 512 or K.
+
+    Raises:
+        ValueError: a shape, dtype or block size that is not one of these.
+    """
+    return matmul(input, from_rows_of_32(weight, zeros, absmax, blocksize))
+
+
 def dequantize(packed: PackedWeight) -> torch.Tensor:
-    """The weights that ``packed`` stands for, float32 ``[N, K]``."""
+    """The weights that ``packed`` stands for, float32 ``[N, K]``, a column for each of x."""
+    weight = _dequantize(packed)
+    return weight if packed.permutation is None else weight[:, packed.permutation.argsort()]
+
+
+def _dequantize(packed: PackedWeight) -> torch.Tensor:
     rows, columns = packed.shape
     if packed.format == "int8":
         return packed.weight.float() * packed.scales[:, None]
+    if packed.format == "fp8":
+        return dequantize_fp8(packed)
+    if packed.format == "gguf":
+        return dequantize_blocks(packed)
     nibbles = torch.stack([packed.weight & 15, packed.weight >> 4], dim=-1).flatten(1)[:, :columns]
     groups = nibbles.reshape(rows, columns // packed.group_size, packed.group_size).float()
     zeros = 8.0 if packed.zeros is None else packed.zeros.float()[..., None]
@@ -182,7 +229,7 @@ def _nonzero(scales: torch.Tensor) -> torch.Tensor:
 
 def _register_fakes() -> None:
     """The ops return nothing and allocate nothing, so tracing them is to do nothing."""
-    for op in ("int8_matmul", "int4_matmul"):
+    for op in ("int8_matmul", "int4_matmul", "fp8_matmul", "gguf_matmul"):
         torch.library.register_fake(add_op_namespace_prefix(op))(lambda *args: None)
 
 

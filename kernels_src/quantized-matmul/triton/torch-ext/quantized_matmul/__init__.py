@@ -1,6 +1,28 @@
 """The package in Triton, with the functions of the compiled variants."""
 
 from . import _operators  # noqa: F401  registers what the functions call
-from ._face import PackedWeight, dequantize, matmul, quantize
+from ._face import (
+    FORMATS,
+    PackedWeight,
+    dequantize,
+    from_awq,
+    from_gguf,
+    from_gptq,
+    from_rows_of_32,
+    gemm_int4_forward,
+    matmul,
+    quantize,
+)
 
-__all__ = ["PackedWeight", "dequantize", "matmul", "quantize"]
+__all__ = [
+    "FORMATS",
+    "PackedWeight",
+    "dequantize",
+    "from_awq",
+    "from_gguf",
+    "from_gptq",
+    "from_rows_of_32",
+    "gemm_int4_forward",
+    "matmul",
+    "quantize",
+]

@@ -5,7 +5,7 @@ from typing import Callable, Optional
 import torch
 import triton
 
-from ._kernels import int4_matmul_kernel, int8_matmul_kernel
+from ._kernels import fp8_matmul_kernel, gguf_matmul_kernel, int4_matmul_kernel, int8_matmul_kernel
 from ._launch import (
     check,
     check_dims,
@@ -16,6 +16,8 @@ from ._launch import (
     on_device,
     register,
 )
+from .fp8 import BLOCK
+from .gguf import KINDS
 
 
 def int8_matmul(
@@ -24,7 +26,9 @@ def int8_matmul(
     weight: torch.Tensor,
     scales: torch.Tensor,
     bias: Optional[torch.Tensor],
+    int8_activations: bool,
 ) -> None:
+    """``int8_activations`` allows what is not done here."""
     check_dims(weight, "weight", 2)
     n = weight.shape[0]
     _check_dense(out, x, n, bias)
@@ -88,6 +92,86 @@ def int4_matmul(
         )
 
 
+def fp8_matmul(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: Optional[torch.Tensor],
+    fp8_activations: bool,
+) -> None:
+    """``fp8_activations`` allows what is not done here."""
+    check_dims(weight, "weight", 2)
+    n = weight.shape[0]
+    _check_dense(out, x, n, bias)
+    m, k = x.shape
+    _check(weight, "weight", x, torch.float8_e4m3fn, (n, k))
+    check(
+        scales.dim() in (1, 2),
+        f"scales must have 1 dimension, a scale for each channel, or 2, one for each block of {BLOCK} x {BLOCK}; "
+        f"got {scales.dim()}",
+    )
+    blocks = scales.dim() == 2
+    shape = (triton.cdiv(n, BLOCK), triton.cdiv(k, BLOCK)) if blocks else (n,)
+    _check(scales, "scales", x, torch.float32, shape)
+    if m == 0 or n == 0:
+        return
+    with on_device(x):
+        fp8_matmul_kernel[_grid(m, n)](
+            out,
+            x,
+            weight.view(torch.uint8),  # GPUs before compute capability 8.9 have no conversion of e4m3
+            scales,
+            bias,
+            m,
+            n,
+            k,
+            shape[-1],
+            out.stride(0),
+            x.stride(0),
+            BLOCKS=BLOCK if blocks else 0,
+            BLOCK_M=_block_m(m),
+        )
+
+
+def gguf_matmul(
+    out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], block_type: int
+) -> None:
+    check_dims(weight, "weight", 2)
+    n = weight.shape[0]
+    _check_dense(out, x, n, bias)
+    m, k = x.shape
+    kinds = {kind.number: kind for kind in KINDS.values()}
+    names = ", ".join(f"{kind.number} ({name})" for name, kind in KINDS.items())
+    check(block_type in kinds, f"block_type must be one of ggml's {names}, got {block_type}")
+    kind = kinds[block_type]
+    check(
+        k % kind.values == 0,
+        f"x must have a multiple of the {kind.values} values of a block as columns, got {k}",
+    )
+    _check(weight, "weight", x, torch.uint8, (n, k // kind.values * kind.bytes))
+    if m == 0 or n == 0:
+        return
+    with on_device(x):
+        gguf_matmul_kernel[_grid(m, n)](
+            out,
+            x,
+            weight,
+            bias,
+            m,
+            n,
+            k,
+            weight.shape[1],
+            out.stride(0),
+            x.stride(0),
+            KIND=kind.number,
+            VALUES=kind.values,
+            BYTES=kind.bytes,
+            GROUP=kind.group_size,
+            BLOCK_M=_block_m(m),
+        )
+
+
 def _block_m(m: int) -> int:
     """Tensor cores take 16 rows or more."""
     return min(64, max(16, triton.next_power_of_2(m)))
@@ -124,12 +208,22 @@ def _check(
 
 register(
     "int8_matmul",
-    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> ()",
+    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias, bool int8_activations) -> ()",
     int8_matmul,
+)
+register(
+    "fp8_matmul",
+    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias, bool fp8_activations) -> ()",
+    fp8_matmul,
 )
 register(
     "int4_matmul",
     "(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, int group_size, "
     "bool int8_activations) -> ()",
     int4_matmul,
+)
+register(
+    "gguf_matmul",
+    "(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, int block_type) -> ()",
+    gguf_matmul,
 )
