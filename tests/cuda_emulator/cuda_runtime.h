@@ -3,8 +3,9 @@
 //
 // The threads of a block are fibers that switch only at barriers and shuffles; the blocks of a grid run one
 // after the other. What is emulated is what the kernels of this tree use: a one-to-three-dimensional launch
-// through cudaLaunchKernelEx, static __shared__ memory, __syncthreads, __syncwarp and full-mask warp
-// shuffles. A barrier that some threads never reach fails the launch instead of hanging.
+// through cudaLaunchKernelEx, static __shared__ memory, __syncthreads, __syncwarp, full-mask warp shuffles and
+// votes, and, in emulated_ptx.h, tensor cores and asynchronous copies. A barrier that some threads never reach fails
+// the launch instead of hanging.
 // CUDA_EMULATOR_ORDER=reverse runs the threads last to first: a kernel that lacks a barrier then gives
 // another result.
 #pragma once
@@ -25,6 +26,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #define __shared__ static thread_local
 
@@ -40,6 +42,10 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -49,6 +55,19 @@ inline const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorLaunchFailure: return "a barrier was not reached by all threads";
   }
   return "unrecognized error";
+}
+
+inline float __fmul_rn(float a, float b) {
+  volatile float product = a * b;  // which nothing is fused with
+  return product;
+}
+
+// Byte i of the result is byte (selector >> 4 i) & 7 of the eight in x and, above them, y.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t(y) << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= unsigned(bytes >> ((selector >> (4 * i) & 7) * 8) & 255) << (8 * i);
+  return result;
 }
 
 using cudaStream_t = struct CUstream_st*;
@@ -68,6 +87,7 @@ namespace cuda_emulator {
 
 constexpr int kWarpSize = 32;
 constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kPostBytes = 64;
 
 struct Barrier {
   int size = 0;
@@ -77,12 +97,20 @@ struct Barrier {
 
 struct Warp {
   Barrier barrier;
-  uint64_t lanes[2][kWarpSize] =
-      {};  // by parity of the generation: one shuffle may start while another is read
+  // By parity of the generation: one exchange may start while another is read.
+  alignas(16) char posts[2][kWarpSize][kPostBytes] = {};
+};
+
+// A copy that was asked for and need not have happened yet.
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
 };
 
 struct Thread {
   ucontext_t context;
+  std::vector<std::vector<Copy>> copies;  // by group, the last one open
   std::unique_ptr<char[]> stack;
   dim3 index;
   int rank = 0;
@@ -117,17 +145,29 @@ inline void wait(Barrier& barrier) {
   self->waiting = nullptr;
 }
 
+// What every lane of the warp posted: lane i's is at(i).
 template <class T>
-T exchange(T value, int source) {
-  static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves at most 8 bytes");
+struct Posts {
+  const char (*posts)[kPostBytes];
+
+  T at(int lane) const {
+    T value;
+    std::memcpy(&value, posts[lane], sizeof(T));
+    return value;
+  }
+};
+
+template <class T>
+Posts<T> post(const T& value) {
+  static_assert(sizeof(T) <= kPostBytes, "a lane posts at most 64 bytes");
   Warp& warp = block->warps[block->current->rank / kWarpSize];
-  uint64_t* lanes = warp.lanes[warp.barrier.generation % 2];
-  std::memcpy(&lanes[block->current->rank % kWarpSize], &value, sizeof(T));
+  auto& posts = warp.posts[warp.barrier.generation % 2];
+  std::memcpy(posts[block->current->rank % kWarpSize], &value, sizeof(T));
   wait(warp.barrier);
-  T result;
-  std::memcpy(&result, &lanes[source], sizeof(T));
-  return result;
+  return {posts};
 }
+
+inline int lane() { return block->current->rank % kWarpSize; }
 
 inline void enter_thread() {
   block->body();
@@ -150,6 +190,7 @@ inline bool run_block(Block& b, bool reverse) {
     thread.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y));
     thread.waiting = nullptr;
     thread.done = false;
+    thread.copies.assign(1, {});
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStackBytes;
@@ -184,20 +225,32 @@ inline void __syncwarp(unsigned = 0xffffffffu) {
 
 template <class T>
 T __shfl_sync(unsigned, T value, int source) {
-  return cuda_emulator::exchange(value, source % cuda_emulator::kWarpSize);
+  return cuda_emulator::post(value).at(source % cuda_emulator::kWarpSize);
 }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-  return cuda_emulator::exchange(value,
-                                 (cuda_emulator::block->current->rank % cuda_emulator::kWarpSize) ^ mask);
+  return cuda_emulator::post(value).at(cuda_emulator::lane() ^ mask);
 }
 
 template <class T>
 T __shfl_down_sync(unsigned, T value, unsigned delta) {
-  const int lane = cuda_emulator::block->current->rank % cuda_emulator::kWarpSize;
-  const int source = lane + int(delta);
-  return cuda_emulator::exchange(value, source < cuda_emulator::kWarpSize ? source : lane);
+  const int source = cuda_emulator::lane() + int(delta);
+  return cuda_emulator::post(value).at(source < cuda_emulator::kWarpSize ? source : cuda_emulator::lane());
+}
+
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const auto posts = cuda_emulator::post(predicate);
+  unsigned votes = 0;
+  for (int i = 0; i < cuda_emulator::kWarpSize; ++i) votes |= unsigned(posts.at(i) != 0) << i;
+  return votes;
+}
+
+inline int __any_sync(unsigned, int predicate) {
+  const auto posts = cuda_emulator::post(predicate);
+  bool any = false;
+  for (int i = 0; i < cuda_emulator::kWarpSize; ++i) any = any || posts.at(i);
+  return any;
 }
 
 template <class... Params, class... Args>

@@ -18,26 +18,40 @@ from triton.compiler import ASTSource
 
 # Types of what is no 32-bit integer, and values of what is constant; None: an optional tensor left out.
 _POINTERS = "out query key_cache value_cache key value input residual weight x bias cos_sin_cache cache"
-_POINTERS += " qkv q_weight k_weight x1 x2 cos sin out1 out2"
+_POINTERS += " out_a out_b qkv q_weight k_weight x1 x2 cos sin out1 out2"
 _TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
-_TYPES |= dict.fromkeys(["lse", "alibi_slopes", "scales"], "*fp32")
+_TYPES |= dict.fromkeys(["lse", "alibi_slopes", "sinks", "k_scale", "v_scale", "scales"], "*fp32")
 _TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc", "tree_mask"], "*i32")
 _TYPES |= dict.fromkeys(["slot_mapping", "block_mapping", "positions"], "*i64")
 _TYPES |= dict.fromkeys(["scale", "softcap", "epsilon"], "fp32")
 _ATTEND = {
     "HEAD": 64, "HEAD_PADDED": 64, "GROUP": 4, "GROUP_PADDED": 16, "BLOCK_SIZE": 16, "CHUNK": 64, "DECODE": True,
 }  # fmt: skip
-_BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False, "WORDS": 0, "tree_mask": None}
+_BARE = {"CAUSAL": False, "WINDOW": False, "SOFTCAP": False, "WORDS": 0, "tree_mask": None, "CACHE": 0}
+_BARE |= dict.fromkeys(["lse", "alibi_slopes", "sinks", "k_scale", "v_scale", "query_start_loc"])
 _FULL = {"CAUSAL": True, "WINDOW": True, "SOFTCAP": True, "WORDS": 2}
+_EIGHT_BITS = dict.fromkeys(["key_cache", "value_cache", "output"], "*u8")
+_WRITE = {"HEAD": 64, "BLOCK_SIZE": 16, "CHUNK": 8, "BLOCK": 512}
 _FUSED = {
     "BLOCK_SIZE": 16, "HEAD": 128, "HEAD_PADDED": 128, "NEOX": True, "NORM_Q": True, "NORM_K": True, "BLOCK_H": 8,
 }  # fmt: skip
 _PLAIN_ROPE = {"NEOX": False, "NORM_Q": False, "NORM_K": False}
 _BITS = dict.fromkeys(["key", "value", "key_cache", "value_cache", "cache"], "*i16")
+_BLOCKS = [(2, 32, 18, 32), (8, 32, 34, 32), (12, 256, 144, 32), (13, 256, 176, 32), (14, 256, 210, 16)]
 _CASES = [
-    ("attend_kernel", {}, _ATTEND | _FULL),
-    ("attend_kernel", {}, _ATTEND | _BARE | {"lse": None, "alibi_slopes": None, "query_start_loc": None}),
-    ("write_cache_kernel", _BITS, {"HEAD": 64, "BLOCK_SIZE": 16, "CHUNK": 8, "BLOCK": 512}),
+    ("attend_kernel", {}, _ATTEND | _FULL | {"CACHE": 0, "k_scale": None, "v_scale": None}),
+    ("attend_kernel", _EIGHT_BITS, _ATTEND | _FULL | {"CACHE": 1}),
+    ("attend_kernel", _EIGHT_BITS, _ATTEND | _FULL | {"CACHE": 2}),
+    ("attend_kernel", {}, _ATTEND | _BARE),
+    ("write_cache_kernel", _BITS, _WRITE | {"CACHE": 0, "k_scale": None, "v_scale": None}),
+    ("write_cache_kernel", _EIGHT_BITS, _WRITE | {"CACHE": 1}),
+    (
+        "merge_states_kernel",
+        {"lse_a": "*fp32", "lse_b": "*fp32", "out_lse": "*fp32"},
+        {"BLOCK_M": 8, "BLOCK": 64},
+    ),
+    ("convert_fp8_kernel", _EIGHT_BITS, {"CACHE": 1, "NARROW": True, "BLOCK": 1024}),
+    ("convert_fp8_kernel", {"output": "*fp16", "input": "*u8"}, {"CACHE": 2, "NARROW": False, "BLOCK": 1024}),
     ("copy_blocks_kernel", _BITS, {"BLOCK": 1024}),
     ("rms_norm_kernel", {}, {"ADD": True}),
     ("rms_norm_kernel", {}, {"ADD": False}),
@@ -53,8 +67,19 @@ _CASES = [
     ("apply_rotary_kernel", {}, {"CONJ": True, "BLOCK": 1024}),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 16}),
     ("int8_matmul_kernel", {"weight": "*i8"}, {"BLOCK_M": 64, "bias": None}),
+    ("fp8_matmul_kernel", {"weight": "*u8", "scale_row": "i32"}, {"BLOCK_M": 16, "BLOCKS": 128}),
+    ("fp8_matmul_kernel", {"weight": "*u8", "scale_row": "i32"}, {"BLOCK_M": 64, "BLOCKS": 0, "bias": None}),
     ("int4_matmul_kernel", {"weight": "*u8"}, {"BLOCK_M": 16, "GROUP": 32, "BLOCK_J": 16, "zeros": None}),
     ("int4_matmul_kernel", {"weight": "*u8", "zeros": "*u8"}, {"BLOCK_M": 64, "GROUP": 128, "BLOCK_J": 64}),
+    *(
+        (
+            "gguf_matmul_kernel",
+            {"weight": "*u8"},
+            {"KIND": kind, "VALUES": values, "BYTES": size, "GROUP": group} | rest,
+        )
+        for kind, values, size, group in _BLOCKS
+        for rest in ({"BLOCK_M": 16, "bias": None}, {"BLOCK_M": 64})
+    ),
 ]
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,9 @@ import torch
 from hub_loader import get_local_kernel
 
 ours = get_local_kernel(Path({package!r}))
-sys.modules["rmsnorm"] = sys.modules["rotary"] = ours
-sys.modules["rmsnorm.layers"] = ours.layers
+sys.modules[{theirs!r}] = ours
+if hasattr(ours, "layers"):
+    sys.modules["rmsnorm.layers"] = ours.layers
 
 
 def pytest_configure(config):
@@ -46,20 +49,36 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("ours")
-    command = [sys.executable, "-m", "hub_loader", "build", str(ROOT / "kernels_src" / "rmsnorm-rotary")]
-    command += ["--select", "torch-stable*-cpu-x86_64*", "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    return out
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def build(name: str) -> Path:
+        out = tmp_path_factory.mktemp("ours")
+        command = [sys.executable, "-m", "hub_loader", "build", str(ROOT / "kernels_src" / name)]
+        command += ["--select", "torch-stable*-cpu-x86_64*", "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True)
+        return out
+
+    return build
 
 
-@pytest.mark.parametrize(("theirs", "least"), [("rmsnorm", 3), ("rotary", 192)])
-def test_their_tests_pass_with_our_package(package: Path, tmp_path: Path, theirs: str, least: int) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "name", "least", "select"),
+    [
+        ("rmsnorm", "rmsnorm-rotary", 3, ""),
+        ("rotary", "rmsnorm-rotary", 192, ""),
+        ("quantization-gptq", "quantized-matmul", 10, "1024-2048"),  # the smallest of its weights
+    ],
+)
+def test_their_tests_pass_with_our_package(
+    built: Callable[[str], Path], tmp_path: Path, theirs: str, name: str, least: int, select: str
+) -> None:
     assert CHECKOUT is not None
+    package = built(name)
     shutil.copytree(Path(CHECKOUT) / theirs / "tests", tmp_path / "tests")
-    (tmp_path / "with_ours.py").write_text(PLUGIN.format(package=str(package)))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "with_ours", "tests"]
+    (tmp_path / "with_ours.py").write_text(
+        PLUGIN.format(package=str(package), theirs=theirs.replace("-", "_"))
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "with_ours", "-k", select, "tests"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for again in ([], ["--last-failed"]):  # they call those of rotary flaky: one pass in two runs is enough
         done = subprocess.run(

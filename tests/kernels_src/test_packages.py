@@ -14,7 +14,9 @@ PACKAGES = sorted(path.parent for path in KERNELS.glob("*/build.toml"))
 packages = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 
 
-@pytest.mark.parametrize("shared", ["csrc/scalar.h", "csrc/cpu/lanes.h", "csrc/cuda/device.h"])
+@pytest.mark.parametrize(
+    "shared", ["csrc/scalar.h", "csrc/cpu/lanes.h", "csrc/cuda/device.h", "csrc/cuda/ptx.h"]
+)
 def test_a_header_that_packages_copy_is_the_same_in_all(shared):
     copies = [package / shared for package in PACKAGES if (package / shared).exists()]
     assert len(copies) > 1

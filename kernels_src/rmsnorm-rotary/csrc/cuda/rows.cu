@@ -1,5 +1,7 @@
-// One block per row (or token): neighbouring threads read neighbouring elements, so every access is
-// coalesced.
+// One block per row (or token): neighbouring threads read neighbouring pieces of 16 bytes, or elements where
+// something is not aligned. Roofline: every element in once and out once; a row of up to 32 vectors of a warp's (8192
+// elements of two bytes) stays in registers between its sum of squares and its product.
+#include <initializer_list>
 #include <type_traits>
 
 #include "device.h"
@@ -23,38 +25,92 @@ __device__ __forceinline__ float block_sum(float value) {
   return total;
 }
 
-template <class T, bool kResidual>
+// V elements that are read and written at once: 16 bytes, or one where something is not aligned.
+template <class T, int V>
+struct alignas(V * sizeof(T)) Vector {
+  T elements[V];
+};
+
+template <class T, int V>
+__device__ __forceinline__ void load(const T* from, float (&to)[V]) {
+  const Vector<T, V> vector = *reinterpret_cast<const Vector<T, V>*>(from);
+#pragma unroll
+  for (int v = 0; v < V; ++v) to[v] = to_float(vector.elements[v]);
+}
+
+template <class T, int V>
+__device__ __forceinline__ void store(const float (&from)[V], T* to) {
+  Vector<T, V> vector;
+#pragma unroll
+  for (int v = 0; v < V; ++v) from_float(from[v], vector.elements + v);
+  *reinterpret_cast<Vector<T, V>*>(to) = vector;
+}
+
+template <class T, int V, bool kResidual>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const RmsNorm n) {
-  const int64_t row = blockIdx.x;
+  constexpr int kHeld = 4;  // vectors of a thread that stay in registers
+  constexpr int64_t kTurn = int64_t(kThreads) * V;
+  const int64_t row = blockIdx.x, start = int64_t(threadIdx.x) * V;
   const T* input = static_cast<const T*>(n.input) + row * n.input_stride;
   T* residual = kResidual ? static_cast<T*>(n.residual) + row * n.residual_stride : nullptr;
   T* out = static_cast<T*>(n.out) + row * n.out_stride;
-  // The residual sum is not rounded before it is normalised: it is added again instead of being read back.
-  const auto element = [&](int64_t i) {
-    float x = to_float(input[i]);
-    if (kResidual) x += to_float(residual[i]);
-    return x;
+  // The residual sum is not rounded before it is normalised: what is not held is added again, not read back.
+  const auto elements = [&](int64_t i, float (&x)[V]) {
+    load(input + i, x);
+    if constexpr (kResidual) {
+      float more[V];
+      load(residual + i, more);
+#pragma unroll
+      for (int v = 0; v < V; ++v) x[v] += more[v];
+    }
   };
-  float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < n.size; i += kThreads) {
-    const float x = element(i);
-    squares += x * x;
+  float held[kHeld][V], squares = 0.0f;
+  const auto square = [&](const float (&x)[V]) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) squares += x[v] * x[v];
+  };
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+    if (start + h * kTurn >= n.size) continue;
+    elements(start + h * kTurn, held[h]);
+    square(held[h]);
+  }
+  for (int64_t i = start + kHeld * kTurn; i < n.size; i += kTurn) {
+    float x[V];
+    elements(i, x);
+    square(x);
   }
   const float scale = 1.0f / sqrtf(block_sum(squares) / float(n.size) + n.epsilon);
-  for (int64_t i = threadIdx.x; i < n.size; i += kThreads) {
-    const float x = element(i);
-    if (kResidual) from_float(x, residual + i);
-    from_float(x * scale * to_float(static_cast<const T*>(n.weight)[i]), out + i);
+  const auto finish = [&](int64_t i, const float (&x)[V]) {
+    float weight[V], result[V];
+    load(static_cast<const T*>(n.weight) + i, weight);
+#pragma unroll
+    for (int v = 0; v < V; ++v) result[v] = x[v] * scale * weight[v];
+    if constexpr (kResidual) store(x, residual + i);
+    store(result, out + i);
+  };
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+    if (start + h * kTurn < n.size) finish(start + h * kTurn, held[h]);
+  }
+  for (int64_t i = start + kHeld * kTurn; i < n.size; i += kTurn) {
+    float x[V];
+    elements(i, x);
+    finish(i, x);
   }
 }
 
-template <class T>
+template <class T, int V>
 __global__ void __launch_bounds__(kThreads) silu_and_mul_kernel(const SiluAndMul s) {
   const T* gate = static_cast<const T*>(s.input) + int64_t(blockIdx.x) * s.input_stride;
   T* out = static_cast<T*>(s.out) + int64_t(blockIdx.x) * s.out_stride;
-  for (int64_t i = threadIdx.x; i < s.size; i += kThreads) {
-    const float x = to_float(gate[i]);
-    from_float(x / (1.0f + expf(-x)) * to_float(gate[s.size + i]), out + i);
+  for (int64_t i = int64_t(threadIdx.x) * V; i < s.size; i += int64_t(kThreads) * V) {
+    float x[V], up[V];
+    load(gate + i, x);
+    load(gate + s.size + i, up);
+#pragma unroll
+    for (int v = 0; v < V; ++v) x[v] = x[v] / (1.0f + expf(-x[v])) * up[v];
+    store(x, out + i);
   }
 }
 
@@ -66,14 +122,15 @@ __device__ __forceinline__ float load_as(const void* data, DType dtype, int64_t 
   }
 }
 
-template <class T>
+// V pairs at a time; more than one where the halves of a head lie apart (NeoX).
+template <class T, int V>
 __global__ void __launch_bounds__(kThreads) rotary_kernel(const Rotary r) {
   const int64_t token = blockIdx.x;
   const int64_t position = r.positions[token];
   // It cannot be reported from here; it must at least not be followed.
   if (position < 0 || position >= r.max_position) return;
   const int64_t pairs = (r.query.count + r.key.count) * r.half;
-  for (int64_t p = threadIdx.x; p < pairs; p += kThreads) {
+  for (int64_t p = int64_t(threadIdx.x) * V; p < pairs; p += int64_t(kThreads) * V) {
     const int64_t h = p / r.half, i = p % r.half;
     const bool is_query = h < r.query.count;
     const Heads& heads = is_query ? r.query : r.key;
@@ -81,12 +138,19 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const Rotary r) {
               (is_query ? h : h - r.query.count) * heads.head_stride;
     T* first = head + (r.is_neox ? i : 2 * i);
     T* second = head + (r.is_neox ? r.half + i : 2 * i + 1);
-    const int64_t angle = position * r.cache_stride + i;
-    const float c = load_as(r.cos_sin_cache, r.cache_dtype, angle);
-    const float s = load_as(r.cos_sin_cache, r.cache_dtype, angle + r.half);
-    const float x = to_float(*first), y = to_float(*second);
-    from_float(x * c - y * s, first);
-    from_float(y * c + x * s, second);
+    float x[V], y[V], turned_x[V], turned_y[V];
+    load(first, x);
+    load(second, y);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const int64_t angle = position * r.cache_stride + i + v;
+      const float c = load_as(r.cos_sin_cache, r.cache_dtype, angle);
+      const float s = load_as(r.cos_sin_cache, r.cache_dtype, angle + r.half);
+      turned_x[v] = x[v] * c - y[v] * s;
+      turned_y[v] = y[v] * c + x[v] * s;
+    }
+    store(turned_x, first);
+    store(turned_y, second);
   }
 }
 
@@ -109,12 +173,6 @@ __global__ void __launch_bounds__(kThreads) apply_rotary_kernel(const ApplyRotar
 }
 
 constexpr int64_t kLargestHead = 256;
-
-// V elements that are read and written at once: 16 bytes, or one where something is not aligned.
-template <class T, int V>
-struct alignas(V * sizeof(T)) Vector {
-  T elements[V];
-};
 
 // `lanes` threads, a power of two up to a warp, have one head of a token; V elements each at a time. The head lies in
 // shared memory as floats, where its pairs meet. Roofline: qkv in, and out of it as much, in accesses of V elements.
@@ -175,17 +233,43 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_cache_kernel(const QkNo
   }
 }
 
-// Whether every head can be read and written 16 bytes at a time.
+template <class T>
+constexpr int kAtOnce = 16 / int(sizeof(T));
+
+bool on_16_bytes(std::initializer_list<const void*> pointers) {
+  for (const void* data : pointers) {
+    if (reinterpret_cast<uintptr_t>(data) % 16) return false;
+  }
+  return true;
+}
+
+template <class T>
+bool whole_vectors(std::initializer_list<int64_t> counts) {
+  for (const int64_t count : counts) {
+    if (count % kAtOnce<T>) return false;
+  }
+  return true;
+}
+
+template <class T>
+bool takes_vectors(const RmsNorm& n) {
+  return on_16_bytes({n.input, n.residual, n.out, n.weight}) &&
+         whole_vectors<T>({n.size, n.input_stride, n.residual ? n.residual_stride : 0, n.out_stride});
+}
+
+template <class T>
+bool takes_vectors(const Rotary& r) {
+  return r.is_neox && on_16_bytes({r.query.data, r.key.data}) &&
+         whole_vectors<T>({r.half, r.query.token_stride, r.query.head_stride, r.key.token_stride, r.key.head_stride});
+}
+
 template <class T>
 bool takes_vectors(const QkNormRopeCache& f) {
-  constexpr int64_t kAtOnce = 16 / int64_t(sizeof(T));
-  const auto starts = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  bool fits = f.head_size % kAtOnce == 0 && starts(f.rotary.query.data) && f.rotary.query.token_stride % kAtOnce == 0;
+  const Heads& qkv = f.rotary.query;
+  bool fits = on_16_bytes({qkv.data, f.key_cache.data, f.value_cache.data}) &&
+              whole_vectors<T>({f.head_size, qkv.token_stride});
   for (const PagedHeads* cache : {&f.key_cache, &f.value_cache}) {
-    fits = fits && starts(cache->data);
-    for (const int64_t stride : {cache->block_stride, cache->token_stride, cache->head_stride}) {
-      fits = fits && stride % kAtOnce == 0;
-    }
+    fits = fits && whole_vectors<T>({cache->block_stride, cache->token_stride, cache->head_stride});
   }
   return fits;
 }
@@ -217,7 +301,10 @@ const char* dispatch(DType dtype, int64_t rows, const Body& body) {
 const char* rms_norm(const RmsNorm& n, void* stream) {
   return dispatch(n.dtype, n.rows, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const auto kernel = n.residual ? rms_norm_kernel<T, true> : rms_norm_kernel<T, false>;
+    constexpr int V = kAtOnce<T>;
+    const bool vectors = takes_vectors<T>(n);
+    const auto kernel = n.residual ? (vectors ? rms_norm_kernel<T, V, true> : rms_norm_kernel<T, 1, true>)
+                                   : (vectors ? rms_norm_kernel<T, V, false> : rms_norm_kernel<T, 1, false>);
     return launch(kernel, dim3(unsigned(n.rows)), dim3(kThreads), stream, n);
   });
 }
@@ -225,14 +312,18 @@ const char* rms_norm(const RmsNorm& n, void* stream) {
 const char* silu_and_mul(const SiluAndMul& s, void* stream) {
   return dispatch(s.dtype, s.rows, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    return launch(silu_and_mul_kernel<T>, dim3(unsigned(s.rows)), dim3(kThreads), stream, s);
+    const bool vectors =
+        on_16_bytes({s.input, s.out}) && whole_vectors<T>({s.size, s.input_stride, s.out_stride});
+    const auto kernel = vectors ? silu_and_mul_kernel<T, kAtOnce<T>> : silu_and_mul_kernel<T, 1>;
+    return launch(kernel, dim3(unsigned(s.rows)), dim3(kThreads), stream, s);
   });
 }
 
 const char* rotary(const Rotary& r, void* stream) {
   return dispatch(r.dtype, r.num_tokens, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    return launch(rotary_kernel<T>, dim3(unsigned(r.num_tokens)), dim3(kThreads), stream, r);
+    const auto kernel = takes_vectors<T>(r) ? rotary_kernel<T, kAtOnce<T>> : rotary_kernel<T, 1>;
+    return launch(kernel, dim3(unsigned(r.num_tokens)), dim3(kThreads), stream, r);
   });
 }
 
@@ -249,8 +340,7 @@ const char* qk_norm_rope_cache(const QkNormRopeCache& f, void* stream) {
   if (f.rotary.query.count + f.rotary.key.count == 0) return nullptr;
   return dispatch(f.rotary.dtype, f.rotary.num_tokens, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    constexpr int kAtOnce = 16 / int(sizeof(T));
-    return takes_vectors<T>(f) ? launch_qk_norm_rope_cache<T, kAtOnce>(f, stream)
+    return takes_vectors<T>(f) ? launch_qk_norm_rope_cache<T, kAtOnce<T>>(f, stream)
                                : launch_qk_norm_rope_cache<T, 1>(f, stream);
   });
 }
