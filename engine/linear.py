@@ -15,6 +15,7 @@ from .kernels import Kernels
 from .pages import in_huge_pages
 from .quant import packed as plain
 from .quant.checkpoint import Loaded
+from .quant.gguf_blocks import grouped
 from .quant.packed import PackedWeight
 
 INT4_GROUPS = (128, 64, 32)
@@ -82,7 +83,7 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
     if isinstance(weight, PackedWeight):
         if serves(kernels, weight):
             return Linear(kernels.matmul, kernels.PackedWeight(**vars(weight)), bias, loaded.order)
-        return Linear(plain.matmul, weight, bias, loaded.order)
+        return Linear(plain.matmul, grouped(weight), bias, loaded.order)
     if quantize is None:
         return Linear(kernels.linear, in_huge_pages(weight), bias)
     format = packed_format(quantize)
@@ -98,8 +99,8 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
 
 def serves(kernels: Kernels, packed: PackedWeight) -> bool:
     """Whether the matmul slot multiplies this weight: its format, int4's group, and bytes by row without zero point."""
-    if packed.format not in kernels.formats:
-        return False
+    if packed.format not in kernels.formats or packed.format == "gguf":
+        return packed.format in kernels.formats
     if packed.zeros is not None and packed.zeros.dtype != torch.uint8:
         return False
     by_row = packed.group_size == packed.shape[1]
@@ -120,21 +121,28 @@ def _merge(parts: Sequence[Loaded]) -> Loaded | None:
     if dense:
         return Loaded(torch.cat(dense)) if len(dense) == len(weights) else None
     packed = [weight for weight in weights if isinstance(weight, PackedWeight)]
-    alike = {
-        (w.format, w.group_size, w.scales.dtype, None if w.zeros is None else w.zeros.dtype) for w in packed
-    }
+    alike = {(w.format, w.kind, w.group_size, _dtype(w.scales), _dtype(w.zeros)) for w in packed}
     if len(alike) > 1:
         return None
-    zeros = [weight.zeros for weight in packed if weight.zeros is not None]
     rows = sum(weight.shape[0] for weight in packed)
     merged = replace(
         packed[0],
         shape=(rows, packed[0].shape[1]),
         weight=torch.cat([weight.weight for weight in packed]),
-        scales=torch.cat([weight.scales for weight in packed]),
-        zeros=torch.cat(zeros) if zeros else None,
+        scales=_cat([weight.scales for weight in packed]),
+        zeros=_cat([weight.zeros for weight in packed]),
     )
     return Loaded(merged, parts[0].order)
+
+
+def _dtype(tensor: torch.Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
+
+
+def _cat(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """All or none of them are there."""
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
 
 
 def group_size(columns: int) -> int:

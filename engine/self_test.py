@@ -21,7 +21,7 @@ from hub_loader.errors import ModelError, SelfTestError
 from . import torch_ops
 from .config import ModelConfig
 from .kernel_table import TORCH, Binding
-from .kernels import SLOTS, Kernels
+from .kernels import FORMATS, SLOTS, Kernels
 from .quant.proof import matmul_pairs, samples
 from .shapes import Pair, Shapes
 from .weights import Checkpoint
@@ -80,7 +80,10 @@ def proven(kernels: Kernels, shapes: Shapes, *, fall_back: bool = False, seed: i
         except SelfTestError as error:
             if not fall_back:
                 raise
-            kernels = replace(kernels, **{name: getattr(torch_ops, name) for name in SLOTS[binding.slot]})
+            plain: dict[str, Any] = {name: getattr(torch_ops, name) for name in SLOTS[binding.slot]}
+            if binding.slot == "matmul":
+                plain["formats"] = FORMATS  # what the failed kernel said of itself is not plain torch's
+            kernels = replace(kernels, **plain)
             found = Binding(binding.slot, reason=str(error), test="failed")
         bindings.append(found)
     return replace(kernels, bindings=tuple(bindings))

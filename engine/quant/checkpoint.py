@@ -19,6 +19,7 @@ import torch
 
 from hub_loader.errors import ModelError
 
+from .gguf_blocks import grouped
 from .packed import PackedWeight, dequantize, pack_nibbles
 from .scheme import Scheme
 
@@ -59,7 +60,7 @@ def dense(loaded: Loaded) -> torch.Tensor:
     """The weight [N, K] with its columns in x's order; float32 if it was packed."""
     if isinstance(loaded.weight, torch.Tensor):
         return loaded.weight
-    weight = dequantize(loaded.weight)
+    weight = dequantize(grouped(loaded.weight))
     return weight if loaded.order is None else weight[:, loaded.order.argsort()]
 
 

@@ -181,7 +181,7 @@ class GGUFFile:
         except NotImplementedError as error:
             raise ModelError(
                 f"{self.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, which gguf does not read "
-                f"({error}): take a file in Q4_0, Q8_0, Q4_K or Q6_K, or update gguf"
+                f"({error}): take a file in Q4_0, Q8_0, Q4_K, Q5_K or Q6_K, or update gguf"
             ) from None
 
     def _rows(self, name: str, count: int) -> torch.Tensor | None:

@@ -16,17 +16,21 @@ class PackedWeight:
     """A quantized weight [N, K]: element (n, k) stands for (weight[n, k] - zero) * scale.
 
     format: "int8", weight int8 [N, K]; "int4", uint8 [N, ceil(K / 2)] with the even k in the low four bits; "fp8",
-    float8_e4m3fn [N, K]. group_size: input channels that share a scale. scales: float32 [N] where that is K, else
-    [N, K / group_size] in any floating dtype. zeros: [N, K / group_size], uint8 or, where they are no whole numbers
-    or below 0, float32; None is 8 for int4, else 0.
+    float8_e4m3fn [N, K]; "gguf", uint8 [N, bytes], blocks of `kind` with all that belongs to them. group_size: input
+    channels that share a scale. scales: float32 [N] where that is K, else [N, K / group_size] in any floating dtype.
+    zeros: [N, K / group_size], uint8 or, where they are no whole numbers or below 0, float32; None is 8 for int4,
+    else 0.
+
+    Plain torch multiplies all but "gguf", of which gguf_blocks.grouped makes something that it does.
     """
 
     shape: tuple[int, int]
     format: str
     group_size: int
     weight: torch.Tensor
-    scales: torch.Tensor
+    scales: torch.Tensor | None = None
     zeros: torch.Tensor | None = None
+    kind: str | None = None
 
 
 def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> PackedWeight:
@@ -56,6 +60,10 @@ def quantize(weight: torch.Tensor, format: str, group_size: int = 128) -> Packed
 
 def dequantize(packed: PackedWeight) -> torch.Tensor:
     """The weight that `packed` stands for, float32 [N, K]."""
+    if packed.scales is None:
+        raise ValueError(
+            f"a weight of format {packed.format!r} has no scales: pass it through gguf_blocks.grouped"
+        )
     rows, columns = packed.shape
     values = packed.weight
     if packed.format == "int4":

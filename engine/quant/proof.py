@@ -57,7 +57,7 @@ def _first(packed: PackedWeight, rows: int) -> PackedWeight:
         packed,
         shape=(rows, packed.shape[1]),
         weight=packed.weight[:rows].clone(),
-        scales=packed.scales[:rows].clone(),
+        scales=None if packed.scales is None else packed.scales[:rows].clone(),
         zeros=None if packed.zeros is None else packed.zeros[:rows].clone(),
     )
 
@@ -79,7 +79,7 @@ def matmul_pairs(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torc
 def _kind(loaded: Loaded, packed: PackedWeight) -> str:
     ordered = ", columns in another order" if loaded.order is not None else ""
     zeros = "" if packed.zeros is None else ", zero points"
-    return f"{packed.format} in groups of {packed.group_size}{zeros}{ordered}"
+    return f"{packed.kind or packed.format} in groups of {packed.group_size}{zeros}{ordered}"
 
 
 def _invented(

@@ -18,7 +18,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from engine import LLM, SamplingParams
 from engine.chat import render_chat
 from engine.config import load_config
-from engine.quant.gguf_blocks import BLOCKS, BYTES, read_blocks
+from engine.quant.gguf_blocks import BLOCKS, BYTES, grouped, read_blocks
 from engine.quant.packed import dequantize
 from engine.tokenizer import Tokenizer
 from hub_loader.errors import ModelError, UsageError
@@ -42,7 +42,7 @@ def blocks(kind: str, rows: int, columns: int, seed: int) -> np.ndarray:
             np.float16
         )
         data[:, place : place + 2] = factor[:, None].view(np.uint8)
-    if kind == "Q4_K":
+    if kind in ("Q4_K", "Q5_K"):
         data[:2, 4:16] = 0
     return data.reshape(rows, -1)
 
@@ -139,7 +139,7 @@ def test_blocks_stand_for_what_the_gguf_package_says(kind: str) -> None:
     data = blocks(kind, 6, 512, seed=3)
     assert data.shape[1] * 6 == BYTES[kind] * 6 * 512 // gguf.GGML_QUANT_SIZES[KINDS[kind]][0]
     expected = torch.from_numpy(gguf.quants.dequantize(data, KINDS[kind]))
-    got = dequantize(read_blocks(torch.from_numpy(data), kind, (6, 512)))
+    got = dequantize(grouped(read_blocks(torch.from_numpy(data), kind, (6, 512))))
     torch.testing.assert_close(got, expected, rtol=2e-6, atol=float(expected.abs().max()) * 1e-6)
 
 

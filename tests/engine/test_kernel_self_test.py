@@ -15,6 +15,7 @@ import torch
 from engine_models import SHIPPED, MakeModel
 from khub_process import Hub, khub
 from signing import KEY, private_pem
+from test_gguf_files import WriteModel, write_gguf  # noqa: F401  a fixture
 
 from engine import LLM, SamplingParams, torch_ops
 from engine.kernel_table import Binding
@@ -134,6 +135,16 @@ def test_matmul_kernel_that_is_wrong_with_int8_activations_is_refused() -> None:
 def test_matmul_kernel_is_tested_only_where_weights_are_quantized() -> None:
     table = proven(swapped("matmul", matmul=_raising), SHAPES).bindings
     assert next(b for b in table if b.slot == "matmul").test == ""
+
+
+def test_model_in_blocks_runs_in_plain_torch_where_the_kernel_that_multiplies_blocks_fails(
+    write_gguf: WriteModel,  # noqa: F811
+) -> None:
+    path, params = write_gguf("Q4_K"), SamplingParams(max_tokens=4, ignore_stop=True)
+    kernels = swapped("matmul", matmul=_raising, formats=frozenset({"int4", "int8", "gguf"}))
+    llm = LLM(path, kernels=kernels, fall_back=True)
+    assert [b.test for b in llm.kernel_table if b.slot == "matmul"] == ["failed"]
+    assert llm.generate([[1, 2]], params)[0].tokens == LLM(path).generate([[1, 2]], params)[0].tokens
 
 
 def test_engine_refuses_a_wrong_kernel_before_the_first_token_and_runs_without_it_if_allowed(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import quantized_models as stored
+import torch
 from engine_models import MakeModel
+from test_gguf_files import WriteModel, by_transformers, write_gguf  # noqa: F401  a fixture
 from test_quantized_checkpoints import BOUNDS, CASES, PROMPT, error_of, logits_of
 
 from build_matrix.build_toml import read_build_file
@@ -55,6 +57,25 @@ def test_logits_by_the_package_are_within_the_bound_of_what_is_stored(
     assert row.test.startswith("passed" if served else "not needed: fp8 is plain torch's")
     expected = stored.twin_logits(make_model("biases"), target, PROMPT)[-1]
     assert error_of(logits_of(llm, PROMPT), expected) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [("Q4_0", "llama"), ("Q8_0", "qwen3"), ("Q4_K", "llama"), ("Q5_K", "qwen2"), ("Q6_K", "qwen2")],
+)
+def test_logits_of_a_gguf_file_by_the_package_are_those_of_transformers(
+    package: Path,
+    write_gguf: WriteModel,  # noqa: F811
+    kind: str,
+    arch: str,
+) -> None:
+    path = write_gguf(kind, arch)
+    llm = LLM(path, kernels={"matmul": str(package)})
+    row = next(binding for binding in llm.kernel_table if binding.slot == "matmul")
+    assert row.test.startswith("passed")
+    with torch.inference_mode():
+        expected = by_transformers(path)(torch.tensor([PROMPT])).logits[0, -1]
+    assert error_of(logits_of(llm, PROMPT), expected) < BOUNDS["float32"]
 
 
 def test_logits_with_8_bit_activations_are_near_those_without(package: Path, make_model: MakeModel) -> None:
