@@ -63,9 +63,9 @@ mutants: $(READY) ## change the cores in small ways and see which changes no tes
 duplicates: $(READY) ## eight lines and more that are in two places; ten minutes
 	$(BIN)/pylint --recursive=y --disable=all --enable=duplicate-code --min-similarity-lines=8 hub_loader build_matrix registry engine
 
-bench: $(READY) ## the kernels against torch eager and the limits of this machine's CPU; writes docs/performance.md
+bench: $(READY) ## the kernels against torch, PEERS='--vllm …' and the limits of this CPU; writes docs/performance.md
 	for name in $(KERNELS); do $(BIN)/khub build kernels_src/$$name --select 'torch-stable*-cpu-x86_64*' --out .demo/dist/$$name || exit; done
-	$(BIN)/khub bench kernels --packages .demo/dist --out benchmarks/results/kernels-cpu.json
+	$(BIN)/khub bench kernels --packages .demo/dist $(PEERS) --out benchmarks/results/kernels-cpu.json
 	$(BIN)/python benchmarks/performance.py
 
 bench-loader: $(READY) ## hub_loader against the stock client, on one hub of this machine

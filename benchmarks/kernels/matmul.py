@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .case import Call, Case
-
-Each = Callable[[Callable[[Any], torch.Tensor], list[Any]], torch.Tensor]
+from .case import Case
 
 
 def matmul(
@@ -39,11 +37,6 @@ def matmul(
 
     multiply = partial(kernel.matmul, int8_activations=True) if int8_activations else kernel.matmul
 
-    def each(call: Callable[[Any], torch.Tensor], weights: list[Any]) -> torch.Tensor:
-        for one in weights:
-            out = call(one)
-        return out
-
     return Case(
         f"matmul {format}" + (", x in 8 bits" if int8_activations else ""),
         f"{tokens} × {inputs} × {outputs}" + (f", {copies} weights" if copies > 1 else ""),
@@ -53,19 +46,13 @@ def matmul(
         lambda: each(lambda w: functional.linear(x, w), dense),
         lambda: functional.linear(x.double(), kernel.dequantize(packed[0]).double()),
         "read" if tokens <= 16 else "fma",
-        # Of many rows it takes seconds a call on processors without AVX-512.
-        torchs_own(x, packed, each) if format == "int4" and x.device.type == "cpu" and tokens <= 16 else {},
         tolerance=0.02 if int8_activations else 0.0,
+        inputs={"x": x, "packed": one, "copies": copies},
     )
 
 
-def torchs_own(x: torch.Tensor, packed: list[Any], each: Each) -> dict[str, Call]:
-    """torch's int4 product for CPUs over the same values: (nibble - 8) * scale, a row of scales for each group."""
-    weights = []
-    for one in packed:
-        nibbles = torch.stack([one.weight & 15, one.weight >> 4], dim=-1).flatten(1).int()
-        scales = one.scales.t().to(x.dtype)
-        both = torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
-        weights.append((torch.ops.aten._convert_weight_to_int4pack_for_cpu(nibbles, 1), one.group_size, both))
-    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
-    return {"torch int4pack": lambda: each(lambda w: multiply(x, *w), weights)}
+def each(call: Callable[[Any], torch.Tensor], weights: list[Any]) -> torch.Tensor:
+    """The result with the last of several weights."""
+    for one in weights:
+        out = call(one)
+    return out

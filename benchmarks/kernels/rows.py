@@ -16,6 +16,9 @@ def fused_add_rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torc
     weight = torch.randn(hidden, dtype=dtype)
     start = residual[:4].clone(), x[:4].clone()
 
+    def reset() -> None:
+        residual[:4], x[:4] = start
+
     def run() -> torch.Tensor:
         kernel.fused_add_rms_norm(x, residual, weight, 1e-6)
         return x[:4]
@@ -26,11 +29,14 @@ def fused_add_rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torc
         return x
 
     def reference() -> torch.Tensor:
-        residual[:4], x[:4] = start
         return functional.rms_norm((start[0].double() + start[1].double()), (hidden,), weight.double(), 1e-6)
 
     moved = 4 * x.numel() * dtype.itemsize
-    return Case("fused_add_rms_norm", f"{tokens} × {hidden}", dtype, moved, run, eager, reference, "copy")
+    shape = f"{tokens} × {hidden}"
+    inputs = {"x": x, "residual": residual, "weight": weight, "eps": 1e-6}
+    return Case(
+        "fused_add_rms_norm", shape, dtype, moved, run, eager, reference, "copy", inputs=inputs, reset=reset
+    )
 
 
 def rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
@@ -49,6 +55,7 @@ def rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -
         run,
         lambda: functional.rms_norm(x, (hidden,), weight, 1e-6),
         lambda: functional.rms_norm(x.double(), (hidden,), weight.double(), 1e-6),
+        inputs={"x": x, "weight": weight, "eps": 1e-6},
     )
 
 
@@ -66,7 +73,8 @@ def silu_and_mul(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtyp
 
     moved = 3 * out.numel() * dtype.itemsize
     shape = f"{tokens} × {hidden}"
-    return Case("silu_and_mul", shape, dtype, moved, run, lambda: eager(x), lambda: eager(x.double()))
+    exact, inputs = (lambda: eager(x.double())), {"x": x}
+    return Case("silu_and_mul", shape, dtype, moved, run, lambda: eager(x), exact, inputs=inputs)
 
 
 def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
@@ -91,6 +99,44 @@ def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
         lambda: kernel.apply_rotary_transformers(q, k, cos, sin)[0],
         lambda: eager(q, k, cos, sin)[0],
         lambda: eager(q.double(), k.double(), cos.double(), sin.double())[0],
+        inputs={"q": q, "k": k, "cos": cos, "sin": sin},
+    )
+
+
+def rotary_embedding(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:
+    """As vLLM's models call it: in place, by positions in a table; 32 query heads, 8 KV heads of 128."""
+    size = 128
+    query, key = (torch.randn(tokens, heads * size, dtype=dtype) for heads in (32, 8))
+    positions, start = torch.randint(4096, (tokens,)), query.clone()
+    angles = torch.outer(torch.arange(4096), 1e6 ** -(torch.arange(0, size, 2) / size))
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
+
+    def reset() -> None:
+        query.copy_(start)
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        cos, sin = table[positions, None].to(x.dtype).chunk(2, dim=-1)
+        first, second = x.view(tokens, -1, size).chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(1)
+
+    def run() -> torch.Tensor:
+        kernel.rotary_embedding(positions, query, key, size, table, True)
+        return query
+
+    def eager() -> torch.Tensor:
+        key.copy_(turned(key))
+        return query.copy_(turned(query))
+
+    return Case(
+        "rotary_embedding",
+        f"{tokens} × (32 + 8) × {size}",
+        dtype,
+        2 * (query.numel() + key.numel()) * dtype.itemsize,
+        run,
+        eager,
+        lambda: turned(start.double()),
+        inputs={"positions": positions, "query": query, "key": key, "table": table, "head_size": size},
+        reset=reset,
     )
 
 
@@ -119,7 +165,10 @@ def qk_norm_rope_cache(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> C
         query.copy_(turned(query, norms[0]))
         cache[0].view(-1, kv_heads, size)[slots] = turned(key, norms[1])
         cache[1].view(-1, kv_heads, size)[slots] = value
-        return qkv
+        return qkv[:4, : heads * size]
+
+    def reset() -> None:
+        qkv[:4] = start
 
     def reference() -> torch.Tensor:
         query = start[:, : heads * size].double().view(-1, heads, size)
@@ -128,4 +177,4 @@ def qk_norm_rope_cache(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> C
     moved = 2 * qkv.numel() * dtype.itemsize
     shape = f"{tokens} × (32 + 2 × 8) × 128"
     against = "copy" if tokens > 64 else "read"
-    return Case("qk_norm_rope_cache", shape, dtype, moved, run, eager, reference, against)
+    return Case("qk_norm_rope_cache", shape, dtype, moved, run, eager, reference, against, reset=reset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,6 @@ def test_grid_of_a_model_marks_what_does_not_fit_into_memory() -> None:
     assert len(grid) == len(models.BATCHES["full"]) * len(models.CONTEXTS["full"])
     assert (1, 131072, False) in grid and (1, 16384, True) in grid
     assert (256, 128, True) in grid and (256, 131072, False) in grid
-
-
-def test_peers_that_are_absent_and_present_are_each_said() -> None:
-    peers = part("peers")
-
-    def release(name: str) -> str:
-        if name == "torchao":
-            return "1.0"
-        raise PackageNotFoundError(name)
-
-    said = peers.found("cuda", release)
-    assert said["torchao"].startswith("1.0 is here, but no row compares it yet")
-    assert said["liger-kernel"] == "not here (norms and gates)"
-    assert said["torch eager"] == "compared"
 
 
 @pytest.mark.parametrize("others", [{}, {"another": lambda: torch.ones(3)}])

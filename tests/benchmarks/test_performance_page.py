@@ -33,8 +33,13 @@ ROW = {
     "ratio": 0.5,
     "against": "fma",
     "percent": 72.4,
+    "other_ratios": {"vllm": 1.239, "llama.cpp": 0.911},
+    "failed": {"gemlite": "relative error 1.0e+00"},
 }
-MEASURED = {"environment": {"device": "a CPU", "threads": 2, "torch": "2.13.0"}, "results": [ROW]}
+MEASURED = {
+    "environment": {"device": "a CPU", "threads": 2, "torch": "2.13.0", "peers": {"liger": "not here"}},
+    "results": [ROW],
+}
 
 
 def test_performance_page_is_that_of_the_results() -> None:
@@ -43,13 +48,20 @@ def test_performance_page_is_that_of_the_results() -> None:
 
 def test_performance_page_has_a_row_for_each_result() -> None:
     row = "| matmul int4 | 512 × 4096 × 4096 | bfloat16 | 1,500 µs | 71.3 GFLOP/s | fma | 72 % | 0.50x |"
-    assert row in performance.page(MEASURED).splitlines()
+    assert f"{row} vllm 1.24x, llama.cpp 0.91x |" in performance.page(MEASURED).splitlines()
+
+
+def test_performance_page_says_which_peers_there_were_and_which_failed() -> None:
+    lines = performance.page(MEASURED).splitlines()
+    assert "- liger: not here" in lines
+    assert "- gemlite left out of matmul int4, 512 × 4096 × 4096, bfloat16: relative error 1.0e+00" in lines
 
 
 def test_performance_page_names_each_call_that_is_slower_than_its_peer() -> None:
-    assert "- matmul int4, 512 × 4096 × 4096, bfloat16: 0.50x of its peer" in performance.page(MEASURED)
-    quick = MEASURED | {"results": [ROW | {"ratio": 1.5}]}
-    assert "Nothing here is slower than its peer." in performance.page(quick)
+    line = "- matmul int4, 512 × 4096 × 4096, bfloat16: 0.50x of its peer, 0.91x of llama.cpp"
+    assert line in performance.page(MEASURED).splitlines()
+    quick = MEASURED | {"results": [ROW | {"ratio": 1.5, "other_ratios": {}}]}
+    assert "Nothing here is slower than a peer." in performance.page(quick)
 
 
 def test_performance_page_has_a_row_for_each_engine() -> None:
