@@ -79,13 +79,24 @@ KHUB_INLINE void store_bits16(void* to, u32v bits) {
   std::memcpy(to, &narrow, sizeof(narrow));
 }
 
-// The two below round as khub::from_float does.
+// These round as khub::from_float does; a NaN is one, whichever.
 KHUB_INLINE void store(khub::BFloat16* to, f32v lanes) {
   const u32v bits = bit_cast<u32v>(lanes);
   const u32v rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   store_bits16(to, select(lanes != lanes, (bits >> 16) | 0x40u, rounded));
 }
 
+#if defined(KHUB_F16C) && KHUB_LANES == 16
+KHUB_INLINE void store(khub::Half* to, f32v lanes) {
+  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(lanes), _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), half);
+}
+#elif defined(KHUB_F16C)
+KHUB_INLINE void store(khub::Half* to, f32v lanes) {
+  const __m128i half = _mm256_cvtps_ph(bit_cast<__m256>(lanes), _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), half);
+}
+#else
 KHUB_INLINE void store(khub::Half* to, f32v lanes) {
   const u32v bits = bit_cast<u32v>(lanes);
   const i32v magnitude = bit_cast<i32v>(bits & 0x7fffffffu);
@@ -96,6 +107,7 @@ KHUB_INLINE void store(khub::Half* to, f32v lanes) {
   half = select(magnitude > 0x7f800000, u32v{} + 0x7e00u, half);
   store_bits16(to, ((bits >> 16) & 0x8000u) | half);
 }
+#endif
 
 // Both halves of 16 lanes added; 8 lanes as they are.
 KHUB_INLINE f32x8 fold(f32v v) {

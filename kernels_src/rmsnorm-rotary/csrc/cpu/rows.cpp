@@ -29,10 +29,13 @@ const RowKernels& chosen() {
   return kernels;
 }
 
+// Up to two of the widest vectors, which are read and written whole.
+size_t with_padding(int64_t size) { return size_t(size + 31) / 32 * 32; }
+
 }  // namespace
 
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end) {
-  std::vector<float> row(size_t(norm.size));
+  std::vector<float> row(norm.residual && norm.dtype != DType::f32 ? with_padding(norm.size) : 0);
   chosen().rms_norm(norm, begin, end, row.data());
 }
 
@@ -41,15 +44,15 @@ void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) {
 }
 
 void rotary(const Rotary& r, int64_t begin, int64_t end) {
-  std::vector<float> angles(size_t(2 * r.half));
+  std::vector<float> angles(2 * with_padding(r.half));
   chosen().rotary(r, begin, end, angles.data());
 }
 
 void apply_rotary(const ApplyRotary& a, int64_t begin, int64_t end) { chosen().apply_rotary(a, begin, end); }
 
 void qk_norm_rope_cache(const QkNormRopeCache& f, int64_t begin, int64_t end) {
-  std::vector<float> angles(size_t(2 * f.rotary.half)), row(size_t(f.head_size));
-  chosen().qk_norm_rope_cache(f, begin, end, angles.data(), row.data());
+  std::vector<float> angles(2 * with_padding(f.rotary.half));
+  chosen().qk_norm_rope_cache(f, begin, end, angles.data());
 }
 
 }  // namespace khub::cpu

@@ -1,6 +1,7 @@
 // The row kernels for AVX2 with FMA and F16C.
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "rows_cpu.h"
 
@@ -17,6 +18,8 @@ namespace {
 
 #define KHUB_LANES 8
 #include "lanes.h"
+//
+#include "two.h"
 //
 #include "rows_impl.h"
 

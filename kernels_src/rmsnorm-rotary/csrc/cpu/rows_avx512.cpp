@@ -1,6 +1,7 @@
 // The row kernels for AVX-512 (F, BW, DQ, VL).
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "rows_cpu.h"
 
@@ -21,6 +22,8 @@ namespace {
 
 #define KHUB_LANES 16
 #include "lanes.h"
+//
+#include "two.h"
 //
 #include "rows_impl.h"
 

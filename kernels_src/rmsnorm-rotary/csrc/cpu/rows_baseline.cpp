@@ -1,6 +1,7 @@
 // The row kernels for the instruction set every processor of the architecture has.
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "rows_cpu.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 #define KHUB_LANES 8
 #include "lanes.h"
+//
+#include "two.h"
 //
 #include "rows_impl.h"
 

@@ -15,13 +15,13 @@ void apply_rotary(const ApplyRotary& apply, int64_t begin, int64_t end);
 void qk_norm_rope_cache(const QkNormRopeCache& fused, int64_t begin, int64_t end);
 
 // The same loops, each compiled for its own instruction set; null where the build has none of it. `row` holds
-// norm.size floats (or a head's), `angles` 2 * rotary.half.
+// norm.size floats where there is a residual of another dtype than float32, `angles` 2 * rotary.half, each size rounded up to a multiple of 32.
 struct RowKernels {
   void (*rms_norm)(const RmsNorm& norm, int64_t begin, int64_t end, float* row);
   void (*silu_and_mul)(const SiluAndMul& silu, int64_t begin, int64_t end);
   void (*rotary)(const Rotary& rotary, int64_t begin, int64_t end, float* angles);
   void (*apply_rotary)(const ApplyRotary& apply, int64_t begin, int64_t end);
-  void (*qk_norm_rope_cache)(const QkNormRopeCache& fused, int64_t begin, int64_t end, float* angles, float* row);
+  void (*qk_norm_rope_cache)(const QkNormRopeCache& fused, int64_t begin, int64_t end, float* angles);
 };
 
 extern const RowKernels* const rows_baseline;

@@ -8,60 +8,52 @@ KHUB_INLINE void for_vectors(int64_t size, const Body& body) {
   if (i < size) body(i, size - i);
 }
 
-template <class T>
-KHUB_INLINE f32v load_some(const T* from, int64_t count) {
-  return count == kLanes ? load(from) : load_part(from, count);
-}
-
-template <class T>
-KHUB_INLINE void store_some(T* to, f32v lanes, int64_t count) {
-  if (count == kLanes) return store(to, lanes);
-  for (int64_t i = 0; i < count; ++i) khub::from_float(lanes[i], to + i);
-}
-
-// One vector of the first pass: the sum of both is rounded only where it is stored.
-template <class T>
-KHUB_INLINE f32v add_some(const T* input, T* residual, float* row, int64_t count, f32v squares) {
-  f32v x = load_some(input, count);
-  if (residual) {
-    x += load_some(residual, count);
-    store_some(residual, x, count);
-  }
-  store_some(row, x, count);
-  return squares + x * x;
-}
-
-// The rows are read once: while the second pass works from the nearest cache, the next row is asked for.
+// The rows are read once: while the second pass works from the nearest cache, the next row is asked for. A sum with the
+// residual is rounded only where it is stored: float32's is read there again, a narrower one from `row`.
 // Roofline: input and residual in and out.
 template <class T, bool kResidual>
 static void rms_norm_rows(const RmsNorm& n, int64_t begin, int64_t end, float* row) {
+  constexpr bool kRounded = kResidual && sizeof(T) < sizeof(float);
+  const T* weight = static_cast<const T*>(n.weight);
   for (int64_t r = begin; r < end; ++r) {
     const T* input = static_cast<const T*>(n.input) + r * n.input_stride;
     T* residual = kResidual ? static_cast<T*>(n.residual) + r * n.residual_stride : nullptr;
     T* out = static_cast<T*>(n.out) + r * n.out_stride;
-    f32v squares[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * kLanes <= n.size; i += 4 * kLanes) {
-      for (int v = 0; v < 4; ++v) {
-        const int64_t at = i + v * kLanes;
-        squares[v] = add_some(input + at, kResidual ? residual + at : nullptr, row + at, kLanes, squares[v]);
+    Two squares[2] = {};  // by turns: a product waits for the one before it
+    const auto add = [&](int64_t at, int64_t count, Two& to) {
+      Two x = load_two(input + at, count);
+      if (kResidual) {
+        x = x + load_two(residual + at, count);
+        store_two(residual + at, x, count);
       }
+      if (kRounded) store_two(row + at, x);
+      to = to + x * x;
+    };
+    int64_t i = 0;
+    for (; i + 2 * kTwo <= n.size; i += 2 * kTwo) {
+      add(i, kTwo, squares[0]);
+      add(i + kTwo, kTwo, squares[1]);
     }
-    for (; i < n.size; i += kLanes) {
-      const int64_t count = n.size - i < kLanes ? n.size - i : kLanes;
-      squares[0] = add_some(input + i, kResidual ? residual + i : nullptr, row + i, count, squares[0]);
-    }
-    const float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
-    const float scale = 1.0f / std::sqrt(total / float(n.size) + n.epsilon);
+    for (; i < n.size; i += kTwo) add(i, n.size - i < kTwo ? n.size - i : kTwo, squares[0]);
+    const Two both = squares[0] + squares[1];
+    const float scale = 1.0f / std::sqrt(sum(both.a + both.b) / float(n.size) + n.epsilon);
     const T* later = r + 1 < end ? input + n.input_stride : input;
     const T* later_residual = r + 1 < end && kResidual ? residual + n.residual_stride : residual;
-    for_vectors(n.size, [&](int64_t at, int64_t count) {
+    for_twos(n.size, [&](int64_t at, int64_t count) {
       __builtin_prefetch(later + at);
       if (kResidual) __builtin_prefetch(later_residual + at, 1);
-      const f32v weight = load_some(static_cast<const T*>(n.weight) + at, count);
-      store_some(out + at, load_some(row + at, count) * scale * weight, count);
+      const Two x = kRounded ? load_two(row + at) : load_two((kResidual ? residual : input) + at, count);
+      store_two(out + at, x * scale * load_two(weight + at, count), count);
     });
   }
+}
+
+// e^-|x| cannot overflow, and for a negative x the sigmoid 1 / (1 + e^-x) is e^x / (1 + e^x).
+KHUB_INLINE f32v silu(f32v x) {
+  const i32v negative = x < 0.0f;
+  const f32v e = exp(-bit_cast<f32v>(bit_cast<i32v>(x) & 0x7fffffff));
+  const f32v numerator = bit_cast<f32v>((bit_cast<i32v>(e) & negative) | (bit_cast<i32v>(splat(1.0f)) & ~negative));
+  return x * numerator / (1.0f + e);
 }
 
 template <class T>
@@ -70,62 +62,83 @@ static void silu_and_mul_rows(const SiluAndMul& s, int64_t begin, int64_t end) {
     const T* gate = static_cast<const T*>(s.input) + r * s.input_stride;
     const T* up = gate + s.size;
     T* out = static_cast<T*>(s.out) + r * s.out_stride;
-    for_vectors(s.size, [&](int64_t i, int64_t count) {
-      const f32v x = load_some(gate + i, count);
-      // e^-|x| cannot overflow, and for a negative x the sigmoid 1 / (1 + e^-x) is e^x / (1 + e^x).
-      const i32v negative = x < 0.0f;
-      const f32v magnitude = bit_cast<f32v>(bit_cast<i32v>(x) & 0x7fffffff);
-      const f32v e = exp(-magnitude);
-      const f32v numerator =
-          bit_cast<f32v>((bit_cast<i32v>(e) & negative) | (bit_cast<i32v>(splat(1.0f)) & ~negative));
-      store_some(out + i, x * numerator / (1.0f + e) * load_some(up + i, count), count);
+    for_twos(s.size, [&](int64_t i, int64_t count) {
+      const Two x = load_two(gate + i, count);
+      store_two(out + i, Two{silu(x.a), silu(x.b)} * load_two(up + i, count), count);
+    });
+  }
+}
+
+// Angles of a token as floats: cosines, then sines, each padded to whole vectors, in the order in which the heads' own
+// elements come. A NaN is as arithmetic makes it.
+KHUB_INLINE int64_t padded(int64_t half) { return (half + kTwo - 1) / kTwo * kTwo; }
+
+template <class T, class C>
+static void read_angles(const Rotary& r, int64_t token, float* angles) {
+  const C* from = static_cast<const C*>(r.cos_sin_cache) + r.positions[token] * r.cache_stride;
+  for (float* to : {angles, angles + padded(r.half)}) {
+    for_twos(r.half, [&](int64_t i, int64_t count) {
+      Two x = load_halves(from + i, count);
+      if (std::is_same<T, BFloat16>::value) {
+        if (r.is_neox) x = apart(x);
+        const auto plain = [](f32v v) { return bit_cast<f32v>(select(v != v, u32v{} + 0x7fc00000u, bit_cast<u32v>(v))); };
+        x = {plain(x.a), plain(x.b)};
+      }
+      store_two(to + i, x);
+    });
+    from += r.half;
+  }
+}
+
+template <class T>
+static void read_angles(const Rotary& r, int64_t token, float* angles) {
+  switch (r.cache_dtype) {
+    case DType::f32: return read_angles<T, float>(r, token, angles);
+    case DType::f16: return read_angles<T, Half>(r, token, angles);
+    case DType::bf16: return read_angles<T, BFloat16>(r, token, angles);
+  }
+}
+
+// One head, from `from` to `to`, which may be the same. What is read is multiplied by `scale` and the weight first, where
+// kNormed says so.
+template <class T, bool kNormed>
+KHUB_INLINE void rotate_head(const Rotary& r, const float* angles, const T* from, T* to, float scale, const T* weight) {
+  const auto scaled = [&](Two x, Two by) { return kNormed ? x * scale * by : x; };
+  const float* sines = angles + padded(r.half);
+  if (r.is_neox) {
+    for_twos(r.half, [&](int64_t i, int64_t count) {
+      const int64_t j = r.half + i;
+      const Two x = scaled(load_two(from + i, count), kNormed ? load_two(weight + i, count) : Two{});
+      const Two y = scaled(load_two(from + j, count), kNormed ? load_two(weight + j, count) : Two{});
+      const Two c = load_two(angles + i), s = load_two(sines + i);
+      store_two(to + i, x * c - y * s, count);
+      store_two(to + j, y * c + x * s, count);
+    });
+  } else {
+    for_vectors(r.half, [&](int64_t i, int64_t count) {
+      const Two by = kNormed ? load_pairs(weight + 2 * i, count) : Two{};
+      const Two x = scaled(load_pairs(from + 2 * i, count), by);
+      const f32v c = load(angles + i), s = load(sines + i);
+      store_pairs(to + 2 * i, {x.a * c - x.b * s, x.b * c + x.a * s}, count);
     });
   }
 }
 
 template <class T>
-static void rotate_heads(const Heads& heads, int64_t token, int64_t half, bool is_neox, const float* cosines,
-                         const float* sines) {
-  for (int64_t h = 0; h < heads.count; ++h) {
-    T* head = static_cast<T*>(heads.data) + token * heads.token_stride + h * heads.head_stride;
-    if (is_neox) {
-      for_vectors(half, [&](int64_t i, int64_t count) {
-        const f32v x = load_some(head + i, count), y = load_some(head + half + i, count);
-        const f32v c = load_some(cosines + i, count), s = load_some(sines + i, count);
-        store_some(head + i, x * c - y * s, count);
-        store_some(head + half + i, y * c + x * s, count);
-      });
-    } else {
-      for (int64_t i = 0; i < half; ++i) {
-        const float x = khub::to_float(head[2 * i]), y = khub::to_float(head[2 * i + 1]);
-        khub::from_float(x * cosines[i] - y * sines[i], head + 2 * i);
-        khub::from_float(y * cosines[i] + x * sines[i], head + 2 * i + 1);
-      }
-    }
-  }
-}
-
-template <class T>
-static void widen(const void* from, int64_t offset, int64_t size, float* to) {
-  for (int64_t i = 0; i < size; ++i) to[i] = khub::to_float(static_cast<const T*>(from)[offset + i]);
-}
-
-// The cosines and sines of a token.
-static void read_angles(const Rotary& r, int64_t token, float* angles) {
-  const int64_t offset = r.positions[token] * r.cache_stride;
-  switch (r.cache_dtype) {
-    case DType::f32: return widen<float>(r.cos_sin_cache, offset, 2 * r.half, angles);
-    case DType::f16: return widen<Half>(r.cos_sin_cache, offset, 2 * r.half, angles);
-    case DType::bf16: return widen<BFloat16>(r.cos_sin_cache, offset, 2 * r.half, angles);
-  }
+KHUB_INLINE T* head_at(const Heads& heads, int64_t token, int64_t h) {
+  return static_cast<T*>(heads.data) + token * heads.token_stride + h * heads.head_stride;
 }
 
 template <class T>
 static void rotary_tokens(const Rotary& r, int64_t begin, int64_t end, float* angles) {
   for (int64_t token = begin; token < end; ++token) {
-    read_angles(r, token, angles);
-    rotate_heads<T>(r.query, token, r.half, r.is_neox, angles, angles + r.half);
-    rotate_heads<T>(r.key, token, r.half, r.is_neox, angles, angles + r.half);
+    read_angles<T>(r, token, angles);
+    for (const Heads* heads : {&r.query, &r.key}) {
+      for (int64_t h = 0; h < heads->count; ++h) {
+        T* head = head_at<T>(*heads, token, h);
+        rotate_head<T, false>(r, angles, head, head, 1.0f, nullptr);
+      }
+    }
   }
 }
 
@@ -152,40 +165,36 @@ static void apply_rotary_rows(const ApplyRotary& a, int64_t begin, int64_t end) 
       khub::from_float(x * s + y * c, out2 + i * a.out2.strides[3]);
     }
     if (!contiguous) continue;
-    for_vectors(a.sizes[3], [&](int64_t i, int64_t count) {
-      const f32v x = load_some(x1 + i, count), y = load_some(x2 + i, count);
-      const f32v c = load_some(cos + i, count), s = load_some(sin + i, count) * sign;
-      store_some(out1 + i, x * c - y * s, count);
-      store_some(out2 + i, x * s + y * c, count);
+    for_twos(a.sizes[3], [&](int64_t i, int64_t count) {
+      const Two x = load_two(x1 + i, count), y = load_two(x2 + i, count);
+      const Two c = load_two(cos + i, count), s = load_two(sin + i, count) * sign;
+      store_two(out1 + i, x * c - y * s, count);
+      store_two(out2 + i, x * s + y * c, count);
     });
   }
 }
 
-// One head through `row`, of floats, so that it is rounded once.
+// One head: its norm where it has a weight, its rotation, and the rest of it as it is or normalised; rounded once.
 template <class T>
-static void norm_and_rotate(const QkNormRopeCache& f, const T* from, const void* weight, const float* angles, float* row,
-                            T* to) {
-  f32v squares{};
-  for_vectors(f.head_size, [&](int64_t i, int64_t count) {
-    const f32v x = load_some(from + i, count);
-    squares += x * x;
-    store_some(row + i, x, count);
+KHUB_INLINE void norm_and_rotate(const QkNormRopeCache& f, const float* angles, const T* from, const void* weight, T* to) {
+  const int64_t rotated = 2 * f.rotary.half;
+  const T* by = static_cast<const T*>(weight);
+  if (!by) {
+    rotate_head<T, false>(f.rotary, angles, from, to, 1.0f, by);
+    if (to != from) std::memcpy(to + rotated, from + rotated, size_t(f.head_size - rotated) * sizeof(T));
+    return;
+  }
+  Two squares = {};
+  for_twos(f.head_size, [&](int64_t i, int64_t count) {
+    const Two x = load_two(from + i, count);
+    squares = squares + x * x;
   });
-  if (weight) {
-    const float scale = 1.0f / std::sqrt(sum(squares) / float(f.head_size) + f.epsilon);
-    for_vectors(f.head_size, [&](int64_t i, int64_t count) {
-      const f32v by = load_some(static_cast<const T*>(weight) + i, count);
-      store_some(row + i, load_some(row + i, count) * scale * by, count);
-    });
-  }
-  const int64_t half = f.rotary.half;
-  rotate_heads<float>({row, 1, 0, 0}, 0, half, f.rotary.is_neox, angles, angles + half);
-  for_vectors(f.head_size, [&](int64_t i, int64_t count) { store_some(to + i, load_some(row + i, count), count); });
-}
-
-template <class T>
-KHUB_INLINE T* head_at(const Heads& heads, int64_t token, int64_t h) {
-  return static_cast<T*>(heads.data) + token * heads.token_stride + h * heads.head_stride;
+  const float scale = 1.0f / std::sqrt(sum(squares.a + squares.b) / float(f.head_size) + f.epsilon);
+  rotate_head<T, true>(f.rotary, angles, from, to, scale, by);
+  for_twos(f.head_size - rotated, [&](int64_t i, int64_t count) {
+    const int64_t at = rotated + i;
+    store_two(to + at, load_two(from + at, count) * scale * load_two(by + at, count), count);
+  });
 }
 
 template <class T>
@@ -195,20 +204,20 @@ KHUB_INLINE T* cached(const PagedHeads& cache, int64_t block, int64_t within, in
 
 // Roofline: qkv in, and out of it as much.
 template <class T>
-static void qk_norm_rope_cache_tokens(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles, float* row) {
+static void qk_norm_rope_cache_tokens(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles) {
   const Rotary& r = f.rotary;
   for (int64_t token = begin; token < end; ++token) {
-    read_angles(r, token, angles);
+    read_angles<T>(r, token, angles);
     for (int64_t h = 0; h < r.query.count; ++h) {
       T* head = head_at<T>(r.query, token, h);
-      norm_and_rotate<T>(f, head, f.query_weight, angles, row, head);
+      norm_and_rotate<T>(f, angles, head, f.query_weight, head);
     }
     const int64_t slot = token < f.num_mapped ? f.slot_mapping[token] : -1;
     if (slot < 0) continue;
     const int64_t block = slot / f.block_size, within = slot % f.block_size;
     for (int64_t h = 0; h < r.key.count; ++h) {
       T* key = cached<T>(f.key_cache, block, within, h);
-      norm_and_rotate<T>(f, head_at<T>(r.key, token, h), f.key_weight, angles, row, key);
+      norm_and_rotate<T>(f, angles, head_at<T>(r.key, token, h), f.key_weight, key);
       T* value = cached<T>(f.value_cache, block, within, h);
       std::memcpy(value, head_at<T>(f.value, token, h), size_t(f.head_size) * sizeof(T));
     }
@@ -252,10 +261,10 @@ static void run_apply_rotary(const ApplyRotary& a, int64_t begin, int64_t end) {
   }
 }
 
-static void run_qk_norm_rope_cache(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles, float* row) {
+static void run_qk_norm_rope_cache(const QkNormRopeCache& f, int64_t begin, int64_t end, float* angles) {
   switch (f.rotary.dtype) {
-    case DType::f32: return qk_norm_rope_cache_tokens<float>(f, begin, end, angles, row);
-    case DType::f16: return qk_norm_rope_cache_tokens<Half>(f, begin, end, angles, row);
-    case DType::bf16: return qk_norm_rope_cache_tokens<BFloat16>(f, begin, end, angles, row);
+    case DType::f32: return qk_norm_rope_cache_tokens<float>(f, begin, end, angles);
+    case DType::f16: return qk_norm_rope_cache_tokens<Half>(f, begin, end, angles);
+    case DType::bf16: return qk_norm_rope_cache_tokens<BFloat16>(f, begin, end, angles);
   }
 }
