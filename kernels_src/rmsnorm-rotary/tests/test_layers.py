@@ -132,6 +132,61 @@ def test_apply_rotary_with_heads_nowhere_raises(kernel):
         kernel.apply_rotary_transformers(q, q, *angles(torch.float32, 1, 3, 4), 3)
 
 
+def test_apply_rotary_of_a_part_of_the_heads_leaves_the_rest(kernel):
+    q, k = torch.randn(2, 3, 5, 24), torch.randn(2, 1, 5, 24)
+    cos, sin = angles(torch.float32, 1, 5, 8)
+    exact = rotary_reference(q[..., :16], k[..., :16], cos, sin)
+    for x, out, part in zip((q, k), kernel.apply_rotary_transformers(q, k, cos, sin), exact):
+        assert_close(out[..., :16], part)
+        assert torch.equal(out[..., 16:], x[..., 16:])
+
+
+def test_apply_rotary_with_angles_of_another_dtype_has_that_of_the_heads(kernel):
+    q = torch.randn(1, 2, 5, 16).bfloat16()
+    cos, sin = angles(torch.float32, 1, 5, 8)
+    outs = kernel.apply_rotary_transformers(q, q, cos, sin)
+    for out, exact in zip(outs, rotary_reference(q, q, cos, sin)):
+        assert out.dtype == torch.bfloat16
+        assert_close(out, exact)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "cos", "message"),
+    [
+        ((2, 3, 8), (1, 2, 3, 8), (1, 3, 8), "q must have 4 dimensions"),
+        ((1, 2, 3, 8), (2, 3, 8), (1, 3, 8), "k must have 4 dimensions"),
+        (
+            (1, 2, 3, 8),
+            (1, 2, 3, 8),
+            (1, 4, 8),
+            "cos must have 3 dimensions: 1 or the batch of q, 1, its 3 tokens",
+        ),
+        (
+            (3, 2, 3, 8),
+            (3, 2, 3, 8),
+            (2, 3, 8),
+            "cos must have 3 dimensions: 1 or the batch of q, 3, its 3 tokens",
+        ),
+        (
+            (1, 2, 3, 8),
+            (1, 2, 3, 4),
+            (1, 3, 8),
+            "cos must have an even width of at most the 4 elements of a head of k",
+        ),
+        (
+            (1, 2, 3, 8),
+            (1, 2, 3, 8),
+            (1, 3, 7),
+            "cos must have an even width of at most the 8 elements of a head of q",
+        ),
+    ],
+)
+def test_apply_rotary_of_shapes_that_do_not_fit_raises(kernel, q, k, cos, message):
+    given = (torch.randn(q), torch.randn(k), torch.randn(cos), torch.randn(cos))
+    with pytest.raises(RuntimeError, match=message):
+        kernel.apply_rotary_transformers(*given)
+
+
 def test_apply_rms_norm_without_need_of_gradients_keeps_none(kernel):
     x, weight = torch.randn(3, 8), nn.Parameter(torch.ones(8))
     assert kernel.apply_rms_norm(x, weight, 1e-6).requires_grad
@@ -196,13 +251,14 @@ def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     positions, table = torch.arange(3), torch.randn(3, 16)
     q, k = torch.randn(3, 4, 16), torch.randn(3, 2, 16)
     qkv, caches = torch.randn(3, 128), (torch.zeros(2, 4, 2, 16), torch.zeros(2, 4, 2, 16))
-    norms = torch.randn(16), None
+    norms, heads = (torch.randn(16), None), (q[None], k[None])
     for op, arguments in {
         "rms_norm": (torch.empty(3, 64), x, weight, 1e-6),
         "fused_add_rms_norm": (x.clone(), x.clone(), weight, 1e-6),
         "silu_and_mul": (torch.empty(3, 32), x),
         "rotary_embedding": (positions, q, k, 16, table, True),
         "apply_rotary": (x, x.clone(), x, x, torch.empty(3, 64), torch.empty(3, 64), True),
+        "rotate_halves": (*heads, table[None], table[None], *(torch.empty_like(x) for x in heads), 2),
         "qk_norm_rope_cache": (qkv, *norms, positions, table, *caches, positions, 4, True, 1e-6),
     }.items():
         torch.library.opcheck(getattr(namespace, op).default, arguments)

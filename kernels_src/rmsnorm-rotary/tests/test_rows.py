@@ -68,6 +68,18 @@ def test_silu_and_mul_of_extreme_values_is_the_limit(kernel):
     assert out[0, 7].isnan()
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001], ids=hex)
+@pytest.mark.parametrize("is_neox", [True, False])
+def test_rotary_by_an_angle_that_is_no_number_is_none(kernel, bits, is_neox):
+    """Whatever its lower half is: it must not be rounded up to a number."""
+    table = torch.ones(1, 32)
+    table.view(torch.int32)[0, 3] = bits
+    query = torch.randn(1, 32).bfloat16()
+    kernel.rotary_embedding(torch.zeros(1, dtype=torch.int64), query, None, 32, table, is_neox)
+    rotated = (3, 19) if is_neox else (6, 7)
+    assert query.isnan().nonzero()[:, 1].tolist() == list(rotated)
+
+
 def test_rms_norm_of_no_rows_or_no_columns_does_nothing(kernel):
     kernel.rms_norm(torch.empty(0, 8), torch.empty(0, 8), torch.ones(8), 1e-6)
     kernel.rms_norm(torch.empty(2, 0), torch.empty(2, 0), torch.ones(0), 1e-6)

@@ -326,6 +326,50 @@ void apply_rotary(const Tensor& x1, const Tensor& x2, const Tensor& cos, const T
   run(a, x1);
 }
 
+// What transformers' apply_rotary_pos_emb is given: the heads are in dimension `unsqueeze_dim` of 4, which cos and sin lack,
+// and both halves of these are the same.
+void rotate_halves(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin, const Tensor& out_q,
+                   const Tensor& out_k, int64_t unsqueeze_dim) {
+  STD_TORCH_CHECK(unsqueeze_dim == 1 || unsqueeze_dim == 2, "unsqueeze_dim must be 1 or 2, got ", unsqueeze_dim);
+  const int64_t seq_dim = 3 - unsqueeze_dim;
+  const auto prepare = [&](const Tensor& x, const char* name, const Tensor& out, const char* out_name) {
+    ApplyRotary a = {};
+    a.dtype = dtype_of(x, name);
+    STD_TORCH_CHECK(x.dim() == 4, name, " must have 4 dimensions, got ", x.dim());
+    check_like(out, out_name, x, x.scalar_type());
+    check_same_shape(out, out_name, x, name);
+    const auto angles = [&](const Tensor& of, const char* of_name) {
+      check_like(of, of_name, x, x.scalar_type());
+      STD_TORCH_CHECK(of.dim() == 3 && (of.size(0) == 1 || of.size(0) == x.size(0)) && of.size(1) == x.size(seq_dim),
+                      of_name, " must have 3 dimensions: 1 or the batch of ", name, ", ", x.size(0), ", its ",
+                      x.size(seq_dim), " tokens, and the angles");
+      View view = {of.data_ptr(), {of.size(0) == 1 ? 0 : of.stride(0), 0, 0, of.stride(2)}};
+      view.strides[seq_dim] = of.stride(1);
+      return view;
+    };
+    check_same_shape(sin, "sin", cos, "cos");
+    a.cos = angles(cos, "cos");
+    a.sin = angles(sin, "sin");
+    const int64_t rotated = cos.size(2);
+    STD_TORCH_CHECK(rotated % 2 == 0 && rotated <= x.size(3), "cos must have an even width of at most the ", x.size(3),
+                    " elements of a head of ", name, ", got ", rotated);
+    for (int64_t i = 0; i < 4; ++i) a.sizes[i] = i < 3 ? x.size(i) : rotated / 2;
+    const auto half = [&](const Tensor& of, int64_t first) {
+      char* const data = static_cast<char*>(of.data_ptr()) + first * of.stride(3) * int64_t(of.element_size());
+      return View{data, {of.stride(0), of.stride(1), of.stride(2), of.stride(3)}};
+    };
+    a.x1 = half(x, 0);
+    a.x2 = half(x, rotated / 2);
+    a.out1 = half(out, 0);
+    a.out2 = half(out, rotated / 2);
+    return a;
+  };
+  const ApplyRotary of_q = prepare(q, "q", out_q, "out_q"), of_k = prepare(k, "k", out_k, "out_k");
+  check_like(k, "k", q, q.scalar_type());
+  if (of_q.rows() * of_q.sizes[3] > 0) run(of_q, q);
+  if (of_k.rows() * of_k.sizes[3] > 0) run(of_k, k);
+}
+
 // A cache [num_blocks, block_size, kv_heads, head_size].
 PagedHeads paged(const Tensor& cache, const char* name, const Tensor& qkv) {
   check_like(cache, name, qkv, qkv.scalar_type());
@@ -398,6 +442,9 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def(
       "apply_rotary(Tensor x1, Tensor x2, Tensor cos, Tensor sin, Tensor(a!) out1, Tensor(b!) out2, bool conj) -> ()");
   ops.def(
+      "rotate_halves(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor(a!) out_q, Tensor(b!) out_k, int unsqueeze_dim) "
+      "-> ()");
+  ops.def(
       "qk_norm_rope_cache(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor cos_sin_cache, "
       "Tensor(b!) key_cache, Tensor(c!) value_cache, Tensor slot_mapping, int num_heads, bool is_neox, float epsilon) "
       "-> ()");
@@ -413,6 +460,7 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
   ops.impl("silu_and_mul", TORCH_BOX(&silu_and_mul));
   ops.impl("rotary_embedding", TORCH_BOX(&rotary_embedding));
   ops.impl("apply_rotary", TORCH_BOX(&apply_rotary));
+  ops.impl("rotate_halves", TORCH_BOX(&rotate_halves));
   ops.impl("qk_norm_rope_cache", TORCH_BOX(&qk_norm_rope_cache));
 }
 

@@ -147,31 +147,51 @@ KHUB_INLINE T* row_of(const View& view, const int64_t* at) {
   return static_cast<T*>(view.data) + at[0] * view.strides[0] + at[1] * view.strides[1] + at[2] * view.strides[2];
 }
 
+// Elements `stride` apart.
 template <class T>
+KHUB_INLINE Two gather(const T* from, int64_t stride, int64_t count) {
+  T some[kTwo] = {};
+  for (int64_t i = 0; i < count; ++i) some[i] = from[i * stride];
+  return load_two(some);
+}
+
+template <class T>
+KHUB_INLINE void scatter(T* to, int64_t stride, const Two& x, int64_t count) {
+  T some[kTwo];
+  store_two(some, x);
+  for (int64_t i = 0; i < count; ++i) to[i * stride] = some[i];
+}
+
+// Both kinds of rows are computed alike, so that a view and its copy give the same bits.
+template <class T, bool kContiguous>
 static void apply_rotary_rows(const ApplyRotary& a, int64_t begin, int64_t end) {
-  bool contiguous = true;
-  for (const View* view : {&a.x1, &a.x2, &a.cos, &a.sin, &a.out1, &a.out2}) {
-    contiguous = contiguous && (view->strides[3] == 1 || a.sizes[3] == 1);
-  }
   const float sign = a.conj ? -1.0f : 1.0f;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t at[3] = {row / a.sizes[2] / a.sizes[1], row / a.sizes[2] % a.sizes[1], row % a.sizes[2]};
     const T *x1 = row_of<T>(a.x1, at), *x2 = row_of<T>(a.x2, at), *cos = row_of<T>(a.cos, at), *sin = row_of<T>(a.sin, at);
     T *out1 = row_of<T>(a.out1, at), *out2 = row_of<T>(a.out2, at);
-    for (int64_t i = 0; !contiguous && i < a.sizes[3]; ++i) {
-      const float x = khub::to_float(x1[i * a.x1.strides[3]]), y = khub::to_float(x2[i * a.x2.strides[3]]);
-      const float c = khub::to_float(cos[i * a.cos.strides[3]]), s = sign * khub::to_float(sin[i * a.sin.strides[3]]);
-      khub::from_float(x * c - y * s, out1 + i * a.out1.strides[3]);
-      khub::from_float(x * s + y * c, out2 + i * a.out2.strides[3]);
-    }
-    if (!contiguous) continue;
     for_twos(a.sizes[3], [&](int64_t i, int64_t count) {
-      const Two x = load_two(x1 + i, count), y = load_two(x2 + i, count);
-      const Two c = load_two(cos + i, count), s = load_two(sin + i, count) * sign;
-      store_two(out1 + i, x * c - y * s, count);
-      store_two(out2 + i, x * s + y * c, count);
+      const auto read = [&](const T* from, const View& view) {
+        return kContiguous ? load_two(from + i, count) : gather(from + i * view.strides[3], view.strides[3], count);
+      };
+      const auto write = [&](T* to, const View& view, const Two& result) {
+        if (kContiguous) return store_two(to + i, result, count);
+        scatter(to + i * view.strides[3], view.strides[3], result, count);
+      };
+      const Two x = read(x1, a.x1), y = read(x2, a.x2), c = read(cos, a.cos), s = read(sin, a.sin) * sign;
+      write(out1, a.out1, x * c - y * s);
+      write(out2, a.out2, x * s + y * c);
     });
   }
+}
+
+template <class T>
+static void apply_rotary_of(const ApplyRotary& a, int64_t begin, int64_t end) {
+  bool contiguous = true;
+  for (const View* view : {&a.x1, &a.x2, &a.cos, &a.sin, &a.out1, &a.out2}) {
+    contiguous = contiguous && (view->strides[3] == 1 || a.sizes[3] == 1);
+  }
+  contiguous ? apply_rotary_rows<T, true>(a, begin, end) : apply_rotary_rows<T, false>(a, begin, end);
 }
 
 // One head: its norm where it has a weight, its rotation, and the rest of it as it is or normalised; rounded once.
@@ -255,9 +275,9 @@ static void run_rotary(const Rotary& r, int64_t begin, int64_t end, float* angle
 
 static void run_apply_rotary(const ApplyRotary& a, int64_t begin, int64_t end) {
   switch (a.dtype) {
-    case DType::f32: return apply_rotary_rows<float>(a, begin, end);
-    case DType::f16: return apply_rotary_rows<Half>(a, begin, end);
-    case DType::bf16: return apply_rotary_rows<BFloat16>(a, begin, end);
+    case DType::f32: return apply_rotary_of<float>(a, begin, end);
+    case DType::f16: return apply_rotary_of<Half>(a, begin, end);
+    case DType::bf16: return apply_rotary_of<BFloat16>(a, begin, end);
   }
 }
 

@@ -181,6 +181,7 @@ def _register_fakes() -> None:
         "fused_add_rms_norm",
         "apply_rotary",
         "rotary_embedding",
+        "rotate_halves",
         "qk_norm_rope_cache",
         "silu_and_mul",
     ):

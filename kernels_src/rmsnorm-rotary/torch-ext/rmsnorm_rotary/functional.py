@@ -83,24 +83,13 @@ def _silu_and_mul(input: torch.Tensor) -> torch.Tensor:
 def _rotate(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if unsqueeze_dim not in (1, 2):
-        raise RuntimeError("unsqueeze_dim must be 1 or 2, got " + str(unsqueeze_dim))
-    batch, seq_len, size = cos.shape
-    # For one token the time is that of calling torch, so each call counts: where the cosines' second half meets the
-    # sines' first there is the kernel's table. Its row i is the i-th token of `cos`.
-    table = torch.cat((cos, sin), dim=-1).view(batch * seq_len, 2 * size)[:, size // 2 : size // 2 + size]
-    positions = torch.arange(batch * seq_len, device=q.device).view(batch, seq_len)
-    if batch != q.shape[0]:  # one sequence's angles serve every other one
-        positions = positions.expand(q.shape[0], seq_len).contiguous()
-    # The kernel rotates in place, with the heads before the head: it gets copies in that order.
-    rotated = [_heads_inside(x, unsqueeze_dim).clone(memory_format=torch.contiguous_format) for x in (q, k)]
-    ops.rotary_embedding(positions, rotated[0], rotated[1], q.shape[-1], table, True)
-    return _heads_inside(rotated[0], unsqueeze_dim), _heads_inside(rotated[1], unsqueeze_dim)
-
-
-def _heads_inside(x: torch.Tensor, unsqueeze_dim: int) -> torch.Tensor:
-    """``[batch, seq_len, heads, head_size]`` of a tensor whose heads are in ``unsqueeze_dim``, and back."""
-    return x.transpose(1, 2) if unsqueeze_dim == 1 else x
+    # For one token the time is that of calling torch, so one call rotates both.
+    out_q, out_k, rotated = torch.empty_like(q), torch.empty_like(k), cos.shape[-1]
+    ops.rotate_halves(q, k, cos.to(q.dtype), sin.to(q.dtype), out_q, out_k, unsqueeze_dim)
+    for x, out in ((q, out_q), (k, out_k)):
+        if rotated < x.shape[-1]:
+            out[..., rotated:] = x[..., rotated:]
+    return out_q, out_k
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -226,6 +226,39 @@ def apply_rotary(
         )
 
 
+def rotate_halves(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out_q: torch.Tensor,
+    out_k: torch.Tensor,
+    unsqueeze_dim: int,
+) -> None:
+    check(unsqueeze_dim in (1, 2), f"unsqueeze_dim must be 1 or 2, got {unsqueeze_dim}")
+    check(sin.shape == cos.shape, "sin must have the shape of cos")
+    both = {"q": (q, out_q), "k": (k, out_k)}
+    for name, (x, out) in both.items():
+        check_dims(x, name, 4)
+        check(out.shape == x.shape, f"out_{name} must have the shape of {name}")
+        tokens = x.shape[3 - unsqueeze_dim]
+        check(
+            cos.dim() == 3 and cos.shape[0] in (1, x.shape[0]) and cos.shape[1] == tokens,
+            f"cos must have 3 dimensions: 1 or the batch of {name}, {x.shape[0]}, its {tokens} tokens, and the angles",
+        )
+        rotated = cos.shape[2]
+        check(
+            rotated % 2 == 0 and rotated <= x.shape[3],
+            f"cos must have an even width of at most the {x.shape[3]} elements of a head of {name}, got {rotated}",
+        )
+    check_like(k, "k", q, q.dtype)
+    half = cos.shape[2] // 2
+    angles = [of[..., :half].unsqueeze(unsqueeze_dim) for of in (cos, sin)]
+    for x, out in both.values():
+        halves = [of[..., first : first + half] for of in (x, out) for first in (0, half)]
+        apply_rotary(*halves[:2], *angles, *halves[2:], conj=False)
+
+
 def qk_norm_rope_cache(
     qkv: torch.Tensor,
     q_weight: Optional[torch.Tensor],
@@ -326,6 +359,11 @@ register(
     "apply_rotary",
     "(Tensor x1, Tensor x2, Tensor cos, Tensor sin, Tensor(a!) out1, Tensor(b!) out2, bool conj) -> ()",
     apply_rotary,
+)
+register(
+    "rotate_halves",
+    "(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor(a!) out_q, Tensor(b!) out_k, int unsqueeze_dim) -> ()",
+    rotate_halves,
 )
 register(
     "qk_norm_rope_cache",
