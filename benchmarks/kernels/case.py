@@ -15,8 +15,10 @@ from .._machine import Probe
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 Call = Callable[[], torch.Tensor]
 
-# Bytes: activations as small are in a cache when their turn comes, so a call goes before the timed one.
-_HOT = 2 << 20
+# Bytes: activations as small are in a cache when their turn comes, and such a call costs little more than calling, so
+# several in a row are timed (for so many seconds), after one that is not.
+_HOT = 4 << 20
+_A_WHILE = 1e-3
 # Microseconds: a further peer that took as much in at least three turns takes part in no more of them.
 _ENOUGH = 20e6
 
@@ -28,7 +30,7 @@ class Elsewhere(Protocol):
     def __call__(self) -> torch.Tensor: ...
 
     def microseconds(self, hot: bool) -> float:
-        """Of one call there; `hot`: after one that is not timed."""
+        """Of one call there; `hot` as for `timed`."""
         ...
 
 
@@ -106,8 +108,10 @@ def measure(case: Case, repeats: int, device: str, machine: Mapping[str, Probe])
     case.peer()
     times: dict[str, list[float]] = {name: [] for name in calls}
     small = case.against != "fma" and case.work < _HOT
-    for _ in range(repeats):
-        for name, call in tuple(calls.items()):
+    for turn in range(repeats):
+        order = tuple(calls.items())
+        first = turn % len(order)  # none always follows the same one, which leaves the caches as it does
+        for name, call in order[first:] + order[:first]:
             if name in others and len(times[name]) >= 3 and sum(times[name]) > _ENOUGH:
                 continue
             try:
@@ -176,16 +180,19 @@ def one_line(reason: Exception) -> str:
 def timed(call: Callable[[], Any], device: str, hot: bool = False) -> float:
     """Microseconds of one call; on a GPU of one of twenty in a row, so that launches overlap as in use.
 
-    `hot`: after one that is not timed.
+    `hot`: after one that is not timed, and of the calls of a millisecond.
     """
     if isinstance(call, Elsewhere):
         return call.microseconds(hot)
     if hot:
         call()
     if device == "cpu":
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e6
+        calls, start = 0, time.perf_counter()
+        while True:
+            call()
+            calls, taken = calls + 1, time.perf_counter() - start
+            if not hot or taken > _A_WHILE:
+                return taken / calls * 1e6
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ MEASURED = {
 
 def test_performance_page_is_that_of_the_results() -> None:
     assert performance.PAGE.read_text() == performance.whole()
+
+
+def test_range_of_the_kernels_in_readme_is_what_was_measured() -> None:
+    text = performance.README.read_text()
+    assert performance.readme(text) == text
+    assert "int8 products: 7x to 8x of torch eager" in re.sub(r"\d\S+x to \d+x", "7x to 8x", text)
 
 
 def test_performance_page_has_a_row_for_each_result() -> None:
