@@ -22,6 +22,7 @@ from .kernel_table import PLAIN, TORCH, Binding, describe, format_bindings, spli
 
 __all__ = [
     "HUB",
+    "OPTIONAL",
     "SLOTS",
     "Binding",
     "Kernels",
@@ -43,6 +44,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "matmul": ("PackedWeight", "quantize", "matmul"),
     "planner": ("plan_step",),
 }
+# The same, of functions that a provider may lack: plain torch's take their place.
+OPTIONAL: dict[str, tuple[str, ...]] = {"activation": ("gelu_tanh_and_mul",)}
 HUB = {
     "attention": "kernel-hub/paged-attention",
     "kv_write": "kernel-hub/paged-attention",
@@ -72,6 +75,7 @@ class Kernels:
     rotary_embedding: Callable[..., Any]
     qk_norm_rope_cache: Callable[..., Any]
     silu_and_mul: Callable[..., Any]
+    gelu_tanh_and_mul: Callable[..., Any]
     linear: Callable[..., Any]
     PackedWeight: Callable[..., Any]
     quantize: Callable[..., Any]
@@ -155,6 +159,8 @@ def bind(sources: Mapping[str, str], loader: Any = hub_loader) -> Kernels:
             if not callable(getattr(modules[source], name, None)):
                 raise UsageError(f"{source!r} has no function {name!r}, which slot {slot!r} calls")
             functions[name] = getattr(modules[source], name)
+        for name in OPTIONAL.get(slot, ()):
+            functions[name] = getattr(modules[source], name, None) or getattr(torch_ops, name)
     details = {
         source: describe(source, module, loader) for source, module in modules.items() if source != TORCH
     }

@@ -21,7 +21,7 @@ from hub_loader.errors import ModelError, SelfTestError
 from . import torch_ops
 from .config import ModelConfig
 from .kernel_table import TORCH, Binding
-from .kernels import FORMATS, SLOTS, Kernels
+from .kernels import FORMATS, OPTIONAL, SLOTS, Kernels
 from .quant.proof import matmul_pairs, samples
 from .shapes import Pair, Shapes
 from .weights import Checkpoint
@@ -80,7 +80,10 @@ def proven(kernels: Kernels, shapes: Shapes, *, fall_back: bool = False, seed: i
         except SelfTestError as error:
             if not fall_back:
                 raise
-            plain: dict[str, Any] = {name: getattr(torch_ops, name) for name in SLOTS[binding.slot]}
+            plain: dict[str, Any] = {
+                name: getattr(torch_ops, name)
+                for name in SLOTS[binding.slot] + OPTIONAL.get(binding.slot, ())
+            }
             if binding.slot == "matmul":
                 plain["formats"] = FORMATS  # what the failed kernel said of itself is not plain torch's
             kernels = replace(kernels, **plain)
@@ -265,10 +268,11 @@ def _qkv(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor
 
 def _activation(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:
     x = random_of(5, 2 * shapes.inner)
-    out, expected = x.new_empty(5, shapes.inner), x.new_empty(5, shapes.inner).double()
-    kernels.silu_and_mul(out, x)
-    torch_ops.silu_and_mul(expected, x.double())
-    yield "silu_and_mul", out, expected, 0
+    for name in SLOTS["activation"] + OPTIONAL["activation"]:
+        out, expected = x.new_empty(5, shapes.inner), x.new_empty(5, shapes.inner).double()
+        getattr(kernels, name)(out, x)
+        getattr(torch_ops, name)(expected, x.double())
+        yield name, out, expected, 0
 
 
 def _linear(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torch.Tensor]) -> Iterator[Pair]:

@@ -20,6 +20,7 @@ __all__ = [
     "attend",
     "dequantize",
     "fused_add_rms_norm",
+    "gelu_tanh_and_mul",
     "matmul",
     "plan_step",
     "qk_norm_rope_cache",
@@ -194,6 +195,12 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
     """out = silu(gate) * up, where input [..., 2d] is (gate, up) and out [..., d]."""
     gate, up = input.chunk(2, dim=-1)
     torch.mul(functional.silu(gate), up, out=out)
+
+
+def gelu_tanh_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+    """out = gelu(gate) * up by tanh's approximation, with input and out as for silu_and_mul."""
+    gate, up = input.chunk(2, dim=-1)
+    torch.mul(functional.gelu(gate, approximate="tanh"), up, out=out)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

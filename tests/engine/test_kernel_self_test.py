@@ -99,6 +99,7 @@ def _with_swapped_halves(positions: Any, query: Any, key: Any, size: int, table:
         ("qkv", "qk_norm_rope_cache", _keeping_values, "qk_norm_rope_cache is off by"),
         ("qkv", "qk_norm_rope_cache", _without_norms, "qk_norm_rope_cache is off by"),
         ("activation", "silu_and_mul", _raising, "RuntimeError: no kernel image is available"),
+        ("activation", "gelu_tanh_and_mul", torch_ops.silu_and_mul, "gelu_tanh_and_mul is off by"),
         ("matmul", "matmul", lambda x, packed, bias: x[:, :1], "matmul is off by inf"),
         ("matmul", "quantize", lambda w, f: torch_ops.quantize(w * 1.1, f), "quantize is off by"),
         (

@@ -158,6 +158,15 @@ def test_table_has_a_line_for_each_slot() -> None:
     ]
 
 
+def test_function_that_a_provider_may_lack_is_plain_torch_there(hub: FakeHub) -> None:
+    sources = dict.fromkeys(SLOTS, "torch") | {"activation": "org/gates"}
+    assert bind(sources, hub).gelu_tanh_and_mul is torch_ops.gelu_tanh_and_mul
+    module = hub.get_kernel("org/gates")
+    module.gelu_tanh_and_mul = hub._counted("org/gates", "gelu_tanh_and_mul")  # type: ignore[attr-defined]
+    hub.get_kernel = lambda repo_id, version=None: module  # type: ignore[method-assign]
+    assert bind(sources, hub).gelu_tanh_and_mul is module.gelu_tanh_and_mul
+
+
 @pytest.mark.parametrize("quantize", ["int4", "w4a8"])
 def test_only_w4a8_allows_a_kernel_to_round_activations_and_not_in_the_output_layer(
     make_model: MakeModel, quantize: str

@@ -104,6 +104,14 @@ def test_silu_and_mul_gates_the_second_half_by_the_first() -> None:
     torch.testing.assert_close(out, x[:, :5] * x[:, :5].sigmoid() * x[:, 5:])
 
 
+def test_gelu_tanh_and_mul_gates_the_second_half_by_the_first() -> None:
+    x, out = torch.randn(3, 10), torch.empty(3, 5)
+    torch_ops.gelu_tanh_and_mul(out, x)
+    gate, up = x.chunk(2, dim=-1)
+    inner = (2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)
+    torch.testing.assert_close(out, gate / 2 * (1 + inner.tanh()) * up)
+
+
 @pytest.mark.parametrize(
     ("format", "group", "levels"), [("int8", 256, 127), ("int4", 32, 7), ("int4", 128, 7)]
 )

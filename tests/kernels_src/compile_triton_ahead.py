@@ -23,7 +23,7 @@ _TYPES = dict.fromkeys(_POINTERS.split(), "*bf16")
 _TYPES |= dict.fromkeys(["lse", "alibi_slopes", "sinks", "k_scale", "v_scale", "scales"], "*fp32")
 _TYPES |= dict.fromkeys(["block_tables", "seq_lens", "query_start_loc", "tree_mask"], "*i32")
 _TYPES |= dict.fromkeys(["slot_mapping", "block_mapping", "positions"], "*i64")
-_TYPES |= dict.fromkeys(["scale", "softcap", "epsilon"], "fp32")
+_TYPES |= dict.fromkeys(["scale", "softcap", "epsilon", "threshold"], "fp32")
 _ATTEND = {
     "HEAD": 64, "HEAD_PADDED": 64, "GROUP": 4, "GROUP_PADDED": 16, "BLOCK_SIZE": 16, "CHUNK": 64, "DECODE": True,
 }  # fmt: skip
@@ -55,7 +55,7 @@ _CASES = [
     ("copy_blocks_kernel", _BITS, {"BLOCK": 1024}),
     ("rms_norm_kernel", {}, {"ADD": True}),
     ("rms_norm_kernel", {}, {"ADD": False}),
-    ("silu_and_mul_kernel", {}, {}),
+    *(("activate_kernel", {}, {"FUNCTION": function, "GATED": function != 1}) for function in range(5)),
     ("rotary_kernel", {}, {"HALF": 64, "HALF_PADDED": 64, "NEOX": True, "BLOCK_H": 8}),
     ("rotary_kernel", {}, {"HALF": 20, "HALF_PADDED": 32, "NEOX": False, "BLOCK_H": 8}),
     ("qk_norm_rope_cache_kernel", {}, _FUSED | {"HALF": 64, "HALF_PADDED": 64, "REST_PADDED": 1}),

@@ -138,7 +138,7 @@ def test_kernelized_model_gives_the_logits_of_a_float64_run(
     print(f"{name} {dtype}: {error:.1e} kernelized, {own_error:.1e} as it comes")
     assert error <= TOLERANCE[dtype]
     assert all(choice.kernel for choice in kernelized_layers(model))
-    assert counted == {"rms_norm": MODELS[name][1], "rotary_embedding": 2}
+    assert counted == {"rms_norm": MODELS[name][1], "rotate_halves": 2}
 
 
 @models
@@ -186,7 +186,7 @@ def test_kernelized_model_is_one_graph_that_gives_the_same_logits(
         error = relative_error(compiled(tokens()).logits, expected)
         counted = calls(lambda: compiled(tokens()), get_local_kernel(package).__name__)
     assert error <= TOLERANCE[torch.float32]
-    assert counted == {"rms_norm": MODELS[name][1], "rotary_embedding": 2}
+    assert counted == {"rms_norm": MODELS[name][1], "rotate_halves": 2}
 
 
 @pytest.mark.heavy
@@ -202,4 +202,4 @@ def test_kernelized_model_compiled_by_inductor_gives_the_same_logits(
         compiled = torch.compile(model, fullgraph=True)
         assert relative_error(compiled(tokens()).logits, expected) <= TOLERANCE[torch.float32]
         counted = calls(lambda: compiled(tokens()), get_local_kernel(package).__name__)
-    assert counted == {"rms_norm": 5, "rotary_embedding": 2}
+    assert counted == {"rms_norm": 5, "rotate_halves": 2}

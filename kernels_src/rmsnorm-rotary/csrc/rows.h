@@ -23,15 +23,22 @@ struct RmsNorm {
   float epsilon;
 };
 
-// out[row] = silu(input[row, :size]) * input[row, size:]
-struct SiluAndMul {
+// silu(x) = x * sigmoid(x); gelu(x) = x * Phi(x), by tanh x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), quick
+// x * sigmoid(1.702 x); fatrelu(x) = x above the threshold, else 0.
+enum class Function : int32_t { silu, gelu, gelu_tanh, gelu_quick, fatrelu };
+
+// out[row] = f(gate[row]), rounded, and times up[row] where there is one.
+struct Activation {
   DType dtype;
+  Function function;
+  float threshold;
   int64_t rows;
   int64_t size;
   void* out;
   int64_t out_stride;
-  const void* input;
-  int64_t input_stride;
+  const void* gate;
+  const void* up;  // or null
+  int64_t input_stride;  // of both
 };
 
 struct Heads {

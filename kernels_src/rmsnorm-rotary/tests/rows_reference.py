@@ -10,9 +10,23 @@ def rms_norm(x, weight, epsilon):
     return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * weight.double()
 
 
+def fatrelu(x, threshold=0.0):
+    return torch.where(x > threshold, x, 0.0)
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x * torch.sigmoid(x),
+    "gelu": lambda x: x * torch.special.ndtr(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
+    "fatrelu": fatrelu,
+}
+ACTIVATIONS["gelu_fast"] = ACTIVATIONS["gelu_new"] = ACTIVATIONS["gelu_tanh"]
+
+
 def silu_and_mul(x):
     gate, up = x.double().chunk(2, dim=-1)
-    return gate * torch.sigmoid(gate) * up
+    return ACTIVATIONS["silu"](gate) * up
 
 
 def rotary(positions, x, cos_sin_cache, is_neox):

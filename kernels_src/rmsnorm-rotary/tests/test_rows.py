@@ -50,24 +50,6 @@ def test_fused_add_rms_norm_of_every_16_bit_value_rounds_the_sum_to_nearest_even
     torch.testing.assert_close(residual, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@dtypes
-@sizes
-def test_silu_and_mul_of_rows_is_the_reference(kernel, size, dtype):
-    x = (torch.randn(3, 2 * size) * 4).to(dtype)
-    out = torch.full((3, size), torch.nan, dtype=dtype)
-    kernel.silu_and_mul(out, x)
-    assert_close(out, reference.silu_and_mul(x))
-
-
-def test_silu_and_mul_of_extreme_values_is_the_limit(kernel):
-    x = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, -torch.inf, torch.inf, torch.nan, *[1.0] * 8]])
-    out = torch.empty(1, 8)
-    kernel.silu_and_mul(out, x)
-    assert out[0, :5].tolist() == pytest.approx([0.0, 0.0, 0.0, 100.0, 1e4], abs=1e-30)
-    assert out[0, 6] == torch.inf
-    assert out[0, 7].isnan()
-
-
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001], ids=hex)
 @pytest.mark.parametrize("is_neox", [True, False])
 def test_rotary_by_an_angle_that_is_no_number_is_none(kernel, bits, is_neox):
@@ -454,11 +436,6 @@ def test_rms_norm_of_a_bad_argument_raises_with_its_name(kernel, arguments, mess
 def test_rotary_embedding_of_a_bad_argument_raises_with_its_name(kernel, change, message):
     with pytest.raises(RuntimeError, match=message):
         kernel.rotary_embedding(**(make_rotary(torch.float32) | change), is_neox=True)
-
-
-def test_silu_and_mul_of_an_odd_width_raises(kernel):
-    with pytest.raises(RuntimeError, match="even last dimension, got 7"):
-        kernel.silu_and_mul(torch.empty(2, 3), torch.randn(2, 7))
 
 
 def test_row_kernels_under_torch_compile_are_themselves(cpu_kernel):

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "registration.h"
 
@@ -19,14 +20,15 @@
 
 namespace {
 
+using khub::Activation;
 using khub::ApplyRotary;
 using khub::DType;
+using khub::Function;
 using khub::Heads;
 using khub::PagedHeads;
 using khub::QkNormRopeCache;
 using khub::RmsNorm;
 using khub::Rotary;
-using khub::SiluAndMul;
 using khub::View;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -95,9 +97,9 @@ void run(const RmsNorm& n, const Tensor&) {
                               [&](int64_t begin, int64_t end) { khub::cpu::rms_norm(n, begin, end); });
 }
 
-void run(const SiluAndMul& s, const Tensor&) {
-  torch::stable::parallel_for(0, s.rows, grain(s.size),
-                              [&](int64_t begin, int64_t end) { khub::cpu::silu_and_mul(s, begin, end); });
+void run(const Activation& a, const Tensor&) {
+  torch::stable::parallel_for(0, a.rows, grain(a.size),
+                              [&](int64_t begin, int64_t end) { khub::cpu::activate(a, begin, end); });
 }
 
 void check_positions(const Rotary& r) {
@@ -147,8 +149,8 @@ void run(const RmsNorm& n, const Tensor& on) {
   on_stream(on, [&](void* stream) { return khub::cuda::rms_norm(n, stream); });
 }
 
-void run(const SiluAndMul& s, const Tensor& on) {
-  on_stream(on, [&](void* stream) { return khub::cuda::silu_and_mul(s, stream); });
+void run(const Activation& a, const Tensor& on) {
+  on_stream(on, [&](void* stream) { return khub::cuda::activate(a, stream); });
 }
 
 void run(const Rotary& r, const Tensor& on) {
@@ -201,23 +203,52 @@ void fused_add_rms_norm(const Tensor& input, const Tensor& residual, const Tenso
   run(n, input);
 }
 
-void silu_and_mul(const Tensor& out, const Tensor& input) {
-  SiluAndMul s = {};
-  s.dtype = dtype_of(input, "input");
-  s.input_stride = check_rows(input, "input");
-  const int64_t last = input.dim() - 1;
-  STD_TORCH_CHECK(input.size(last) % 2 == 0, "input must have an even last dimension, got ",
-                  input.size(last));
-  s.size = input.size(last) / 2;
-  s.rows = s.size == 0 ? 0 : input.numel() / (2 * s.size);
-  s.input = input.data_ptr();
+Activation prepare_activation(Function function, const Tensor& out, const Tensor& input, int64_t size, bool fits,
+                              const char* shape) {
+  Activation a = {};
+  a.dtype = dtype_of(input, "input");
+  a.function = function;
+  a.input_stride = check_rows(input, "input");
+  a.size = size;
+  a.rows = size == 0 ? 0 : out.numel() / size;
   check_like(out, "out", input, input.scalar_type());
-  bool fits = out.dim() == input.dim() && out.size(last) == s.size;
+  STD_TORCH_CHECK(fits, "out must have the shape of input", shape, size);
+  a.out_stride = check_rows(out, "out");
+  a.out = out.data_ptr();
+  a.gate = input.data_ptr();
+  return a;
+}
+
+// f(input)
+template <Function kFunction>
+void activate(const Tensor& out, const Tensor& input) {
+  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension");
+  bool fits = out.dim() == input.dim();
+  for (int64_t i = 0; fits && i < input.dim(); ++i) fits = out.size(i) == input.size(i);
+  run(prepare_activation(kFunction, out, input, input.size(input.dim() - 1), fits, ", rows of "), input);
+}
+
+// f of one half of each row times the other: the first half, or the last.
+void activate_half(Function function, float threshold, bool last_half, const Tensor& out, const Tensor& input) {
+  STD_TORCH_CHECK(input.dim() >= 1, "input must have at least 1 dimension");
+  const int64_t last = input.dim() - 1, size = input.size(last) / 2;
+  STD_TORCH_CHECK(input.size(last) % 2 == 0, "input must have an even last dimension, got ", input.size(last));
+  bool fits = out.dim() == input.dim() && out.size(last) == size;
   for (int64_t i = 0; fits && i < last; ++i) fits = out.size(i) == input.size(i);
-  STD_TORCH_CHECK(fits, "out must have the shape of input with half of its last dimension, ", s.size);
-  s.out_stride = check_rows(out, "out");
-  s.out = out.data_ptr();
-  run(s, input);
+  Activation a = prepare_activation(function, out, input, size, fits, " with half of its last dimension, ");
+  a.threshold = threshold;
+  a.up = static_cast<const char*>(a.gate) + size * int64_t(input.element_size());
+  if (last_half) std::swap(a.gate, a.up);
+  run(a, input);
+}
+
+template <Function kFunction, bool kLastHalf = false>
+void activate_and_mul(const Tensor& out, const Tensor& input) {
+  activate_half(kFunction, 0.0f, kLastHalf, out, input);
+}
+
+void fatrelu_and_mul(const Tensor& out, const Tensor& input, double threshold) {
+  activate_half(Function::fatrelu, float(threshold), false, out, input);
 }
 
 // Tokens in the leading dimensions of `positions`, then [heads * head_size] or [heads, head_size].
@@ -434,7 +465,17 @@ void qk_norm_rope_cache(const Tensor& qkv, const std::optional<Tensor>& q_weight
 STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def("rms_norm(Tensor(a!) out, Tensor input, Tensor weight, float epsilon) -> ()");
   ops.def("fused_add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()");
+  ops.def("silu(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_tanh(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_fast(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_new(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_quick(Tensor(a!) out, Tensor input) -> ()");
   ops.def("silu_and_mul(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("mul_and_silu(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_and_mul(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("gelu_tanh_and_mul(Tensor(a!) out, Tensor input) -> ()");
+  ops.def("fatrelu_and_mul(Tensor(a!) out, Tensor input, float threshold) -> ()");
   ops.def(
       "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor "
       "cos_sin_cache, "
@@ -457,7 +498,17 @@ STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
 #endif
   ops.impl("rms_norm", TORCH_BOX(&rms_norm));
   ops.impl("fused_add_rms_norm", TORCH_BOX(&fused_add_rms_norm));
-  ops.impl("silu_and_mul", TORCH_BOX(&silu_and_mul));
+  ops.impl("silu", TORCH_BOX(&activate<Function::silu>));
+  ops.impl("gelu", TORCH_BOX(&activate<Function::gelu>));
+  for (const char* name : {"gelu_tanh", "gelu_fast", "gelu_new"}) {  // one function, in three spellings
+    ops.impl(name, TORCH_BOX(&activate<Function::gelu_tanh>));
+  }
+  ops.impl("gelu_quick", TORCH_BOX(&activate<Function::gelu_quick>));
+  ops.impl("silu_and_mul", TORCH_BOX(&activate_and_mul<Function::silu>));
+  ops.impl("mul_and_silu", TORCH_BOX((&activate_and_mul<Function::silu, true>)));
+  ops.impl("gelu_and_mul", TORCH_BOX(&activate_and_mul<Function::gelu>));
+  ops.impl("gelu_tanh_and_mul", TORCH_BOX(&activate_and_mul<Function::gelu_tanh>));
+  ops.impl("fatrelu_and_mul", TORCH_BOX(&fatrelu_and_mul));
   ops.impl("rotary_embedding", TORCH_BOX(&rotary_embedding));
   ops.impl("apply_rotary", TORCH_BOX(&apply_rotary));
   ops.impl("rotate_halves", TORCH_BOX(&rotate_halves));

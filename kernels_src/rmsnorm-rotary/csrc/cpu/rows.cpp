@@ -39,9 +39,7 @@ void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end) {
   chosen().rms_norm(norm, begin, end, row.data());
 }
 
-void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end) {
-  chosen().silu_and_mul(silu, begin, end);
-}
+void activate(const Activation& a, int64_t begin, int64_t end) { chosen().activate(a, begin, end); }
 
 void rotary(const Rotary& r, int64_t begin, int64_t end) {
   std::vector<float> angles(2 * with_padding(r.half));

@@ -25,11 +25,13 @@ namespace {
 //
 #include "two.h"
 //
+#include "activations_impl.h"
+//
 #include "rows_impl.h"
 
 }  // namespace
 
-static const RowKernels kernels = {run_rms_norm, run_silu_and_mul, run_rotary, run_apply_rotary,
+static const RowKernels kernels = {run_rms_norm, run_activate, run_rotary, run_apply_rotary,
                                    run_qk_norm_rope_cache};
 const RowKernels* const rows_avx512 = &kernels;
 

@@ -9,7 +9,7 @@ namespace khub::cpu {
 
 // Rows (or tokens) [begin, end). Any split gives the same bits.
 void rms_norm(const RmsNorm& norm, int64_t begin, int64_t end);
-void silu_and_mul(const SiluAndMul& silu, int64_t begin, int64_t end);
+void activate(const Activation& activation, int64_t begin, int64_t end);
 void rotary(const Rotary& rotary, int64_t begin, int64_t end);
 void apply_rotary(const ApplyRotary& apply, int64_t begin, int64_t end);
 void qk_norm_rope_cache(const QkNormRopeCache& fused, int64_t begin, int64_t end);
@@ -18,7 +18,7 @@ void qk_norm_rope_cache(const QkNormRopeCache& fused, int64_t begin, int64_t end
 // norm.size floats where there is a residual of another dtype than float32, `angles` 2 * rotary.half, each size rounded up to a multiple of 32.
 struct RowKernels {
   void (*rms_norm)(const RmsNorm& norm, int64_t begin, int64_t end, float* row);
-  void (*silu_and_mul)(const SiluAndMul& silu, int64_t begin, int64_t end);
+  void (*activate)(const Activation& activation, int64_t begin, int64_t end);
   void (*rotary)(const Rotary& rotary, int64_t begin, int64_t end, float* angles);
   void (*apply_rotary)(const ApplyRotary& apply, int64_t begin, int64_t end);
   void (*qk_norm_rope_cache)(const QkNormRopeCache& fused, int64_t begin, int64_t end, float* angles);

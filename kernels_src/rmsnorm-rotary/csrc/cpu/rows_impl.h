@@ -48,27 +48,6 @@ static void rms_norm_rows(const RmsNorm& n, int64_t begin, int64_t end, float* r
   }
 }
 
-// e^-|x| cannot overflow, and for a negative x the sigmoid 1 / (1 + e^-x) is e^x / (1 + e^x).
-KHUB_INLINE f32v silu(f32v x) {
-  const i32v negative = x < 0.0f;
-  const f32v e = exp(-bit_cast<f32v>(bit_cast<i32v>(x) & 0x7fffffff));
-  const f32v numerator = bit_cast<f32v>((bit_cast<i32v>(e) & negative) | (bit_cast<i32v>(splat(1.0f)) & ~negative));
-  return x * numerator / (1.0f + e);
-}
-
-template <class T>
-static void silu_and_mul_rows(const SiluAndMul& s, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    const T* gate = static_cast<const T*>(s.input) + r * s.input_stride;
-    const T* up = gate + s.size;
-    T* out = static_cast<T*>(s.out) + r * s.out_stride;
-    for_twos(s.size, [&](int64_t i, int64_t count) {
-      const Two x = load_two(gate + i, count);
-      store_two(out + i, Two{silu(x.a), silu(x.b)} * load_two(up + i, count), count);
-    });
-  }
-}
-
 // Angles of a token as floats: cosines, then sines, each padded to whole vectors, in the order in which the heads' own
 // elements come. A NaN is as arithmetic makes it.
 KHUB_INLINE int64_t padded(int64_t half) { return (half + kTwo - 1) / kTwo * kTwo; }
@@ -254,14 +233,6 @@ static void run_rms_norm(const RmsNorm& n, int64_t begin, int64_t end, float* ro
     case DType::f32: return rms_norm_of<float>(n, begin, end, row);
     case DType::f16: return rms_norm_of<Half>(n, begin, end, row);
     case DType::bf16: return rms_norm_of<BFloat16>(n, begin, end, row);
-  }
-}
-
-static void run_silu_and_mul(const SiluAndMul& s, int64_t begin, int64_t end) {
-  switch (s.dtype) {
-    case DType::f32: return silu_and_mul_rows<float>(s, begin, end);
-    case DType::f16: return silu_and_mul_rows<Half>(s, begin, end);
-    case DType::bf16: return silu_and_mul_rows<BFloat16>(s, begin, end);
   }
 }
 

@@ -100,16 +100,38 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const RmsNorm n) {
   }
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads) silu_and_mul_kernel(const SiluAndMul s) {
-  const T* gate = static_cast<const T*>(s.input) + int64_t(blockIdx.x) * s.input_stride;
-  T* out = static_cast<T*>(s.out) + int64_t(blockIdx.x) * s.out_stride;
-  for (int64_t i = int64_t(threadIdx.x) * V; i < s.size; i += int64_t(kThreads) * V) {
-    float x[V], up[V];
+// The expressions of torch's own kernels, so that eager torch's bits are these.
+template <Function kFunction>
+__device__ __forceinline__ float activated(float x, float threshold) {
+  if constexpr (kFunction == Function::silu) return x / (1.0f + expf(-x));
+  if constexpr (kFunction == Function::gelu_quick) return x / (1.0f + expf(-1.702f * x));
+  if constexpr (kFunction == Function::gelu) return x * 0.5f * (1.0f + erff(x * 0.70710678f));
+  if constexpr (kFunction == Function::gelu_tanh) {
+    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * (x * x * x))));
+  }
+  return x <= threshold ? 0.0f : x;
+}
+
+template <class T, int V, Function kFunction>
+__global__ void __launch_bounds__(kThreads) activate_kernel(const Activation a) {
+  const T* gate = static_cast<const T*>(a.gate) + int64_t(blockIdx.x) * a.input_stride;
+  const T* up = a.up ? static_cast<const T*>(a.up) + int64_t(blockIdx.x) * a.input_stride : nullptr;
+  T* out = static_cast<T*>(a.out) + int64_t(blockIdx.x) * a.out_stride;
+  for (int64_t i = int64_t(threadIdx.x) * V; i < a.size; i += int64_t(kThreads) * V) {
+    float x[V];
     load(gate + i, x);
-    load(gate + s.size + i, up);
 #pragma unroll
-    for (int v = 0; v < V; ++v) x[v] = x[v] / (1.0f + expf(-x[v])) * up[v];
+    for (int v = 0; v < V; ++v) x[v] = activated<kFunction>(x[v], a.threshold);
+    if (up) {
+      float by[V];
+      load(up + i, by);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        T rounded;  // as between two of torch's operators
+        from_float(x[v], &rounded);
+        x[v] = to_float(rounded) * by[v];
+      }
+    }
     store(x, out + i);
   }
 }
@@ -309,14 +331,29 @@ const char* rms_norm(const RmsNorm& n, void* stream) {
   });
 }
 
-const char* silu_and_mul(const SiluAndMul& s, void* stream) {
-  return dispatch(s.dtype, s.rows, [&](auto* type) {
+namespace {
+
+template <Function kFunction>
+const char* launch_activate(const Activation& a, void* stream) {
+  return dispatch(a.dtype, a.rows, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const bool vectors =
-        on_16_bytes({s.input, s.out}) && whole_vectors<T>({s.size, s.input_stride, s.out_stride});
-    const auto kernel = vectors ? silu_and_mul_kernel<T, kAtOnce<T>> : silu_and_mul_kernel<T, 1>;
-    return launch(kernel, dim3(unsigned(s.rows)), dim3(kThreads), stream, s);
+        on_16_bytes({a.gate, a.up, a.out}) && whole_vectors<T>({a.size, a.input_stride, a.out_stride});
+    const auto kernel = vectors ? activate_kernel<T, kAtOnce<T>, kFunction> : activate_kernel<T, 1, kFunction>;
+    return launch(kernel, dim3(unsigned(a.rows)), dim3(kThreads), stream, a);
   });
+}
+
+}  // namespace
+
+const char* activate(const Activation& a, void* stream) {
+  switch (a.function) {
+    case Function::silu: return launch_activate<Function::silu>(a, stream);
+    case Function::gelu: return launch_activate<Function::gelu>(a, stream);
+    case Function::gelu_tanh: return launch_activate<Function::gelu_tanh>(a, stream);
+    case Function::gelu_quick: return launch_activate<Function::gelu_quick>(a, stream);
+    default: return launch_activate<Function::fatrelu>(a, stream);
+  }
 }
 
 const char* rotary(const Rotary& r, void* stream) {

@@ -1,4 +1,4 @@
-"""RMSNorm, rotary position embedding and SiLU gating: the row-wise steps of a transformer layer.
+"""RMSNorm, rotary position embedding and activations: the row-wise steps of a transformer layer.
 
 float32, float16 and bfloat16; computed in float32 and rounded once when written. Rows must be contiguous in
 the last dimension and evenly spaced, so most views need no copy.
@@ -10,6 +10,20 @@ import torch
 
 from . import layers
 from ._ops import add_op_namespace_prefix, ops
+from .activations import (
+    ACTIVATIONS,
+    fatrelu_and_mul,
+    gelu,
+    gelu_and_mul,
+    gelu_fast,
+    gelu_new,
+    gelu_quick,
+    gelu_tanh,
+    gelu_tanh_and_mul,
+    mul_and_silu,
+    silu,
+    silu_and_mul,
+)
 from .functional import apply_rms_norm, apply_rotary_transformers, apply_silu_and_mul
 
 __all__ = [
@@ -17,11 +31,21 @@ __all__ = [
     "apply_rotary",
     "apply_rotary_transformers",
     "apply_silu_and_mul",
+    "fatrelu_and_mul",
     "fused_add_rms_norm",
+    "gelu",
+    "gelu_and_mul",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_quick",
+    "gelu_tanh",
+    "gelu_tanh_and_mul",
     "layers",
+    "mul_and_silu",
     "qk_norm_rope_cache",
     "rms_norm",
     "rotary_embedding",
+    "silu",
     "silu_and_mul",
 ]
 
@@ -161,19 +185,6 @@ def qk_norm_rope_cache(
     )
 
 
-def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
-    """``out = silu(input[..., :size]) * input[..., size:]``, the gate of a SwiGLU feed-forward layer.
-
-    Args:
-        out: ``[..., size]``.
-        input: ``[..., 2 * size]``, of the same dtype.
-
-    Raises:
-        RuntimeError: a tensor of the wrong shape, dtype, device or stride.
-    """
-    ops.silu_and_mul(out, input)
-
-
 def _register_fakes() -> None:
     """The ops return nothing and allocate nothing, so tracing them is to do nothing."""
     for op in (
@@ -183,7 +194,7 @@ def _register_fakes() -> None:
         "rotary_embedding",
         "rotate_halves",
         "qk_norm_rope_cache",
-        "silu_and_mul",
+        *ACTIVATIONS,
     ):
         torch.library.register_fake(add_op_namespace_prefix(op))(lambda *args: None)
 

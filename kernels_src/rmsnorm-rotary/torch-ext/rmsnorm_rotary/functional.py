@@ -4,6 +4,7 @@ Forward passes run the kernels; backward passes of the norm and the gate are tor
 rotation is the kernel once more, by the negative angle.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def apply_silu_and_mul(input: torch.Tensor) -> torch.Tensor:
     """
     if torch.is_grad_enabled() and input.requires_grad:
         return _SiluAndMul.apply(input)
-    return _silu_and_mul(input)
+    return activate_half(ops.silu_and_mul, input)
 
 
 def apply_rotary_transformers(
@@ -65,18 +66,27 @@ def apply_rotary_transformers(
     return _rotate(q, k, cos, sin, unsqueeze_dim)
 
 
+def activate(op: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
+    """``op`` of each element of ``x``, which is copied if it is not contiguous; not differentiable."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    op(out, x)
+    return out
+
+
+def activate_half(op: Callable[..., Any], x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    """``[..., 2 * size]`` to ``[..., size]``: ``op`` of one half of each row times the other; not differentiable."""
+    x = x.contiguous()
+    out = x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+    op(out, x, *arguments)
+    return out
+
+
 def _rms_norm(input: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     dtype = torch.promote_types(input.dtype, weight.dtype)
     input = input.to(dtype).contiguous()
     out = torch.empty_like(input)
     ops.rms_norm(out, input, weight.to(dtype), eps)
-    return out
-
-
-def _silu_and_mul(input: torch.Tensor) -> torch.Tensor:
-    input = input.contiguous()
-    out = input.new_empty((*input.shape[:-1], input.shape[-1] // 2))
-    ops.silu_and_mul(out, input)
     return out
 
 
@@ -114,7 +124,7 @@ class _SiluAndMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(input)
-        return _silu_and_mul(input)
+        return activate_half(ops.silu_and_mul, input)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:

@@ -56,14 +56,28 @@ def rms_norm_kernel(
     key=["size"],
 )
 @triton.jit
-def silu_and_mul_kernel(out, input, size, out_row, input_row, BLOCK: tl.constexpr):
-    """A program is up to BLOCK columns of one row."""
+def activate_kernel(
+    out, input, size, out_row, input_row, gate, up, threshold, BLOCK: tl.constexpr, FUNCTION: tl.constexpr,
+    GATED: tl.constexpr,
+):  # fmt: skip
+    """A program is up to BLOCK columns of one row; `gate` and `up` are the columns where they begin."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < size
-    gate = tl.load(input + row * input_row + column, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(input + row * input_row + size + column, mask=mask, other=0.0).to(tl.float32)
-    result = gate / (1 + tl.exp(-gate)) * up
+    x = tl.load(input + row * input_row + gate + column, mask=mask, other=0.0).to(tl.float32)
+    if FUNCTION == 0:
+        result = x / (1 + tl.exp(-x))
+    elif FUNCTION == 1:
+        result = x * 0.5 * (1 + tl.erf(x * 0.70710678))
+    elif FUNCTION == 2:
+        result = x / (1 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    elif FUNCTION == 3:
+        result = x / (1 + tl.exp(-1.702 * x))
+    else:
+        result = tl.where(x <= threshold, 0.0, x)
+    if GATED:  # rounded as between two of torch's operators
+        by = tl.load(input + row * input_row + up + column, mask=mask, other=0.0).to(tl.float32)
+        result = result.to(out.dtype.element_ty).to(tl.float32) * by
     tl.store(out + row * out_row + column, result.to(out.dtype.element_ty), mask=mask)
 
 

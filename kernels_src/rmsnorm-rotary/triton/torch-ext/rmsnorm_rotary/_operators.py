@@ -1,16 +1,17 @@
 """The operators: what is checked before a kernel runs, and how it is launched."""
 
+from functools import partial
 from typing import NamedTuple, Optional
 
 import torch
 import triton
 
 from ._kernels import (
+    activate_kernel,
     apply_rotary_kernel,
     qk_norm_rope_cache_kernel,
     rms_norm_kernel,
     rotary_kernel,
-    silu_and_mul_kernel,
 )
 from ._launch import (
     check,
@@ -81,9 +82,32 @@ def _norm(
         )
 
 
-def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
+# As the kernel numbers them; the other two names are gelu_tanh's too.
+_FUNCTIONS = {
+    "silu": 0,
+    "gelu": 1,
+    "gelu_tanh": 2,
+    "gelu_quick": 3,
+    "fatrelu": 4,
+    "gelu_fast": 2,
+    "gelu_new": 2,
+}
+
+
+def _activate(out: torch.Tensor, input: torch.Tensor, function: str) -> None:
     check_float(input, "input")
-    input_row = _check_rows(input, "input")
+    check(input.dim() >= 1, "input must have at least 1 dimension")
+    size = input.shape[-1]
+    check_like(out, "out", input, input.dtype)
+    check(out.shape == input.shape, f"out must have the shape of input, rows of {size}")
+    _launch_activation(out, input, function, 0, None, 0.0)
+
+
+def _activate_half(
+    out: torch.Tensor, input: torch.Tensor, threshold: float = 0.0, *, function: str, last: bool = False
+) -> None:
+    check_float(input, "input")
+    check(input.dim() >= 1, "input must have at least 1 dimension")
     columns = input.shape[-1]
     check(columns % 2 == 0, f"input must have an even last dimension, got {columns}")
     size = columns // 2
@@ -92,12 +116,28 @@ def silu_and_mul(out: torch.Tensor, input: torch.Tensor) -> None:
         out.shape == (*input.shape[:-1], size),
         f"out must have the shape of input with half of its last dimension, {size}",
     )
-    out_row = _check_rows(out, "out")
+    _launch_activation(out, input, function, size if last else 0, 0 if last else size, threshold)
+
+
+def _launch_activation(
+    out: torch.Tensor, input: torch.Tensor, function: str, gate: int, up: Optional[int], threshold: float
+) -> None:
+    input_row, out_row = _check_rows(input, "input"), _check_rows(out, "out")
+    size = out.shape[-1]
     if out.numel() == 0:
         return
     with on_device(input):
-        silu_and_mul_kernel[lambda meta: (out.numel() // size, triton.cdiv(size, meta["BLOCK"]))](
-            out, input, size, out_row, input_row
+        activate_kernel[lambda meta: (out.numel() // size, triton.cdiv(size, meta["BLOCK"]))](
+            out,
+            input,
+            size,
+            out_row,
+            input_row,
+            gate,
+            up or 0,
+            threshold,
+            FUNCTION=_FUNCTIONS[function],
+            GATED=up is not None,
         )
 
 
@@ -349,7 +389,22 @@ register(
     "(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
     fused_add_rms_norm,
 )
-register("silu_and_mul", "(Tensor(a!) out, Tensor input) -> ()", silu_and_mul)
+for name in ("silu", "gelu", "gelu_tanh", "gelu_fast", "gelu_new", "gelu_quick"):
+    register(name, "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function=name))
+for name in ("silu", "gelu", "gelu_tanh"):
+    register(
+        name + "_and_mul", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate_half, function=name)
+    )
+register(
+    "mul_and_silu",
+    "(Tensor(a!) out, Tensor input) -> ()",
+    partial(_activate_half, function="silu", last=True),
+)
+register(
+    "fatrelu_and_mul",
+    "(Tensor(a!) out, Tensor input, float threshold) -> ()",
+    partial(_activate_half, function="fatrelu"),
+)
 register(
     "rotary_embedding",
     "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, int head_size, Tensor cos_sin_cache, bool is_neox) -> ()",
