@@ -6,6 +6,7 @@ KHUB_KERNELS_COMMUNITY=<checkout of huggingface/kernels-community> pytest tests/
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,16 +24,19 @@ pytestmark = [
     pytest.mark.skipif(not CHECKOUT, reason="KHUB_KERNELS_COMMUNITY names no checkout"),
 ]
 
-# Loads ours under the name of theirs. Their tests of rotary want a GPU; what they ask for runs on a CPU as well.
+# Loads ours under the name of theirs. Their tests of rotary and activation want a GPU; what they ask for runs on a CPU
+# as well, but for activation's gates, which must have the bits of torch's CUDA kernels.
 PLUGIN = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from hub_loader import get_local_kernel
 
 ours = get_local_kernel(Path({package!r}))
 sys.modules[{theirs!r}] = ours
+sys.modules["kernels"] = SimpleNamespace(get_kernel=lambda *arguments, **options: ours)
 if hasattr(ours, "layers"):
     sys.modules["rmsnorm.layers"] = ours.layers
 
@@ -66,6 +70,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         ("rmsnorm", "rmsnorm-rotary", 3, ""),
         ("rotary", "rmsnorm-rotary", 192, ""),
+        # Without bfloat16 of two whose expected result is rounded at each of eight steps, further from the function.
+        ("activation", "rmsnorm-rotary", 102, "activation_fns and not (dtype1 and (fns0 or fns1))"),
         ("quantization-gptq", "quantized-matmul", 10, "1024-2048"),  # the smallest of its weights
     ],
 )
@@ -75,6 +81,8 @@ def test_their_tests_pass_with_our_package(
     assert CHECKOUT is not None
     package = built(name)
     shutil.copytree(Path(CHECKOUT) / theirs / "tests", tmp_path / "tests")
+    for test in (tmp_path / "tests").rglob("test_*.py"):
+        test.write_text(re.sub(r"^CUDA_DEVICES = .*", 'CUDA_DEVICES = ["cpu"]', test.read_text(), flags=re.M))
     (tmp_path / "with_ours.py").write_text(
         PLUGIN.format(package=str(package), theirs=theirs.replace("-", "_"))
     )
