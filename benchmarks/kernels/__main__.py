@@ -52,7 +52,15 @@ from .elsewhere import WORKERS, Worker, llama_cpp, vllm
 from .matmul import matmul
 from .models import BATCHES, MODELS, Model, attention_grid
 from .peers import Peer, beside, cases, found
-from .rows import fused_add_rms_norm, qk_norm_rope_cache, rms_norm, rotary, rotary_embedding, silu_and_mul
+from .rows import (
+    fused_add_rms_norm,
+    gelu_tanh_and_mul,
+    qk_norm_rope_cache,
+    rms_norm,
+    rotary,
+    rotary_embedding,
+    silu_and_mul,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Make = Callable[[], Case]
@@ -71,6 +79,7 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
         for tokens in (1, 4096) if gpu else (1, 64):
             yield partial(rms_norm, rows, tokens, 4096, dtype)
             yield partial(silu_and_mul, rows, tokens, 4096, dtype)
+            yield partial(gelu_tanh_and_mul, rows, tokens, 4096, dtype)
             yield partial(rotary, rows, tokens, dtype)
             yield partial(rotary_embedding, rows, tokens, dtype)
         for tokens in (1, 8192):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,10 +99,13 @@ def _rms_norm(kernel: ModuleType, inputs: Inputs) -> Call:
     return lambda: kernel.apply_rms_norm(inputs["x"], inputs["weight"], inputs["eps"])
 
 
-def _silu_and_mul(kernel: ModuleType, inputs: Inputs) -> Call:
+def _gate_and_mul(name: str, kernel: ModuleType, inputs: Inputs) -> Call | None:
+    """Its CPU build has silu alone."""
     x = inputs["x"]
+    if name != "silu_and_mul" and not x.is_cuda:
+        return None
     out = x.new_empty(x.shape[0], x.shape[1] // 2)
-    return lambda: kernel.silu_and_mul(out, x)
+    return lambda: getattr(kernel, name)(out, x)
 
 
 def _rotary(kernel: ModuleType, inputs: Inputs) -> Call:
@@ -156,6 +160,6 @@ _ROWS: Mapping[str, Mapping[str, Callable[[ModuleType, Inputs], Call | None]]] =
     "paged-attention": {"attend (decode)": _paged_attention},
     "rmsnorm": {"rms_norm": _rms_norm},
     "rotary": {"apply_rotary_transformers": _rotary},
-    "activation": {"silu_and_mul": _silu_and_mul},
+    "activation": {name: partial(_gate_and_mul, name) for name in ("silu_and_mul", "gelu_tanh_and_mul")},
     "quantization-gptq": {"matmul int4": _int4},
 }

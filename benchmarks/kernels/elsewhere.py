@@ -30,6 +30,7 @@ _VLLM = (
     "rms_norm",
     "fused_add_rms_norm",
     "silu_and_mul",
+    "gelu_tanh_and_mul",
     "rotary_embedding",
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -59,22 +61,32 @@ def rms_norm(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -
     )
 
 
-def silu_and_mul(kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
+_GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu_and_mul": functional.silu,
+    "gelu_tanh_and_mul": partial(functional.gelu, approximate="tanh"),
+}
+
+
+def gate_and_mul(name: str, kernel: ModuleType, tokens: int, hidden: int, dtype: torch.dtype) -> Case:
+    """`name` is one of the kernel's functions of a gate and what it is multiplied with."""
     x = torch.randn(tokens, 2 * hidden, dtype=dtype)
     out = torch.empty(tokens, hidden, dtype=dtype)
 
     def run() -> torch.Tensor:
-        kernel.silu_and_mul(out, x)
+        getattr(kernel, name)(out, x)
         return out
 
     def eager(value: torch.Tensor) -> torch.Tensor:
         gate, up = value.chunk(2, dim=-1)
-        return functional.silu(gate) * up
+        return _GATES[name](gate) * up
 
     moved = 3 * out.numel() * dtype.itemsize
     shape = f"{tokens} × {hidden}"
     exact, inputs = (lambda: eager(x.double())), {"x": x}
-    return Case("silu_and_mul", shape, dtype, moved, run, lambda: eager(x), exact, inputs=inputs)
+    return Case(name, shape, dtype, moved, run, lambda: eager(x), exact, inputs=inputs)
+
+
+silu_and_mul, gelu_tanh_and_mul = (partial(gate_and_mul, name) for name in _GATES)
 
 
 def rotary(kernel: ModuleType, tokens: int, dtype: torch.dtype) -> Case:

@@ -66,6 +66,7 @@ def cases(dtype: torch.dtype) -> Iterator[Any]:
         partial(rows.rms_norm, None, 3, 64, dtype),
         partial(rows.fused_add_rms_norm, None, 5, 64, dtype),
         partial(rows.silu_and_mul, None, 3, 64, dtype),
+        partial(rows.gelu_tanh_and_mul, None, 3, 64, dtype),
         partial(rows.rotary, None, 3, dtype),
         partial(rows.rotary_embedding, None, 3, dtype),
         partial(rows.qk_norm_rope_cache, None, 5, dtype),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def make(case: dict[str, Any]) -> Made | None:
     makers: dict[str, Callable[..., Made]] = {
         "rms_norm": _rms_norm,
         "fused_add_rms_norm": _fused_add_rms_norm,
-        "silu_and_mul": _silu_and_mul,
+        "silu_and_mul": partial(_gate_and_mul, "silu_and_mul"),
+        "gelu_tanh_and_mul": partial(_gate_and_mul, "gelu_tanh_and_mul"),
         "rotary_embedding": _rotary_embedding,
         "attend (decode)": _attention,
         "attend (prefill)": _attention,
@@ -63,9 +65,9 @@ def _fused_add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.T
     return lambda: torch.ops._C.fused_add_rms_norm(x, residual, weight, eps), lambda: _bytes(x)
 
 
-def _silu_and_mul(x: torch.Tensor) -> Made:
-    out = x.new_empty(x.shape[0], x.shape[1] // 2)
-    return lambda: torch.ops._C.silu_and_mul(out, x), lambda: _bytes(out)
+def _gate_and_mul(name: str, x: torch.Tensor) -> Made:
+    out, gate = x.new_empty(x.shape[0], x.shape[1] // 2), getattr(torch.ops._C, name)
+    return lambda: gate(out, x), lambda: _bytes(out)
 
 
 def _rotary_embedding(
