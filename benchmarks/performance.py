@@ -28,7 +28,7 @@ of that the kernel reached, by medians. *Peer* is torch eager in the same turns:
 over keys and values gathered from the cache (of a prompt: laid out beforehand), `rms_norm`, `silu` and a product, and
 the dense product where the kernel's weights are quantized; above 1 the kernel is faster, by medians. *Others* are
 further peers in the same turns, read alike: each is checked like the kernel first, and is listed below the table.
-Of calls that move less than 4 MiB as many are timed in a row as take a millisecond, after one that is not timed: in use
+Of calls that move less than 4 MiB as many are timed in a row as take a millisecond, after a millisecond of them: in use
 their data are in a cache too. They can exceed the limit of memory, and are mostly the cost of a call.
 """
 

@@ -16,9 +16,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 Call = Callable[[], torch.Tensor]
 
 # Bytes: activations as small are in a cache when their turn comes, and such a call costs little more than calling, so
-# several in a row are timed (for so many seconds), after one that is not.
+# several in a row are timed (for so many seconds), after as many that are not.
 _HOT = 4 << 20
 _A_WHILE = 1e-3
+_REST = 1e-2
 # Microseconds: a further peer that took as much in at least three turns takes part in no more of them.
 _ENOUGH = 20e6
 
@@ -180,19 +181,20 @@ def one_line(reason: Exception) -> str:
 def timed(call: Callable[[], Any], device: str, hot: bool = False) -> float:
     """Microseconds of one call; on a GPU of one of twenty in a row, so that launches overlap as in use.
 
-    `hot`: after one that is not timed, and of the calls of a millisecond.
+    `hot`: of the calls of a millisecond, after a millisecond of calls that are not timed.
     """
     if isinstance(call, Elsewhere):
         return call.microseconds(hot)
+    if device == "cpu":
+        if hot:
+            time.sleep(_REST)  # as those in other processes do: threads of what was called before still spin
+            mean_of_a_while(call)
+            return mean_of_a_while(call)
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) * 1e6
     if hot:
         call()
-    if device == "cpu":
-        calls, start = 0, time.perf_counter()
-        while True:
-            call()
-            calls, taken = calls + 1, time.perf_counter() - start
-            if not hot or taken > _A_WHILE:
-                return taken / calls * 1e6
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(20):
@@ -200,6 +202,14 @@ def timed(call: Callable[[], Any], device: str, hot: bool = False) -> float:
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) * 1e3 / 20
+
+
+def mean_of_a_while(call: Callable[[], Any]) -> float:
+    calls, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < _A_WHILE:
+        call()
+        calls += 1
+    return taken / calls * 1e6
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:

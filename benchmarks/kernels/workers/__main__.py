@@ -2,7 +2,7 @@
 
 A question is a line of JSON on the standard input, an answer one on the standard output: {"make": case} is answered
 with {"made": true or false}, {"result": FILE} with {} once the result is in the file, and {"time": hot} with
-{"us": microseconds} of one call; where it is to be hot, of the calls of a millisecond after one that is not timed.
+{"us": microseconds} of one call; where it is to be hot, of the calls of a millisecond after one of them untimed.
 Whatever goes wrong is answered with {"error": what}.
 """
 
@@ -47,13 +47,11 @@ def main(module: Path, threads: int) -> None:
         time.sleep(_REST)
         operators.wake()
         if question["time"]:
-            call()
-        calls, begun = 0, time.perf_counter()
-        while True:
-            call()
-            calls, taken = calls + 1, time.perf_counter() - begun
-            if not question["time"] or taken > _A_WHILE:
-                return {"us": taken / calls * 1e6}
+            mean_of_a_while(call)
+            return {"us": mean_of_a_while(call)}
+        begun = time.perf_counter()
+        call()
+        return {"us": (time.perf_counter() - begun) * 1e6}
 
     def say(what: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -76,6 +74,14 @@ def main(module: Path, threads: int) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         say(partial(answer, question))
+
+
+def mean_of_a_while(call: Callable[[], object]) -> float:
+    calls, begun = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < _A_WHILE:
+        call()
+        calls += 1
+    return taken / calls * 1e6
 
 
 if __name__ == "__main__":
