@@ -163,9 +163,8 @@ def main() -> int:
         results = []
         stack.enter_context(torch.inference_mode())
         for make in chosen(args, kernels):
-            with torch.device(
-                args.device
-            ):  # not while calls are timed: it adds microseconds to each one here
+            # Not while calls are timed: to each one here it adds microseconds.
+            with torch.device(args.device):
                 case = beside(make(), everybody)
             results.append(
                 measure(compiled(case) if args.compile else case, args.repeats, args.device, machine)
