@@ -389,12 +389,17 @@ register(
     "(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
     fused_add_rms_norm,
 )
-for name in ("silu", "gelu", "gelu_tanh", "gelu_fast", "gelu_new", "gelu_quick"):
-    register(name, "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function=name))
-for name in ("silu", "gelu", "gelu_tanh"):
-    register(
-        name + "_and_mul", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate_half, function=name)
-    )
+register("silu", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="silu"))
+register("gelu", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="gelu"))
+register("gelu_tanh", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="gelu_tanh"))
+register("gelu_fast", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="gelu_fast"))
+register("gelu_new", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="gelu_new"))
+register("gelu_quick", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate, function="gelu_quick"))
+register("silu_and_mul", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate_half, function="silu"))
+register("gelu_and_mul", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate_half, function="gelu"))
+register(
+    "gelu_tanh_and_mul", "(Tensor(a!) out, Tensor input) -> ()", partial(_activate_half, function="gelu_tanh")
+)
 register(
     "mul_and_silu",
     "(Tensor(a!) out, Tensor input) -> ()",
