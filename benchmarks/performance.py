@@ -74,6 +74,42 @@ def engines(measured: Mapping[str, Any]) -> str:
     return _ENGINES + "\n".join(lines) + "\n"
 
 
+_SPECULATION = """## Guessed tokens
+
+From [speculation.json](../benchmarks/results/speculation.json), which `benchmarks/speculation.py` writes: the shipped
+model, the first half of its layers as the draft model, four prompts at once, every way by turns. *Guesses* is what a
+step verifies for a line; *accepted* how many of them came to be where there was a draft; chains stand beside trees of
+as many nodes. *Gain* is over plain decoding: a draft model of half the cost loses, at this size and with these guesses.
+[What is what](speculation.md).
+
+| way | temperature | guesses | accepted | tokens a step | tokens/s | gain |
+|---|---|---|---|---|---|---|
+"""
+_WAYS = {"ngram": "n-gram", "draft": "draft model, chain", "tree": "draft model, tree"}
+
+
+def speculation(measured: Mapping[str, Any]) -> str:
+    """The section of the ways to guess tokens."""
+    lines = []
+    plain = {
+        r["temperature"]: r["tokens_per_second"] for r in measured["rows"] if r["speculate"] == "nothing"
+    }
+    for row in measured["rows"]:
+        way, *numbers = [part for part in row["speculate"].split(":") if part != "DRAFT"]
+        depth = f", depth {numbers[1]}" if len(numbers) > 1 else ""
+        cells = [
+            "plain" if way == "nothing" else _WAYS[way] + depth,
+            f"{row['temperature']:g}",
+            numbers[0] if numbers else "",
+            f"{row['acceptance_length']:.2f}" if numbers else "",
+            f"{row['tokens_per_step']:.2f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['tokens_per_second'] / plain[row['temperature']]:.2f}x",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return _SPECULATION + "\n".join(lines) + "\n"
+
+
 def page(measured: Mapping[str, Any]) -> str:
     """The page of one machine's results."""
     environment = measured["environment"]
@@ -152,14 +188,21 @@ def _row(row: Mapping[str, Any]) -> str:
 
 def whole() -> str:
     """The page of the results that are kept."""
-    text = page(json.loads((RESULTS / "kernels-cpu.json").read_text()))
-    others = RESULTS / "engines.json"
-    return text + "\n" + engines(json.loads(others.read_text())) if others.is_file() else text
+    sections = [
+        page(_read("kernels-cpu.json")),
+        engines(_read("engines.json")),
+        speculation(_read("speculation.json")),
+    ]
+    return "\n".join(sections)
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
 
 
 def readme(text: str) -> str:
     """The README with the range of the kernels' ratios to torch eager that was measured."""
-    ratios = [row["ratio"] for row in json.loads((RESULTS / "kernels-cpu.json").read_text())["results"]]
+    ratios = [row["ratio"] for row in _read("kernels-cpu.json")["results"]]
     return re.sub(
         r"(?<=: )\S+x to \S+x(?= of torch eager)", f"{min(ratios):.1f}x to {max(ratios):.0f}x", text
     )

@@ -203,7 +203,13 @@ def test_stock_kernels_client_loads_our_package_and_gets_the_reference_result(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rmsnorm-rotary",
+        *(pytest.param(name, marks=pytest.mark.heavy) for name in KERNELS if name != "rmsnorm-rotary"),
+    ],
+)
 def test_build_of_the_cuda_variant_of_each_kernel_compiles_four_archs_without_a_gpu(
     tmp_path: Path, name: str
 ) -> None:

@@ -30,8 +30,9 @@ NOT_HERE = (
 )
 # A part that takes seconds, of every operator, dtype and option.
 PART = {
-    "paged-attention": "(mixed_step and -0) or an_option or (head_size_and_dtype and 36) or written_classic "
-    "or bad_argument or copy_blocks or line or (eight_bits and 36) or merge_states or convert_fp8",
+    "paged-attention": "(mixed_step and -0) or an_option_is or (half_precision and sinks) "
+    "or (head_size_and_dtype and 36) or written_classic or bad_argument or copy_blocks "
+    "or line or (eight_bits and 36) or merge_states or convert_fp8",
     "quantized-matmul": "(each_shape and (2-5 or 2-8)) or bad_argument or any_length or sliced or no_output "
     "or any_order",
     "rmsnorm-rotary": "(of_rows and (7- or 769)) or each_width or views or any_view or bad_argument "
