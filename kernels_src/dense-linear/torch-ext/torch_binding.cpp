@@ -73,18 +73,18 @@ void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std:
   q.out = out.data_ptr();
   q.out_stride = out.stride(0);
   std::vector<float> widened;
-  if (q.dtype == DType::f32 && !overlap(out, x)) {
+  if (q.dtype == DType::f32 && q.m == 1 && !overlap(out, x)) {
     q.x = static_cast<const float*>(x.data_ptr());
     q.x_stride = x.stride(0);
   } else {
-    widened.resize(size_t(q.m * q.k));
+    // Each row begins on a cache line, and no two of them in lines of one set, which pages apart they all would.
+    q.x_stride = (q.k + 15) / 16 * 16 + 16;
+    widened.resize(size_t(q.m * q.x_stride + 16));
+    float* const to = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(widened.data()) + 63) / 64 * 64);
     const char* from = static_cast<const char*>(x.data_ptr());
     const int64_t row_bytes = x.stride(0) * int64_t(x.element_size());
-    for (int64_t m = 0; m < q.m; ++m) {
-      khub::cpu::widen(q.dtype, from + m * row_bytes, widened.data() + m * q.k, q.k);
-    }
-    q.x = widened.data();
-    q.x_stride = q.k;
+    for (int64_t m = 0; m < q.m; ++m) khub::cpu::widen(q.dtype, from + m * row_bytes, to + m * q.x_stride, q.k);
+    q.x = to;
   }
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
   const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));

@@ -7,10 +7,11 @@ static constexpr int kRows = 4;            // rows of x,
 static constexpr int kColumns = 3;         // and weight rows, that are multiplied together: 12 sums in registers
 
 // sums[row][column] += the dot products over `count` elements. `fetch`: ask for the weights that come next,
-// which no prefetcher of the processor can guess in time at the end of a short row.
+// which no prefetcher of the processor can guess in time at the end of a short row. A function of its own: inlined
+// into one with all the others it leaves the compiler no registers for the sums.
 template <bool fetch, int rows, int columns, class T>
-static void multiply(const float* x, int64_t x_stride, const T* weight, int64_t weight_stride, int64_t count,
-                     float* sums) {
+__attribute__((noinline)) static void multiply(const float* x, int64_t x_stride, const T* weight,
+                                               int64_t weight_stride, int64_t count, float* sums) {
   f32v partial[rows][columns] = {};
   int64_t k = 0;
   for (; k + kLanes <= count; k += kLanes) {
@@ -25,14 +26,18 @@ static void multiply(const float* x, int64_t x_stride, const T* weight, int64_t 
     }
   }
   if (k < count) {
+#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
       const f32v row = load_part(x + r * x_stride + k, count - k);
+#pragma GCC unroll 3
       for (int c = 0; c < columns; ++c) {
         partial[r][c] += row * load_part(weight + c * weight_stride + k, count - k);
       }
     }
   }
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 3
     for (int c = 0; c < columns; ++c) sums[r * kTileRows + c] += sum(partial[r][c]);
   }
 }
