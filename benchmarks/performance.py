@@ -71,7 +71,8 @@ def engines(measured: Mapping[str, Any]) -> str:
                 f"{row['ours_over_this']:.2f}x",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    return _ENGINES + "\n".join(lines) + "\n"
+    gpu = "On a GPU: not yet measured (`khub bench engines --device cuda --packages .demo/dist`)."
+    return _ENGINES + "\n".join(lines) + f"\n\n{gpu}\n"
 
 
 _SPECULATION = """## Guessed tokens

@@ -28,9 +28,10 @@ examples:
   khub engine bench --shape qwen3-0.6b --workload shared --json --plot bench.svg
 
 workloads: fixed (each request --inputs tokens in, --outputs out), mix (lengths spread as in ShareGPT's
-conversations, with those means), shared (prompts that begin with the same --prefix tokens; also run without
-the prefix cache). --shape: random weights of that shape, in a temporary folder: qwen3-0.6b, qwen3-tiny,
-llama-3-8b. Every contestant is a process of its own on the same processors; rounds alternate between them.
+conversations, with those means), uniform (lengths from a tenth of those up to them), shared (prompts that begin
+with the same --prefix tokens; also run without the prefix cache). --shape: random weights of that shape, in a
+temporary folder: qwen3-0.6b, qwen3-tiny, llama-3-8b. Every contestant is a process of its own on the same
+processors; rounds alternate between them.
 """
 
 
@@ -46,7 +47,12 @@ def add_bench(commands: Any) -> None:
     add = parser.add_argument
     add("--model", type=Path, metavar="DIR", help="model folder in Hugging Face format")
     add("--shape", metavar="NAME", help="instead: random weights of a known shape; see below")
-    add("--workload", action="append", choices=("fixed", "mix", "shared"), help="may be given several times")
+    add(
+        "--workload",
+        action="append",
+        choices=("fixed", "mix", "uniform", "shared"),
+        help="may be given several times",
+    )
     add("--requests", type=int, default=8, metavar="N", help="requests at once (8)")
     add("--inputs", type=int, default=128, metavar="N", help="prompt tokens of a request (128)")
     add("--outputs", type=int, default=64, metavar="N", help="tokens to generate for each (64)")
@@ -117,7 +123,7 @@ def _measure(
         for number in range(args.rounds):
             for contestant in contestants:
                 print(f"{name}, round {number + 1}: {contestant.name}", file=sys.stderr, flush=True)
-                run = run_contestant(contestant, folder, args.dtype, workload, processors)
+                run = run_contestant(contestant, folder, args.dtype, workload, processors, args.device)
                 runs[contestant.name].append(run)
         outcomes += [Outcome(name, contestant, tuple(each)) for contestant, each in runs.items()]
     return outcomes
@@ -127,7 +133,7 @@ def _ours(args: argparse.Namespace, workload: Workload, sizes: Sizes) -> list[Co
     """This engine; where prompts begin alike, without its prefix cache as well."""
     from ..kernels import parse_sources
     from .contestants import Contestant
-    from .workloads import longest
+    from .workloads import lengths, longest
 
     options: dict[str, Any] = {
         "kernels": parse_sources(args.kernels),
@@ -137,7 +143,9 @@ def _ours(args: argparse.Namespace, workload: Workload, sizes: Sizes) -> list[Co
         "token_budget": args.token_budget,
         "max_sequences": max(64, sizes.requests),
         # Room for everybody at once, as the peers are given: what is measured is not who waits.
-        "num_blocks": (len(workload.requests) + 2) * -(-longest(workload) // args.block_size),
+        "num_blocks": sum(
+            -(-count // args.block_size) for count in (*lengths(workload), *[longest(workload)] * 2)
+        ),
     }
     ours = Contestant("kernel-hub", "ours.py", options=options)
     if workload.name != "shared":

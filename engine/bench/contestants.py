@@ -62,9 +62,16 @@ def parse_peer(text: str) -> Contestant:
 
 
 def run_contestant(
-    contestant: Contestant, model: Path, dtype: str, workload: Workload, processors: tuple[int, ...]
+    contestant: Contestant,
+    model: Path,
+    dtype: str,
+    workload: Workload,
+    processors: tuple[int, ...],
+    device: str = "cpu",
 ) -> Run:
-    """Put a contestant through a workload on the processors of those numbers.
+    """Put a contestant through a workload on the processors of those numbers, and on a device.
+
+    transformers is told the device; vllm and llama.cpp run on what they were built for.
 
     Raises:
         BenchmarkError: its program failed; the message has its last line, and says where the others are.
@@ -72,6 +79,7 @@ def run_contestant(
     plan = {
         "model": str(model),
         "dtype": dtype,
+        "device": device,
         "threads": len(processors),
         "processors": processors,
         "context": longest(workload),

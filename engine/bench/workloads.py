@@ -66,6 +66,17 @@ def mix(sizes: Sizes, vocabulary: int, seed: int) -> Workload:
     return Workload("mix", tuple(requests), _warm_up(draw, vocabulary))
 
 
+def uniform(sizes: Sizes, vocabulary: int, seed: int) -> Workload:
+    """Every length from a tenth of `inputs` or `outputs` up to it is as likely as any other."""
+    draw = random.Random(seed)
+    requests = []
+    for _ in range(sizes.requests):
+        length = draw.randint(-(-sizes.inputs // 10), sizes.inputs)
+        count = draw.randint(-(-sizes.outputs // 10), sizes.outputs)
+        requests.append(Request(_tokens(draw, length, vocabulary), count))
+    return Workload("uniform", tuple(requests), _warm_up(draw, vocabulary))
+
+
 def shared(sizes: Sizes, vocabulary: int, seed: int) -> Workload:
     """Prompts that begin with the same `prefix` tokens, which one request has been through before."""
     draw = random.Random(seed)
@@ -78,7 +89,12 @@ def shared(sizes: Sizes, vocabulary: int, seed: int) -> Workload:
     return Workload("shared", tuple(requests), before)
 
 
-WORKLOADS: dict[str, Callable[[Sizes, int, int], Workload]] = {"fixed": fixed, "mix": mix, "shared": shared}
+WORKLOADS: dict[str, Callable[[Sizes, int, int], Workload]] = {
+    "fixed": fixed,
+    "mix": mix,
+    "uniform": uniform,
+    "shared": shared,
+}
 
 
 def make_workload(name: str, sizes: Sizes, vocabulary: int, seed: int = 0) -> Workload:
@@ -91,6 +107,11 @@ def make_workload(name: str, sizes: Sizes, vocabulary: int, seed: int = 0) -> Wo
         if value < 1:
             raise UsageError(f"{field} is {value}, expected at least 1")
     return WORKLOADS[name](sizes, vocabulary, seed)
+
+
+def lengths(workload: Workload) -> list[int]:
+    """Tokens of each request that is measured, prompt and answer together."""
+    return [len(request.tokens) + request.max_tokens for request in workload.requests]
 
 
 def longest(workload: Workload) -> int:

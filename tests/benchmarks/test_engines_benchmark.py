@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "engines.py"
 
@@ -31,3 +32,20 @@ def test_engines_benchmark_keeps_cases_that_are_not_run_and_says_which_peer_is_n
     assert len(ours["rounds"]) == 2
     assert ours["tokens_per_second"] > 0
     assert f"kernel-hub {ours['version']}" in done.stdout
+
+
+@pytest.mark.slow
+def test_engines_benchmark_on_a_gpu_has_cases_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, PROGRAM, "--device", "cuda", "--json", tmp_path / "engines.json"]
+    done = subprocess.run([*command, "--case", "1 request, int4"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'1 request, int4' is no case of --device cuda" in done.stderr
+    case = ["--case", "256 requests, bfloat16, rotary in torch", "--shape", "qwen3-tiny", "--rounds", "1"]
+    small = ["--", "--requests", "2", "--inputs", "20", "--outputs", "4"]
+    done = subprocess.run([*command, *case, *small], capture_output=True, text=True)
+    if torch.cuda.is_available():
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "sees 0 CUDA devices" in done.stderr
+        assert not (tmp_path / "engines.json").exists()

@@ -13,7 +13,7 @@ from engine import LLM, SamplingParams
 from engine.bench.metrics import Run, figures, percentile
 from engine.bench.report import Outcome, format_table, to_json, write_plot
 from engine.bench.shapes import SHAPES, write_model
-from engine.bench.workloads import WORKLOADS, Sizes, longest, make_workload
+from engine.bench.workloads import WORKLOADS, Sizes, lengths, longest, make_workload
 from hub_loader.errors import UsageError
 
 RUN = Run(
@@ -89,6 +89,13 @@ def test_fixed_requests_have_equal_lengths_and_mixed_ones_the_means_asked_for() 
     assert len(set(inputs)) > 200
     assert min(inputs) >= 4
     assert max(inputs) <= 8 * 160
+
+
+def test_uniform_requests_have_every_length_from_a_tenth_up() -> None:
+    requests = make_workload("uniform", Sizes(2000, 50, 20), 512).requests
+    assert {len(request.tokens) for request in requests} == set(range(5, 51))
+    assert {request.max_tokens for request in requests} == set(range(2, 21))
+    assert sum(lengths(make_workload("uniform", Sizes(3, 9, 9), 512))) <= 3 * 18
 
 
 def test_shared_requests_begin_alike_and_one_has_been_there_before() -> None:

@@ -17,7 +17,8 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(
         plan["model"], dtype=getattr(torch, plan["dtype"]), attn_implementation="sdpa"
-    ).eval()
+    )
+    model = model.eval().to(plan["device"])
     load_seconds = time.perf_counter() - begun
     _generate(model, plan["before"])
     cpu = time.process_time()

@@ -27,7 +27,8 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
 def run(plan: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(plan["threads"])
     begun = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=getattr(torch, plan["dtype"])).eval()
+    model = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=getattr(torch, plan["dtype"]))
+    model = model.eval().to(plan["device"])
     load_seconds = time.perf_counter() - begun
     _generate(model, plan["before"])
     cpu = time.process_time()
@@ -48,8 +49,8 @@ def _generate(model: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]
     rows = [[0] * pad + request["tokens"] for pad, request in zip(padding, requests, strict=True)]
     seen = [[0] * pad + [1] * (longest - pad) for pad in padding]
     output = model.generate(
-        torch.tensor(rows),
-        attention_mask=torch.tensor(seen),
+        torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(seen, device=model.device),
         max_new_tokens=max(request["max_tokens"] for request in requests),
         do_sample=False,
         eos_token_id=None,
