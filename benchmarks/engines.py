@@ -82,7 +82,6 @@ def main() -> int:
     args = _arguments()
     cases = CASES if args.device == "cpu" else GPU_CASES
     shape = args.shape or (SHAPE if args.device == "cpu" else GPU_SHAPE)
-    known = {"transformers-batch": "", "vllm": args.vllm, "llama.cpp": args.llama_cpp}
     document: dict[str, Any] = {}
     if args.json and args.json.is_file():
         document = json.loads(args.json.read_text())["results"]
@@ -91,34 +90,7 @@ def main() -> int:
             print(f"khub: {name!r} is no case of --device {args.device}: {', '.join(cases)}", file=sys.stderr)
             return 2
         case = cases[name]
-        peers = [
-            peer + (f"={known[peer]}" if known[peer] else "")
-            for peer in case.peers
-            if known[peer] is not None
-        ]
-        for peer in case.peers:
-            if known[peer] is None:
-                print(f"{name}: without {peer}, as no interpreter was named", file=sys.stderr)
-        command = [
-            sys.executable,
-            "-m",
-            "hub_loader",
-            "engine",
-            "bench",
-            "--shape",
-            shape,
-            "--device",
-            args.device,
-            *case.arguments,
-        ]
-        command += [
-            "--kernels",
-            _kernels(args.packages, case, SLOTS if args.device == "cpu" else GPU_SLOTS),
-            "--rounds",
-            str(args.rounds),
-            "--json",
-        ]
-        command += [part for peer in peers for part in ("--peer", peer)] + (args.arguments or [])
+        command = _command(args, name, case, shape)
         print(f"{name}: khub engine bench {' '.join(case.arguments)}", file=sys.stderr)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
@@ -141,6 +113,31 @@ def main() -> int:
                 json.dumps({"machine": machine(), "shape": shape, "results": ordered}, indent=1) + "\n"
             )
     return 0
+
+
+def _command(args: argparse.Namespace, name: str, case: Case, shape: str) -> list[str]:
+    """The command line of a case, with the peers whose interpreters are named."""
+    known = {"transformers-batch": "", "vllm": args.vllm, "llama.cpp": args.llama_cpp}
+    slots = SLOTS if args.device == "cpu" else GPU_SLOTS
+    command = [
+        sys.executable,
+        "-m",
+        "hub_loader",
+        "engine",
+        "bench",
+        "--shape",
+        shape,
+        "--device",
+        args.device,
+    ]
+    command += [*case.arguments, "--kernels", _kernels(args.packages, case, slots)]
+    command += ["--rounds", str(args.rounds), "--json"]
+    for peer in case.peers:
+        if known[peer] is None:
+            print(f"{name}: without {peer}, as no interpreter was named", file=sys.stderr)
+        else:
+            command += ["--peer", f"{peer}={known[peer]}" if known[peer] else peer]
+    return command + (args.arguments or [])
 
 
 def _kernels(packages: Path | None, case: Case, slots: Mapping[str, str]) -> str:
