@@ -60,18 +60,8 @@ CASES = {
     "shared prefix of 512 tokens": Case(("--requests", "8", "--workload", "shared"), ()),
 }
 
-_MANY = (
-    "--workload",
-    "uniform",
-    "--requests",
-    "256",
-    "--inputs",
-    "1024",
-    "--outputs",
-    "1024",
-    "--dtype",
-    "bfloat16",
-)
+_LENGTHS = ("--workload", "uniform", "--inputs", "1024", "--outputs", "1024")
+_MANY = ("--requests", "256", *_LENGTHS, "--dtype", "bfloat16")
 GPU_SLOTS = {slot: package for slot, package in SLOTS.items() if slot != "linear"}  # a CPU's kernel alone
 GPU_CASES = {"256 requests, bfloat16": Case(_MANY, ("transformers-batch", "vllm"))} | {
     f"256 requests, bfloat16, {slot} in torch": Case(_MANY, (), in_torch=slot) for slot in GPU_SLOTS
@@ -82,13 +72,20 @@ def main() -> int:
     args = _arguments()
     cases = CASES if args.device == "cpu" else GPU_CASES
     shape = args.shape or (SHAPE if args.device == "cpu" else GPU_SHAPE)
-    document: dict[str, Any] = {}
-    if args.json and args.json.is_file():
-        document = json.loads(args.json.read_text())["results"]
-    for name in args.case or cases:
+    for name in args.case or ():
         if name not in cases:
             print(f"khub: {name!r} is no case of --device {args.device}: {', '.join(cases)}", file=sys.stderr)
             return 2
+    document: dict[str, Any] = {}
+    if args.json and args.json.is_file():
+        document = json.loads(args.json.read_text())["results"]
+        if others := document.keys() - cases.keys():
+            print(
+                f"khub: {args.json} holds {min(others)!r}, of another --device: name another file",
+                file=sys.stderr,
+            )
+            return 2
+    for name in args.case or cases:
         case = cases[name]
         command = _command(args, name, case, shape)
         print(f"{name}: khub engine bench {' '.join(case.arguments)}", file=sys.stderr)
@@ -119,17 +116,8 @@ def _command(args: argparse.Namespace, name: str, case: Case, shape: str) -> lis
     """The command line of a case, with the peers whose interpreters are named."""
     known = {"transformers-batch": "", "vllm": args.vllm, "llama.cpp": args.llama_cpp}
     slots = SLOTS if args.device == "cpu" else GPU_SLOTS
-    command = [
-        sys.executable,
-        "-m",
-        "hub_loader",
-        "engine",
-        "bench",
-        "--shape",
-        shape,
-        "--device",
-        args.device,
-    ]
+    command = [sys.executable, "-m", "hub_loader", "engine", "bench"]
+    command += ["--shape", shape, "--device", args.device]
     command += [*case.arguments, "--kernels", _kernels(args.packages, case, slots)]
     command += ["--rounds", str(args.rounds), "--json"]
     for peer in case.peers:

