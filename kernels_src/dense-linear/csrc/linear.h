@@ -9,11 +9,11 @@ namespace khub {
 
 // out[m, n] = sum over k of x[m, k] * weight[n, k], plus bias[n].
 struct Linear {
-  DType dtype;  // of weight, bias and out
+  DType dtype;  // of all tensors
   int64_t m;
   int64_t n;
   int64_t k;
-  const float* x;  // widened
+  const void* x;
   int64_t x_stride;
   const void* weight;
   int64_t weight_stride;

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+own_blocks = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX2", reason="here torch multiplies many rows"
+)
 
 
 def reference(x, weight, bias=None):
@@ -30,6 +33,42 @@ def test_linear_with_any_number_of_rows_is_the_reference(kernel, rows, dtype):
     x, weight = torch.randn(rows, 256).to(dtype), torch.randn(50, 256).to(dtype)
     bias = torch.randn(50).to(dtype)
     assert_close(kernel.linear(x, weight, bias), reference(x, weight, bias))
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [64, 65, 66, 97, 768, 769, 1540])
+@pytest.mark.parametrize(("outputs", "columns"), [(1, 9), (15, 256), (17, 257), (130, 520), (300, 1)])
+def test_linear_of_many_rows_is_the_reference(kernel, rows, outputs, columns, dtype):
+    """On both sides of what goes into a stripe of x, a panel of weights, and a pass over the rows."""
+    x, weight = torch.randn(rows, columns).to(dtype), torch.randn(outputs, columns).to(dtype)
+    bias = torch.randn(outputs).to(dtype)
+    assert_close(kernel.linear(x, weight, bias), reference(x, weight, bias))
+
+
+@dtypes
+@own_blocks
+def test_linear_of_many_rows_is_the_same_whatever_the_number_of_threads(kernel, dtype):
+    x, weight = torch.randn(200, 700).to(dtype), torch.randn(333, 700).to(dtype)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            results.append(kernel.linear(x, weight))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@dtypes
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX2", reason="torch multiplies many rows here"
+)
+def test_linear_of_a_row_is_the_same_among_any_many_others(cpu_kernel, dtype):
+    x, weight = torch.randn(1600, 300).to(dtype), torch.randn(40, 300).to(dtype)
+    together = cpu_kernel.linear(x, weight)
+    for begin, end in ((0, 64), (5, 90), (700, 1600)):
+        assert torch.equal(cpu_kernel.linear(x[begin:end], weight), together[begin:end])
 
 
 @dtypes
@@ -81,11 +120,20 @@ def test_linear_of_leading_dimensions_keeps_them_and_writes_to_out(kernel):
 
 
 @dtypes
-@pytest.mark.parametrize("rows", [3, 70])
+@pytest.mark.parametrize("rows", [3, 70, 1600])
 def test_linear_into_its_own_input_is_the_reference(kernel, rows, dtype):
     x, weight = torch.randn(rows, 100).to(dtype), torch.randn(100, 100).to(dtype)
     expected = reference(x, weight)
     assert_close(kernel.linear(x, weight, out=x), expected)
+
+
+@pytest.mark.parametrize("rows", [2, 900])
+def test_linear_into_rows_that_lie_one_further_is_the_reference(cpu_kernel, rows):
+    """A row's output is where the next row's input was."""
+    memory = torch.randn(rows + 1, 32)
+    x, weight = memory[:rows], torch.randn(32, 32)
+    expected = reference(x, weight)
+    assert_close(cpu_kernel.linear(x, weight, out=memory[1:]), expected)
 
 
 @pytest.mark.parametrize(

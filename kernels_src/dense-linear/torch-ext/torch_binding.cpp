@@ -6,11 +6,13 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "../csrc/cpu/linear_cpu.h"
 #include "registration.h"
+#include "share.h"
 
 namespace {
 
@@ -48,6 +50,41 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return reinterpret_cast<uintptr_t>(a.data_ptr()) < end(b) && reinterpret_cast<uintptr_t>(b.data_ptr()) < end(a);
 }
 
+// With few rows of x, each is read with each weight.
+void run_rows(const Linear& q, bool in_place) {
+  khub::cpu::WideRows x = {static_cast<const float*>(q.x), q.x_stride};
+  std::vector<float> widened;
+  if (q.dtype != DType::f32 || q.m > 1 || in_place) {
+    // Each row begins on a cache line, and no two of them in lines of one set, which pages apart they all would.
+    x.stride = (q.k + 15) / 16 * 16 + 16;
+    widened.resize(size_t(q.m * x.stride + 16));
+    float* const to = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(widened.data()) + 63) / 64 * 64);
+    const int64_t row_bytes = q.x_stride * (q.dtype == DType::f32 ? 4 : 2);
+    for (int64_t m = 0; m < q.m; ++m) {
+      khub::cpu::widen(q.dtype, static_cast<const char*>(q.x) + m * row_bytes, to + m * x.stride, q.k);
+    }
+    x.values = to;
+  }
+  const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
+  const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
+  khub::share(tiles, grain, [&](int64_t begin, int64_t end) { khub::cpu::linear(q, x, begin, end); });
+}
+
+// All rows of x at once where the output takes their place.
+void run_blocks(const Linear& q, bool in_place) {
+  using namespace khub::cpu;
+  const int64_t at_once = in_place ? q.m : std::min(q.m, kRowsAtOnce);
+  const std::unique_ptr<float[]> values(new float[size_t((at_once + kStripe - 1) / kStripe * kStripe * q.k)]);
+  // Four turns for each thread, of whole panels.
+  const int64_t part = q.n / (4 * torch::stable::get_num_threads()) / kPanelWidth * kPanelWidth;
+  const int64_t rows = std::clamp<int64_t>(part, kPanelWidth, kBlockRows);
+  for (int64_t first = 0; first < q.m; first += at_once) {
+    const Stripes x = {first, std::min(at_once, q.m - first), values.get()};
+    khub::share((x.rows + kStripe - 1) / kStripe, 4, [&](int64_t begin, int64_t end) { fill_stripes(q, x, begin, end); });
+    khub::share(q.n, rows, [&](int64_t begin, int64_t end) { multiply_blocks(q, x, begin, end); });
+  }
+}
+
 void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   Linear q = {};
   q.dtype = dtype_of(x, "x");
@@ -72,24 +109,10 @@ void linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std:
   q.weight_stride = weight.stride(0);
   q.out = out.data_ptr();
   q.out_stride = out.stride(0);
-  std::vector<float> widened;
-  if (q.dtype == DType::f32 && q.m == 1 && !overlap(out, x)) {
-    q.x = static_cast<const float*>(x.data_ptr());
-    q.x_stride = x.stride(0);
-  } else {
-    // Each row begins on a cache line, and no two of them in lines of one set, which pages apart they all would.
-    q.x_stride = (q.k + 15) / 16 * 16 + 16;
-    widened.resize(size_t(q.m * q.x_stride + 16));
-    float* const to = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(widened.data()) + 63) / 64 * 64);
-    const char* from = static_cast<const char*>(x.data_ptr());
-    const int64_t row_bytes = x.stride(0) * int64_t(x.element_size());
-    for (int64_t m = 0; m < q.m; ++m) khub::cpu::widen(q.dtype, from + m * row_bytes, to + m * q.x_stride, q.k);
-    q.x = to;
-  }
-  const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
-  const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
-  torch::stable::parallel_for(0, tiles, grain,
-                              [&](int64_t begin, int64_t end) { khub::cpu::linear(q, begin, end); });
+  q.x = x.data_ptr();
+  q.x_stride = x.stride(0);
+  const bool in_place = overlap(out, x);
+  khub::cpu::takes_blocks(q) ? run_blocks(q, in_place) : run_rows(q, in_place);
 }
 
 }  // namespace

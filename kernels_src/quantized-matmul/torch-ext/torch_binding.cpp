@@ -7,7 +7,6 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <atomic>
 #include <optional>
 #include <vector>
 
@@ -18,6 +17,7 @@
 #include "../csrc/cpu/fp8_cpu.h"
 #include "../csrc/cpu/gguf_cpu.h"
 #include "../csrc/cpu/matmul_cpu.h"
+#include "share.h"
 #elif defined(CUDA_KERNEL)
 #include "../csrc/cuda/gguf_cuda.h"
 #include "../csrc/cuda/matmul_cuda.h"
@@ -71,39 +71,7 @@ void check_contiguous(const Tensor& tensor, const char* name) {
 
 #if defined(CPU_KERNEL)
 
-// What is left of a thread's part; on a line of its own, for others look at it too.
-struct alignas(64) Part {
-  std::atomic<int64_t> next;
-  int64_t end;
-};
-
-// Calls what start() gives each thread with (begin, end), pieces of [0, count) that start at multiples of `grain`. A thread
-// goes through a part of its own in order, so that what it reads is one stream, and then helps with the others': a core
-// that somebody else is using too does less.
-template <class Start>
-void share_with(int64_t count, int64_t grain, const Start& start) {
-  const int64_t turns = (count + grain - 1) / grain;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), turns);
-  std::vector<Part> parts(static_cast<size_t>(threads));
-  for (int64_t t = 0; t < threads; ++t) {
-    parts[t].next = turns * t / threads * grain;
-    parts[t].end = std::min(turns * (t + 1) / threads * grain, count);
-  }
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t own, int64_t) {
-    const auto work = start();
-    for (int64_t turn = 0; turn < threads; ++turn) {
-      Part& part = parts[(own + turn) % threads];
-      for (int64_t begin = part.next.fetch_add(grain); begin < part.end; begin = part.next.fetch_add(grain)) {
-        work(begin, std::min(begin + grain, part.end));
-      }
-    }
-  });
-}
-
-template <class Work>
-void share(int64_t count, int64_t grain, const Work& work) {
-  share_with(count, grain, [&] { return work; });
-}
+using khub::share;
 
 void run_blocks(const QuantizedMatmul& q) {
   using namespace khub::cpu;
@@ -143,7 +111,7 @@ void run(const QuantizedMatmul& q, const Tensor&) {
   });
   const int64_t tiles = (q.n + khub::cpu::kTileRows - 1) / khub::cpu::kTileRows;
   const int64_t grain = std::max<int64_t>(1, 65536 / (khub::cpu::kTileRows * q.k));
-  share_with(tiles, grain, [&] {
+  khub::share_with(tiles, grain, [&] {
     return [&, own = khub::cpu::Workspace(digits)](int64_t begin, int64_t end) {
       khub::cpu::matmul(q, digits, own, begin, end);
     };

@@ -150,6 +150,24 @@ KHUB_INLINE f32x8 sums(const f32v* v) {
   return add_quads(add_pairs(halves[0], halves[1]), add_pairs(halves[2], halves[3]));
 }
 
+// to[i] = {from[0][i], from[1][i], ...}: rows and columns change places.
+KHUB_INLINE void transpose(const f32x8* from, f32x8* to) {
+  f32x8 pairs[8], quads[8];
+  for (int i = 0; i < 4; ++i) {  // rows 2i and 2i + 1, in each half of the lanes
+    pairs[2 * i] = __builtin_shuffle(from[2 * i], from[2 * i + 1], i32x8{0, 8, 1, 9, 4, 12, 5, 13});
+    pairs[2 * i + 1] = __builtin_shuffle(from[2 * i], from[2 * i + 1], i32x8{2, 10, 3, 11, 6, 14, 7, 15});
+  }
+  for (int i = 0; i < 4; ++i) {  // columns i and i + 4 of rows 0 to 3, and of rows 4 to 7
+    const i32x8 half = i % 2 ? i32x8{2, 3, 10, 11, 6, 7, 14, 15} : i32x8{0, 1, 8, 9, 4, 5, 12, 13};
+    quads[i] = __builtin_shuffle(pairs[i / 2], pairs[i / 2 + 2], half);
+    quads[i + 4] = __builtin_shuffle(pairs[i / 2 + 4], pairs[i / 2 + 6], half);
+  }
+  for (int i = 0; i < 4; ++i) {
+    to[i] = __builtin_shuffle(quads[i], quads[i + 4], i32x8{0, 1, 2, 3, 8, 9, 10, 11});
+    to[i + 4] = __builtin_shuffle(quads[i], quads[i + 4], i32x8{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+}
+
 // The larger of two in each lane; of a NaN in `a` and a number in `b`, the number.
 KHUB_INLINE f32v larger(f32v a, f32v b) { return a > b ? a : b; }
 

@@ -1,5 +1,6 @@
 // The product, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "linear_cpu.h"
@@ -31,6 +32,8 @@ namespace avx2 {
 #include "lanes.h"
 //
 #include "linear_impl.h"
+//
+#include "blocks_impl.h"
 }  // namespace avx2
 #pragma GCC pop_options
 #endif
@@ -40,15 +43,21 @@ void widen_row(const void* from, float* to, int64_t count) {
   for (int64_t k = 0; k < count; ++k) to[k] = to_float(static_cast<const T*>(from)[k]);
 }
 
+#if defined(KHUB_AVX2)
+bool has_avx2() {
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c");
+  return has;
+}
+#endif
+
 }  // namespace
 
-void linear(const Linear& q, int64_t begin, int64_t end) {
+void linear(const Linear& q, const WideRows& x, int64_t begin, int64_t end) {
 #if defined(KHUB_AVX2)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                               __builtin_cpu_supports("f16c");
-  if (has_avx2) return avx2::linear(q, begin, end);
+  if (has_avx2()) return avx2::linear(q, x, begin, end);
 #endif
-  baseline::linear(q, begin, end);
+  baseline::linear(q, x, begin, end);
 }
 
 void widen(DType dtype, const void* from, float* to, int64_t count) {
@@ -58,5 +67,21 @@ void widen(DType dtype, const void* from, float* to, int64_t count) {
     case DType::bf16: return widen_row<BFloat16>(from, to, count);
   }
 }
+
+#if defined(KHUB_AVX2)
+bool takes_blocks(const Linear& q) { return q.m >= kManyRows && has_avx2(); }
+
+void fill_stripes(const Linear& q, const Stripes& x, int64_t begin, int64_t end) {
+  avx2::fill_stripes(q, x, begin, end);
+}
+
+void multiply_blocks(const Linear& q, const Stripes& x, int64_t begin, int64_t end) {
+  avx2::multiply_blocks(q, x, begin, end);
+}
+#else  // too few registers, or torch has a good one
+bool takes_blocks(const Linear&) { return false; }
+void fill_stripes(const Linear&, const Stripes&, int64_t, int64_t) {}
+void multiply_blocks(const Linear&, const Stripes&, int64_t, int64_t) {}
+#endif
 
 }  // namespace khub::cpu

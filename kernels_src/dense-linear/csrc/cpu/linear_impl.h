@@ -5,99 +5,137 @@
 static constexpr int64_t kStretch = 1024;  // of k: kTileRows of it stay near while all of x passes by
 static constexpr int kRows = 4;            // rows of x,
 static constexpr int kColumns = 3;         // and weight rows, that are multiplied together: 12 sums in registers
+static constexpr int kSums = 16;           // numbers that those take in memory
+static constexpr int kUnrolled = 4;        // vectors of k in a turn of the loop
 
-// sums[row][column] += the dot products over `count` elements. `fetch`: ask for the weights that come next,
-// which no prefetcher of the processor can guess in time at the end of a short row. A function of its own: inlined
-// into one with all the others it leaves the compiler no registers for the sums.
-template <bool fetch, int rows, int columns, class T>
-__attribute__((noinline)) static void multiply(const float* x, int64_t x_stride, const T* weight,
-                                               int64_t weight_stride, int64_t count, float* sums) {
-  f32v partial[rows][columns] = {};
+// Weight rows that are multiplied together, from some channel on. Past the last row: the last again.
+template <class T>
+struct Columns {
+  const T* rows[kColumns];
+};
+
+template <class T>
+KHUB_INLINE Columns<T> columns_at(const Linear& q, int64_t first, int64_t k) {
+  Columns<T> columns;
+  for (int c = 0; c < kColumns; ++c) {
+    columns.rows[c] = static_cast<const T*>(q.weight) + std::min(first + c, q.n - 1) * q.weight_stride + k;
+  }
+  return columns;
+}
+
+template <int rows, class T>
+KHUB_INLINE void add_products(const WideRows& x, const Columns<T>& weights, int64_t k, f32v (&sums)[rows][kColumns]) {
+  f32v w[kColumns];
+  for (int c = 0; c < kColumns; ++c) w[c] = load(weights.rows[c] + k);
+  for (int r = 0; r < rows; ++r) {
+    const f32v row = load(x.values + r * x.stride + k);
+    for (int c = 0; c < kColumns; ++c) sums[r][c] += row * w[c];
+  }
+}
+
+// to[row * kColumns + column] += the dot products over `count` elements. Meanwhile it asks for the first `count` / share
+// of the weights that come next, none if `share` is 0, as no prefetcher of the processor can guess in time what follows
+// a short row; more often than there are lines, because one that is asked for while many are on their way is forgotten.
+// A function of its own: inlined into one with all the others it leaves the compiler no registers for the sums.
+template <int share, int rows, class T>
+__attribute__((noinline)) static void multiply(const WideRows& x, const Columns<T>& weights, int64_t count,
+                                               const Columns<T>& next, float* to) {
+  constexpr int kShare = share > 0 ? share : 1;
+  f32v partial[rows][kColumns] = {};
   int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    f32v w[columns];
-    for (int c = 0; c < columns; ++c) {
-      w[c] = load(weight + c * weight_stride + k);
-      if (fetch) __builtin_prefetch(weight + (c + columns) * weight_stride + k);
-    }
-    for (int r = 0; r < rows; ++r) {
-      const f32v row = load(x + r * x_stride + k);
-      for (int c = 0; c < columns; ++c) partial[r][c] += row * w[c];
-    }
-  }
-  if (k < count) {
+  for (; k + kUnrolled * kLanes <= count; k += kUnrolled * kLanes) {
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-      const f32v row = load_part(x + r * x_stride + k, count - k);
-#pragma GCC unroll 3
-      for (int c = 0; c < columns; ++c) {
-        partial[r][c] += row * load_part(weight + c * weight_stride + k, count - k);
+    for (int u = 0; u < kUnrolled; ++u) {
+      for (int c = 0; share > 0 && c < kColumns; ++c) {
+        __builtin_prefetch(next.rows[c] + k / kShare + u * kLanes / kShare);
       }
+      add_products<rows>(x, weights, k + u * kLanes, partial);
     }
   }
+  for (; k + kLanes <= count; k += kLanes) add_products<rows>(x, weights, k, partial);
+  f32v all[kSums] = {};
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 3
-    for (int c = 0; c < columns; ++c) sums[r * kTileRows + c] += sum(partial[r][c]);
+    for (int c = 0; c < kColumns; ++c) {
+      all[r * kColumns + c] = partial[r][c];
+      if (k < count) {
+        const f32v row = load_part(x.values + r * x.stride + k, count - k);
+        all[r * kColumns + c] += row * load_part(weights.rows[c] + k, count - k);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < rows * kColumns; i += 8) {
+    store(to + i, load(to + i) + sums(all + i));
   }
 }
 
-template <bool fetch, int rows, class T>
-static void multiply_columns(const float* x, int64_t x_stride, const T* weight, int64_t weight_stride,
-                             int64_t columns, int64_t count, float* sums) {
-  int64_t c = 0;
-  for (; c + kColumns <= columns; c += kColumns) {
-    multiply<fetch, rows, kColumns>(x, x_stride, weight + c * weight_stride, weight_stride, count, sums + c);
-  }
-  for (; c < columns; ++c) {
-    multiply<fetch, rows, 1>(x, x_stride, weight + c * weight_stride, weight_stride, count, sums + c);
-  }
-}
-
-template <bool fetch, class T>
-static void multiply_rows(const float* x, int64_t x_stride, const T* weight, int64_t weight_stride,
-                          int64_t rows, int64_t columns, int64_t count, float* sums) {
+// The first `rows` rows of x, at most kRows.
+template <int share, class T>
+static void multiply_rows(const WideRows& x, int64_t rows, const Columns<T>& weights, int64_t count,
+                          const Columns<T>& next, float* to) {
   switch (rows) {
-    case 1: return multiply_columns<fetch, 1>(x, x_stride, weight, weight_stride, columns, count, sums);
-    case 2: return multiply_columns<fetch, 2>(x, x_stride, weight, weight_stride, columns, count, sums);
-    case 3: return multiply_columns<fetch, 3>(x, x_stride, weight, weight_stride, columns, count, sums);
-    default: return multiply_columns<fetch, kRows>(x, x_stride, weight, weight_stride, columns, count, sums);
+    case 1: return multiply<share, 1>(x, weights, count, next, to);
+    case 2: return multiply<share, 2>(x, weights, count, next, to);
+    case 3: return multiply<share, 3>(x, weights, count, next, to);
+    default: return multiply<share, kRows>(x, weights, count, next, to);
+  }
+}
+
+// All rows of x, from channel k on. The weights that come next are asked for evenly over the time that these take: in
+// two halves by the first two turns, or by the only one.
+template <class T>
+static void multiply_columns(const Linear& q, const WideRows& x, int64_t k, const Columns<T>& weights, int64_t count,
+                             const Columns<T>& next, float* sums, int64_t sums_stride) {
+  for (int64_t m = 0; m < q.m; m += kRows, sums += sums_stride) {
+    const WideRows rows = {x.values + m * x.stride + k, x.stride};
+    if (q.m <= kRows) {
+      multiply_rows<1>(rows, q.m, weights, count, next, sums);
+    } else if (m < 2 * kRows) {
+      Columns<T> half = next;
+      for (int c = 0; c < kColumns; ++c) half.rows[c] += m / kRows * (count / 2);
+      multiply_rows<2>(rows, q.m - m, weights, count, half, sums);
+    } else {
+      multiply_rows<0>(rows, q.m - m, weights, count, next, sums);
+    }
   }
 }
 
 template <class T>
-static void linear_tiles(const Linear& q, int64_t begin, int64_t end) {
-  std::vector<float> sums(size_t(q.m * kTileRows));
+static void linear_tiles(const Linear& q, const WideRows& x, int64_t begin, int64_t end) {
+  static_assert(kTileRows % kColumns == 0, "a tile is whole columns");
+  constexpr int64_t kGroup = kTileRows / kColumns * kSums;  // sums of kRows rows of x
+  std::vector<float> sums(size_t((q.m + kRows - 1) / kRows * kGroup));
   for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t first = tile * kTileRows, columns = std::min(kTileRows, q.n - first);
+    const int64_t first = tile * kTileRows, last = std::min(first + kTileRows, q.n);
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int64_t k = 0; k < q.k; k += kStretch) {
-      const T* weight = static_cast<const T*>(q.weight) + first * q.weight_stride + k;
-      const int64_t count = std::min(kStretch, q.k - k);
-      for (int64_t m = 0; m < q.m; m += kRows) {
-        const float* x = q.x + m * q.x_stride + k;
-        float* to = &sums[size_t(m * kTileRows)];
-        if (m == 0) {
-          multiply_rows<true>(x, q.x_stride, weight, q.weight_stride, q.m, columns, count, to);
-        } else {
-          multiply_rows<false>(x, q.x_stride, weight, q.weight_stride, q.m - m, columns, count, to);
-        }
+      Columns<T> weights = columns_at<T>(q, first, k);
+      for (int64_t n = first; n < last; n += kColumns) {
+        const bool wraps = n + kColumns >= last, ends = k + kStretch >= q.k;
+        const Columns<T> next = !wraps ? columns_at<T>(q, n + kColumns, k)
+                                       : columns_at<T>(q, ends ? last : first, ends ? 0 : k + kStretch);
+        multiply_columns(q, x, k, weights, std::min(kStretch, q.k - k), next, &sums[size_t((n - first) / kColumns * kSums)],
+                         kGroup);
+        weights = next;
       }
     }
     for (int64_t m = 0; m < q.m; ++m) {
-      T* out = static_cast<T*>(q.out) + m * q.out_stride + first;
-      for (int64_t c = 0; c < columns; ++c) {
-        const float bias = q.bias ? khub::to_float(static_cast<const T*>(q.bias)[first + c]) : 0.0f;
-        khub::from_float(sums[size_t(m * kTileRows + c)] + bias, out + c);
+      T* out = static_cast<T*>(q.out) + m * q.out_stride;
+      const float* row = &sums[size_t(m / kRows * kGroup + m % kRows * kColumns)];
+      for (int64_t n = first; n < last; ++n) {
+        const float bias = q.bias ? khub::to_float(static_cast<const T*>(q.bias)[n]) : 0.0f;
+        khub::from_float(row[(n - first) / kColumns * kSums + (n - first) % kColumns] + bias, out + n);
       }
     }
   }
 }
 
-static void linear(const Linear& q, int64_t begin, int64_t end) {
+static void linear(const Linear& q, const WideRows& x, int64_t begin, int64_t end) {
   switch (q.dtype) {
-    case DType::f32: return linear_tiles<float>(q, begin, end);
-    case DType::f16: return linear_tiles<Half>(q, begin, end);
-    case DType::bf16: return linear_tiles<BFloat16>(q, begin, end);
+    case DType::f32: return linear_tiles<float>(q, x, begin, end);
+    case DType::f16: return linear_tiles<Half>(q, x, begin, end);
+    case DType::bf16: return linear_tiles<BFloat16>(q, x, begin, end);
   }
 }

@@ -1,4 +1,4 @@
-"""Linear layers on the CPU for few rows: what decoding a batch of sequences is made of.
+"""Linear layers on the CPU: what decoding a batch of sequences, and reading its prompts, is made of.
 
 Weights stay as they are, in float32, float16 or bfloat16, and are read once for up to 64 rows of x.
 """
@@ -13,8 +13,10 @@ from ._ops import add_op_namespace_prefix, ops
 
 __all__ = ["linear"]
 
-# From here on a blocked matrix product reuses what it copies often enough to be faster.
+# From here on a blocked matrix product reuses what it copies often enough to be faster: this package's own where the
+# processor has AVX2 and no more. Where it has wider vectors, or is no x86-64, torch's.
 _MANY_ROWS = 64
+_MULTIPLIES_BLOCKS = torch.backends.cpu.get_cpu_capability() == "AVX2"
 # Weight rows that are widened at a time: they stay in the last cache.
 _WIDENED_ROWS = 2048
 
@@ -51,7 +53,7 @@ def linear(
         raise ValueError(f"out must be contiguous and of shape {tuple(result_shape)}, got {tuple(out.shape)}")
     rows = math.prod(x.shape[:-1])
     x_rows, out_rows = x.reshape(rows, x.shape[-1]), out.view(rows, weight.shape[0])
-    if rows < _MANY_ROWS:
+    if rows < _MANY_ROWS or _MULTIPLIES_BLOCKS:
         ops.linear(out_rows, x_rows if x_rows.stride(1) == 1 else x_rows.contiguous(), weight, bias)
     elif x.dtype == torch.float32 or _MULTIPLIES_NARROW.get(x.dtype):
         out_rows.copy_(functional.linear(x_rows, weight, bias))

@@ -26,28 +26,13 @@ KHUB_INLINE void widen_head(const T* from, const CacheView& view, int64_t head_s
   copy_head(from, view, head_size, stride, to);
 }
 
-// Exchanges rows and columns of 8 x 8 numbers.
-KHUB_INLINE void transpose(f32x8 (&r)[8]) {
-  const auto exchange = [&](int distance, i32x8 low, i32x8 high) {
-    for (int i = 0; i < 8; ++i) {
-      if (i & distance) continue;
-      const f32x8 a = r[i], b = r[i + distance];
-      r[i] = __builtin_shuffle(a, b, low);
-      r[i + distance] = __builtin_shuffle(a, b, high);
-    }
-  };
-  exchange(1, i32x8{0, 8, 2, 10, 4, 12, 6, 14}, i32x8{1, 9, 3, 11, 5, 13, 7, 15});
-  exchange(2, i32x8{0, 1, 8, 9, 4, 5, 12, 13}, i32x8{2, 3, 10, 11, 6, 7, 14, 15});
-  exchange(4, i32x8{0, 1, 2, 3, 8, 9, 10, 11}, i32x8{4, 5, 6, 7, 12, 13, 14, 15});
-}
-
 // Eight keys [8, stride]: turned[d * kBlock + k] = keys[k * stride + d]. `stride` is a multiple of 8.
 static void turn_keys(const float* keys, int64_t stride, float* turned) {
   for (int64_t d = 0; d < stride; d += 8) {
-    f32x8 rows[8];
+    f32x8 rows[8], columns[8];
     for (int i = 0; i < 8; ++i) std::memcpy(&rows[i], keys + i * stride + d, sizeof(rows[i]));
-    transpose(rows);
-    for (int i = 0; i < 8; ++i) std::memcpy(turned + (d + i) * kBlock, &rows[i], sizeof(rows[i]));
+    transpose(rows, columns);
+    for (int i = 0; i < 8; ++i) std::memcpy(turned + (d + i) * kBlock, &columns[i], sizeof(columns[i]));
   }
 }
 
