@@ -1,6 +1,7 @@
 // The product, compiled for the baseline and, on x86-64, for AVX2 with FMA; the processor picks at run time.
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "linear_cpu.h"
@@ -40,7 +41,11 @@ namespace avx2 {
 
 template <class T>
 void widen_row(const void* from, float* to, int64_t count) {
-  for (int64_t k = 0; k < count; ++k) to[k] = to_float(static_cast<const T*>(from)[k]);
+  const bool pairs = std::is_same_v<T, BFloat16>;
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t place = pairs && k < count / kTurn * kTurn ? k / 16 * 16 + k % 2 * 8 + k % 16 / 2 : k;
+    to[place] = to_float(static_cast<const T*>(from)[k]);
+  }
 }
 
 #if defined(KHUB_AVX2)

@@ -6,6 +6,7 @@
 
 namespace khub::cpu {
 
+constexpr int64_t kTurn = 32;  // of k, that are multiplied in a turn
 constexpr int64_t kTileRows = 24;  // weight rows of one work item: a stretch of them fits the second cache
 
 // Few rows of x, widened, each `stride` numbers after the one before.
@@ -18,7 +19,8 @@ struct WideRows {
 // m.
 void linear(const Linear& q, const WideRows& x, int64_t begin, int64_t end);
 
-// A row of `count` elements as float32.
+// A row of `count` elements as float32, in the order in which weights are loaded: of bfloat16, in what fills whole turns,
+// eight numbers at even places and then those between.
 void widen(DType dtype, const void* from, float* to, int64_t count);
 
 constexpr int64_t kManyRows = 64;     // from here on copying the weights into panels, once for all rows, pays

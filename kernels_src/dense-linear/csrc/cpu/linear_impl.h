@@ -6,7 +6,7 @@ static constexpr int64_t kStretch = 1024;  // of k: kTileRows of it stay near wh
 static constexpr int kRows = 4;            // rows of x,
 static constexpr int kColumns = 3;         // and weight rows, that are multiplied together: 12 sums in registers
 static constexpr int kSums = 16;           // numbers that those take in memory
-static constexpr int kUnrolled = 4;        // vectors of k in a turn of the loop
+static constexpr int kUnrolled = kTurn / kLanes;  // vectors of k in a turn of the loop
 
 // Weight rows that are multiplied together, from some channel on. Past the last row: the last again.
 template <class T>
@@ -23,12 +23,23 @@ KHUB_INLINE Columns<T> columns_at(const Linear& q, int64_t first, int64_t k) {
   return columns;
 }
 
-template <int rows, class T>
-KHUB_INLINE void add_products(const WideRows& x, const Columns<T>& weights, int64_t k, f32v (&sums)[rows][kColumns]) {
-  f32v w[kColumns];
-  for (int c = 0; c < kColumns; ++c) w[c] = load(weights.rows[c] + k);
+// The first or second of two vectors of weights, in the order in which `widen` leaves x. In bfloat16 the numbers at even
+// places are first: so to widen them takes a shift, or a mask, and no shuffle.
+template <class T>
+KHUB_INLINE f32v load_of_two(const T* from, int which) {
+  return load(from + which * kLanes);
+}
+
+KHUB_INLINE f32v load_of_two(const khub::BFloat16* from, int which) {
+  u32v pairs;
+  std::memcpy(&pairs, from, sizeof(pairs));
+  return bit_cast<f32v>(which == 0 ? pairs << 16 : pairs & 0xffff0000u);
+}
+
+template <int rows>
+KHUB_INLINE void add_products(const float* x, int64_t x_stride, const f32v (&w)[kColumns], f32v (&sums)[rows][kColumns]) {
   for (int r = 0; r < rows; ++r) {
-    const f32v row = load(x.values + r * x.stride + k);
+    const f32v row = load(x + r * x_stride);
     for (int c = 0; c < kColumns; ++c) sums[r][c] += row * w[c];
   }
 }
@@ -49,10 +60,16 @@ __attribute__((noinline)) static void multiply(const WideRows& x, const Columns<
       for (int c = 0; share > 0 && c < kColumns; ++c) {
         __builtin_prefetch(next.rows[c] + k / kShare + u * kLanes / kShare);
       }
-      add_products<rows>(x, weights, k + u * kLanes, partial);
+      f32v w[kColumns];
+      for (int c = 0; c < kColumns; ++c) w[c] = load_of_two(weights.rows[c] + k + u / 2 * 2 * kLanes, u % 2);
+      add_products<rows>(x.values + k + u * kLanes, x.stride, w, partial);
     }
   }
-  for (; k + kLanes <= count; k += kLanes) add_products<rows>(x, weights, k, partial);
+  for (; k + kLanes <= count; k += kLanes) {
+    f32v w[kColumns];
+    for (int c = 0; c < kColumns; ++c) w[c] = load(weights.rows[c] + k);
+    add_products<rows>(x.values + k, x.stride, w, partial);
+  }
   f32v all[kSums] = {};
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
