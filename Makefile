@@ -16,6 +16,9 @@ CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py schedule
 
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
+# Bytecode is kept where it is made: hundreds of processes would each compile torch anew, half of what the tests take.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all fast shuffled lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end

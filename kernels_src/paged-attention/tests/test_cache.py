@@ -270,7 +270,7 @@ def test_paged_attention_v1_of_an_argument_it_does_not_support_raises(kernel, ch
 
 def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     """Mutation is declared, the fakes agree, aliasing is none: what torch.compile relies on."""
-    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    namespace = cpu_kernel._ops.ops
     query, keys, values = torch.randn(3, 4, 32), torch.randn(5, 8, 2, 32), torch.randn(5, 8, 2, 32)
     tables, lengths, starts = (
         torch.tensor(v, dtype=torch.int32) for v in ([[1, 3], [2, 0]], [12, 1], [0, 2, 3])

@@ -177,14 +177,14 @@ def test_gguf_matmul_of_a_bad_argument_raises_with_its_name(kernel):
 
 
 def test_gguf_operator_of_another_type_of_blocks_raises_with_its_number(cpu_kernel):
-    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    namespace = cpu_kernel._ops.ops
     packed, _ = make(cpu_kernel, "Q6_K", 6, 256)
     with pytest.raises(RuntimeError, match="block_type must be .*, got 7"):
         namespace.gguf_matmul(torch.empty(3, 6), torch.randn(3, 256), packed.weight, None, 7)
 
 
 def test_gguf_operator_keeps_the_promises_of_its_schema(cpu_kernel):
-    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    namespace = cpu_kernel._ops.ops
     packed, _ = make(cpu_kernel, "Q4_K", 6, 256)
     for bias in (None, torch.randn(6)):
         given = (torch.empty(3, 6), torch.randn(3, 256), packed.weight, bias, 12)

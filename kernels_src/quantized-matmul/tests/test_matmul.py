@@ -296,7 +296,7 @@ def test_matmul_under_torch_compile_is_matmul(cpu_kernel):
 
 def test_operators_keep_the_promises_of_their_schemas(cpu_kernel):
     """Mutation is declared, the fakes agree, aliasing is none: what torch.compile relies on."""
-    namespace = getattr(torch.ops, cpu_kernel.__name__)
+    namespace = cpu_kernel._ops.ops
     x, out, bias = torch.randn(3, 128), torch.empty(3, 6), torch.randn(6)
     int8 = cpu_kernel.quantize(torch.randn(6, 128), "int8")
     torch.library.opcheck(namespace.int8_matmul.default, (out, x, int8.weight, int8.scales, bias, False))
