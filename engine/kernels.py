@@ -45,7 +45,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "planner": ("plan_step",),
 }
 # The same, of functions that a provider may lack: plain torch's take their place.
-OPTIONAL: dict[str, tuple[str, ...]] = {"activation": ("gelu_tanh_and_mul",)}
+OPTIONAL: dict[str, tuple[str, ...]] = {"activation": ("gelu_tanh_and_mul",), "matmul": ("prepack",)}
 HUB = {
     "attention": "kernel-hub/paged-attention",
     "kv_write": "kernel-hub/paged-attention",
@@ -80,6 +80,7 @@ class Kernels:
     PackedWeight: Callable[..., Any]
     quantize: Callable[..., Any]
     matmul: Callable[..., Any]
+    prepack: Callable[..., Any]
     plan_step: Callable[..., Any]
     bindings: tuple[Binding, ...]
     formats: frozenset[str] = FORMATS

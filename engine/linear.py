@@ -82,7 +82,8 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
     weight = loaded.weight
     if isinstance(weight, PackedWeight):
         if serves(kernels, weight):
-            return Linear(kernels.matmul, kernels.PackedWeight(**vars(weight)), bias, loaded.order)
+            own = kernels.prepack(kernels.PackedWeight(**vars(weight)))
+            return Linear(kernels.matmul, own, bias, loaded.order)
         return Linear(plain.matmul, grouped(weight), bias, loaded.order)
     if quantize is None:
         return Linear(kernels.linear, in_huge_pages(weight), bias)
@@ -90,7 +91,7 @@ def _linear(loaded: Loaded, bias: torch.Tensor | None, kernels: Kernels, quantiz
     groups = {"group_size": group_size(weight.shape[1])} if format == "int4" else {}
     if format not in kernels.formats:
         return Linear(plain.matmul, plain.quantize(weight, format, **groups), bias)
-    packed = kernels.quantize(weight, format, **groups)
+    packed = kernels.prepack(kernels.quantize(weight, format, **groups))
     multiply = kernels.matmul
     if quantize == W4A8 and kernels.takes_int8_activations:
         multiply = partial(multiply, int8_activations=True)

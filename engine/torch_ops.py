@@ -23,6 +23,7 @@ __all__ = [
     "gelu_tanh_and_mul",
     "matmul",
     "plan_step",
+    "prepack",
     "qk_norm_rope_cache",
     "quantize",
     "reshape_and_cache_flash",
@@ -242,3 +243,8 @@ def plan_step(
         query_start_loc=torch.tensor(starts, dtype=torch.int32),
         sample_rows=torch.tensor(complete, dtype=torch.int64),
     )
+
+
+def prepack(packed: PackedWeight) -> PackedWeight:
+    """The same weight in the order in which `matmul` takes it fastest; plain torch has none of its own."""
+    return packed

@@ -30,7 +30,11 @@ def matmul(
     weight = torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5
     copies = 12 if tokens == 1 else 1  # a model has many: none is in a cache when its turn comes
     one = kernel.quantize(weight, format)
-    packed = [replace(one, weight=one.weight.clone(), scales=one.scales.clone()) for _ in range(copies)]
+    # As a program has them that loads them once.
+    packed = [
+        kernel.prepack(replace(one, weight=one.weight.clone(), scales=one.scales.clone()))
+        for _ in range(copies)
+    ]
     dense = [kernel.dequantize(one).to(dtype).clone() for _ in range(copies)]
     x = torch.randn(tokens, inputs, dtype=dtype)
     stored = packed[0].weight.nbytes + packed[0].scales.nbytes

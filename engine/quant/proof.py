@@ -71,7 +71,9 @@ def matmul_pairs(kernels: Kernels, shapes: Shapes, random_of: Callable[..., torc
         if not isinstance(packed, PackedWeight) or not serves(kernels, packed):
             continue
         x, bias = random_of(5, packed.shape[1]), random_of(packed.shape[0])
-        own = Linear(kernels.matmul, kernels.PackedWeight(**vars(packed)), bias, loaded.order)
+        own = Linear(
+            kernels.matmul, kernels.prepack(kernels.PackedWeight(**vars(packed))), bias, loaded.order
+        )
         expected = x.double() @ dense(loaded).double().T + bias.double()
         yield f"matmul of the checkpoint's {_kind(loaded, packed)}", own(x), expected, 0
 
@@ -97,14 +99,16 @@ def _invented(
         ours = torch_ops.quantize(weight, format, **groups)
         x, bias = random_of(5, columns), random_of(ROWS)
         expected = x.double() @ torch_ops.dequantize(ours).double().T + bias.double()
-        yield "matmul", kernels.matmul(x, kernels.PackedWeight(**vars(ours)), bias=bias), expected, 0
+        given = kernels.PackedWeight(**vars(ours))
+        yield "matmul", kernels.matmul(x, given, bias=bias), expected, 0
+        prepacked = kernels.prepack(given)
+        if prepacked is not given:
+            yield "matmul of what prepack made", kernels.matmul(x, prepacked, bias=bias), expected, 0
         if format == "int4" and kernels.takes_int8_activations:
             whole = (random_of(5, columns) * 40).round().clamp(-127, 127)
             whole[:, :: min(size, 32)] = 127  # the scale of each group is 1, so that 8 bits hold x
             expected = whole.double() @ torch_ops.dequantize(ours).double().T + bias.double()
-            actual = kernels.matmul(
-                whole, kernels.PackedWeight(**vars(ours)), bias=bias, int8_activations=True
-            )
+            actual = kernels.matmul(whole, prepacked, bias=bias, int8_activations=True)
             yield "matmul with int8_activations", actual, expected, 0
         identity = torch.eye(columns, dtype=shapes.dtype, device=shapes.device)
         kept = kernels.matmul(identity, kernels.quantize(weight, format, **groups))

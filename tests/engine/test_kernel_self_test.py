@@ -101,6 +101,12 @@ def _with_swapped_halves(positions: Any, query: Any, key: Any, size: int, table:
         ("activation", "silu_and_mul", _raising, "RuntimeError: no kernel image is available"),
         ("activation", "gelu_tanh_and_mul", torch_ops.silu_and_mul, "gelu_tanh_and_mul is off by"),
         ("matmul", "matmul", lambda x, packed, bias: x[:, :1], "matmul is off by inf"),
+        (
+            "matmul",
+            "prepack",
+            lambda p: replace(p, scales=p.scales * 2),
+            "matmul of what prepack made is off by",
+        ),
         ("matmul", "quantize", lambda w, f: torch_ops.quantize(w * 1.1, f), "quantize is off by"),
         (
             "planner",

@@ -167,6 +167,27 @@ def test_function_that_a_provider_may_lack_is_plain_torch_there(hub: FakeHub) ->
     assert bind(sources, hub).gelu_tanh_and_mul is module.gelu_tanh_and_mul
 
 
+@pytest.mark.parametrize("quantize", ["int4", None])
+def test_weights_are_multiplied_as_the_kernel_prepacks_them(
+    make_model: MakeModel, quantize: str | None
+) -> None:
+    made: list[Any] = []
+    multiplied: set[int] = set()
+
+    def prepack(packed: Any) -> Any:
+        made.append(replace(packed))
+        return made[-1]
+
+    def matmul(x: Any, packed: Any, bias: Any = None) -> Any:
+        multiplied.add(packed.scales.data_ptr())
+        return torch_ops.matmul(x, packed, bias=bias)
+
+    kernels = replace(bind(slot_sources("torch", None)), matmul=matmul, prepack=prepack)
+    LLM(make_model(), kernels=kernels, quantize=quantize).generate([[1, 2, 3]], SamplingParams(max_tokens=2))
+    assert multiplied == {packed.scales.data_ptr() for packed in made}
+    assert bool(made) == (quantize is not None)
+
+
 @pytest.mark.parametrize("quantize", ["int4", "w4a8"])
 def test_only_w4a8_allows_a_kernel_to_round_activations_and_not_in_the_output_layer(
     make_model: MakeModel, quantize: str

@@ -69,11 +69,20 @@ def test_attend_with_an_option_in_half_precision_is_the_reference(kernel, option
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
-def test_attend_over_several_spans_gives_the_same_bits_alone_and_in_any_batch(kernel, dtype):
+def test_attend_over_several_spans_gives_the_same_bits_alone_and_in_any_batch(request, kernel, dtype):
     """A long chunk is cut into others as long as CPUs take for long: they sum those in an order of their own."""
-    step = make_step(4, LONG, dtype=dtype)
+    lens = LONG
+    if request.node.callspec.params["kernel"] == "cuda-emulated" and dtype == torch.float32:
+        lens = [
+            (1, 1300),
+            (20, 530),
+            (3, 600),
+            (1, 3),
+            (0, 700),
+        ]  # without tensor cores a long chunk takes minutes
+    step = make_step(4, lens, dtype=dtype)
     together = kernel.attend(**step)
-    for seq, (count, length) in enumerate(LONG):
+    for seq, (count, length) in enumerate(lens):
         begin, size = int(step["query_start_loc"][seq]), 1 if count < 16 else 16
         for token in sorted({0, count // 2, count - size} & set(range(count - size + 1))):
             alone = kernel.attend(

@@ -29,6 +29,7 @@ struct QuantizedMatmul {
   const uint8_t* zeros;  // [n, groups]; null: 0 with 8 bits, 8 with 4
   int64_t group_size;    // with 4 bits: k, or a power of two from 32 to 512; with e4m3: k or 128, the last may be less
   int64_t groups;
+  bool panels;  // weight, scales and zeros are in panels of 8 n: [ceil(n / 8), k / 8, 8, 4 bytes], [ceil(n / 8), groups, 8]
   bool coarse;  // x may be rounded to 8 bits, by row and group: whole numbers, or e4m3 where the weights are
 };
 

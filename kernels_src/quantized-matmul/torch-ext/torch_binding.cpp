@@ -244,11 +244,10 @@ void fp8_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const 
   run(q, x);
 }
 
-void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
-                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size,
-                 bool int8_activations) {
-  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
-  QuantizedMatmul q = prepare(out, x, weight.size(0), bias);
+// An int4 product but for its weight, scales and zero points.
+QuantizedMatmul prepare_int4(const Tensor& out, const Tensor& x, int64_t n, const std::optional<Tensor>& bias,
+                             int64_t group_size, bool int8_activations) {
+  QuantizedMatmul q = prepare(out, x, n, bias);
   STD_TORCH_CHECK(group_size == q.k || (group_size > 0 && group_size % 32 == 0 && 512 % group_size == 0 &&
                                         q.k % group_size == 0),
                   "group_size must be 32 to 512 in powers of two and divide the ", q.k,
@@ -257,8 +256,18 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
   q.group_size = group_size;
   q.groups = q.k / group_size;
   q.coarse = int8_activations;
+  q.bits = 4;
+  q.row_bytes = (q.k + 1) / 2;
+  return q;
+}
+
+void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
+                 const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size,
+                 bool int8_activations) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight must have 2 dimensions, got ", weight.dim());
+  QuantizedMatmul q = prepare_int4(out, x, weight.size(0), bias, group_size, int8_activations);
   check_dtype(weight, "weight", ScalarType::Byte);
-  check_shape(weight, "weight", x, q.n, (q.k + 1) / 2);
+  check_shape(weight, "weight", x, q.n, q.row_bytes);
   check_contiguous(weight, "weight");
   q.scale_dtype = dtype_of(scales, "scales");
   check_shape(scales, "scales", x, q.n, q.groups);
@@ -269,12 +278,45 @@ void int4_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const
     check_contiguous(*zeros, "zeros");
     q.zeros = static_cast<const uint8_t*>(zeros->data_ptr());
   }
-  q.bits = 4;
-  q.row_bytes = (q.k + 1) / 2;
   q.weight = static_cast<const uint8_t*>(weight.data_ptr());
   q.scales = scales.data_ptr();
   run(q, x);
 }
+
+#if defined(CPU_KERNEL)
+
+// [panels, count, last]
+void check_panels(const Tensor& tensor, const char* name, int64_t panels, int64_t count, int64_t last) {
+  STD_TORCH_CHECK(tensor.dim() == 3 && tensor.size(0) == panels && tensor.size(1) == count && tensor.size(2) == last,
+                  name, " must be [", panels, ", ", count, ", ", last, "], panels of eight rows");
+  check_contiguous(tensor, name);
+}
+
+// The same product of weights that lie in panels of eight rows.
+void int4_panels_matmul(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales,
+                        const std::optional<Tensor>& zeros, const std::optional<Tensor>& bias, int64_t group_size,
+                        bool int8_activations) {
+  STD_TORCH_CHECK(out.dim() == 2, "out must have 2 dimensions, got ", out.dim());
+  QuantizedMatmul q = prepare_int4(out, x, out.size(1), bias, group_size, int8_activations);
+  STD_TORCH_CHECK(q.k % 64 == 0 && group_size % 32 == 0, "x must have a multiple of 64 columns, and group_size be one of ",
+                  "32, for weights in panels; got ", q.k, " and ", group_size);
+  const int64_t panels = (q.n + 7) / 8;
+  check_dtype(weight, "weight", ScalarType::Byte);
+  check_panels(weight, "weight", panels, q.k / 8, 32);
+  q.scale_dtype = dtype_of(scales, "scales");
+  check_panels(scales, "scales", panels, q.groups, 8);
+  if (zeros) {
+    check_dtype(*zeros, "zeros", ScalarType::Byte);
+    check_panels(*zeros, "zeros", panels, q.groups, 8);
+    q.zeros = static_cast<const uint8_t*>(zeros->data_ptr());
+  }
+  q.panels = true;
+  q.weight = static_cast<const uint8_t*>(weight.data_ptr());
+  q.scales = scales.data_ptr();
+  run(q, x);
+}
+
+#endif
 
 template <BlockType T>
 void check_blocks(const Tensor& weight, const Tensor& x, GgufMatmul* q) {
@@ -316,11 +358,17 @@ STABLE_TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
       "int group_size, bool int8_activations) -> ()");
   ops.def(
       "fp8_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? bias, bool fp8_activations) -> ()");
+#if defined(CPU_KERNEL)
+  ops.def(
+      "int4_panels_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, "
+      "int group_size, bool int8_activations) -> ()");
+#endif
   ops.def("gguf_matmul(Tensor(a!) out, Tensor x, Tensor weight, Tensor? bias, int block_type) -> ()");
 }
 
 #if defined(CPU_KERNEL)
 STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CPU, ops) {
+  ops.impl("int4_panels_matmul", TORCH_BOX(&int4_panels_matmul));
 #elif defined(CUDA_KERNEL)
 STABLE_TORCH_LIBRARY_IMPL_EXPAND(TORCH_EXTENSION_NAME, CUDA, ops) {
 #endif

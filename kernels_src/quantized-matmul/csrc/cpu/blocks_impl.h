@@ -10,6 +10,7 @@ static constexpr int64_t kNear = 16;  // stripes of x that stay in the second ca
 // The scales of weight rows [first, first + 8) at channel k, a lane for each row; past the last row: the last again.
 template <class T>
 KHUB_INLINE f32x8 scales_at(const QuantizedMatmul& q, int64_t first, int64_t group) {
+  if (q.panels) return load(static_cast<const T*>(q.scales) + first * q.groups + group * 8);
   f32x8 scales{};
   for (int r = 0; r < 8; ++r) {
     const int64_t n = first + r < q.n ? first + r : q.n - 1;
@@ -29,6 +30,10 @@ static f32x8 scales_of(const QuantizedMatmul& q, int64_t first, int64_t group) {
 static i32x8 zeros_of(const QuantizedMatmul& q, int64_t first, int64_t group) {
   i32x8 zeros = i32x8{} + (q.bits == 4 ? 8 : 0);
   for (int r = 0; q.zeros && r < 8; ++r) {
+    if (q.panels) {
+      zeros[r] = q.zeros[first * q.groups + group * 8 + r];
+      continue;
+    }
     zeros[r] = q.zeros[(first + r < q.n ? first + r : q.n - 1) * q.groups + group];
   }
   return zeros;
@@ -41,20 +46,29 @@ KHUB_INLINE i32x8 value_of(i32x8 words, int j) {
   return (words << (24 - 8 * j)) >> 24;
 }
 
+// Eight words from byte `byte` of weight rows [first, first + 8), a lane for each row.
+static void load_words_of(const QuantizedMatmul& q, int64_t first, int64_t byte, f32x8* words) {
+  if (q.panels) {
+    std::memcpy(words, q.weight + first * q.row_bytes + byte * 8, 8 * sizeof(*words));
+    return;
+  }
+  f32x8 rows[8];
+  for (int r = 0; r < 8; ++r) {
+    const uint8_t* row = q.weight + (first + r < q.n ? first + r : q.n - 1) * q.row_bytes;
+    rows[r] = bit_cast<f32x8>(byte + 32 <= q.row_bytes ? load_words<false>(row, byte, q.row_bytes)
+                                                       : load_words<true>(row, byte, q.row_bytes));
+  }
+  transpose(rows, words);
+}
+
 // Weight rows [first, first + 8) over channels [k, k + kBlockK), as floats: to[channel * kPanelWidth + row].
 template <int kBits>
 static void widen_rows(const QuantizedMatmul& q, int64_t first, int64_t k, float* to) {
   constexpr int64_t kPerWord = 32 / kBits, kUnit = 8 * kPerWord;
   const int64_t end = k + kBlockK < q.k ? k + kBlockK : q.k;
   for (int64_t at = k; at < end; at += kUnit) {
-    f32x8 rows[8], words[8];
-    for (int r = 0; r < 8; ++r) {
-      const uint8_t* row = q.weight + (first + r < q.n ? first + r : q.n - 1) * q.row_bytes;
-      const int64_t byte = at / kUnit * 32;
-      rows[r] = bit_cast<f32x8>(byte + 32 <= q.row_bytes ? load_words<false>(row, byte, q.row_bytes)
-                                                         : load_words<true>(row, byte, q.row_bytes));
-    }
-    transpose(rows, words);
+    f32x8 words[8];
+    load_words_of(q, first, at / kUnit * 32, words);
     for (int64_t word = 0; word < 8 && at + word * kPerWord < end; word += 32 / kPerWord) {
       const int64_t group = q.groups == 1 ? 0 : (at + word * kPerWord) / q.group_size;
       const f32x8 scales = scales_of(q, first, group);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 namespace khub::cpu {
 
@@ -102,6 +104,37 @@ void write(const QuantizedMatmul& q, const Digits& d, int64_t first, const float
   }
 }
 
+// Tiles of panels as rows, for the loops that read those.
+class TileRows {
+ public:
+  // The same product with weight rows [first, first + kTileRows) alone.
+  QuantizedMatmul of(const QuantizedMatmul& q, int64_t first) {
+    QuantizedMatmul rows = q;
+    rows.panels = false;
+    rows.n = std::min(kTileRows, q.n - first);
+    rows.weight = turned(q.weight, first, rows.n, q.row_bytes / 4, 4, weight_);
+    rows.scales = turned(q.scales, first, rows.n, q.groups, q.scale_dtype == DType::f32 ? 4 : 2, scales_);
+    if (q.zeros) rows.zeros = turned(q.zeros, first, rows.n, q.groups, 1, zeros_);
+    return rows;
+  }
+
+ private:
+  // [n / kPanel, count, kPanel] pieces of `size` bytes, from panel `first` / kPanel on, as [n, count].
+  static const uint8_t* turned(const void* from, int64_t first, int64_t n, int64_t count, int64_t size,
+                               std::vector<uint8_t>& to) {
+    to.resize(size_t(n * count * size));
+    for (int64_t r = 0; r < n; ++r) {
+      const uint8_t* panel = static_cast<const uint8_t*>(from) + (first + r) / kPanel * kPanel * count * size;
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(to.data() + (r * count + i) * size, panel + (i * kPanel + r % kPanel) * size, size_t(size));
+      }
+    }
+    return to.data();
+  }
+
+  std::vector<uint8_t> weight_, scales_, zeros_;
+};
+
 }  // namespace
 
 Processor processor() {
@@ -153,9 +186,14 @@ void matmul(const QuantizedMatmul& q, const Digits& d, const Workspace& own, int
   const SumTile sum_tile = d.in_bytes ? loops().sum_nibbles_tile : loops().sum_tile;
   float* const floats = own.floats.get();
   const Scratch scratch = {floats, own.zeros.get(), on_line(own.weights.get()), floats + kTileRows * d.steps};
+  TileRows tile_rows;
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first = tile * kTileRows;
-    sum_tile(q, d, first, scratch);
+    if (q.panels && !d.in_bytes) {
+      sum_tile(tile_rows.of(q, first), d, 0, scratch);
+    } else {
+      sum_tile(q, d, first, scratch);
+    }
     switch (q.dtype) {
       case DType::f32: write<float>(q, d, first, scratch.sums); break;
       case DType::f16: write<Half>(q, d, first, scratch.sums); break;

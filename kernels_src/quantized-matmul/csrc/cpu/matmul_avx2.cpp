@@ -27,6 +27,13 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 #include "matmul_impl.h"
 
+// Four bytes of x in each lane.
+KHUB_INLINE __m256i word_at(const int8_t* x) {
+  int32_t word;
+  std::memcpy(&word, x, sizeof(word));
+  return _mm256_set1_epi32(word);
+}
+
 // The products of nibbles and the bytes of x, of each digit apart. A step adds 8 of at most 15 * 128 to a lane, which
 // 16 bits hold.
 template <int kDigits>
@@ -41,6 +48,17 @@ struct DigitSums {
       const __m256i first = _mm256_maddubs_epi16(bit_cast<__m256i>(low), _mm256_load_si256(at));
       const __m256i second = _mm256_maddubs_epi16(bit_cast<__m256i>(high), _mm256_load_si256(at + 1));
       digits[i] = _mm256_add_epi16(digits[i], _mm256_add_epi16(first, second));
+    }
+  }
+
+  // `low` times four bytes of each digit, `high` times those 32 further, the same for each lane.
+  inline __attribute__((always_inline)) void add_word(u32x8 low, u32x8 high, const int8_t* x) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kDigits; ++i) {
+      const __m256i first = _mm256_maddubs_epi16(bit_cast<__m256i>(low), word_at(x + i * kNibbles));
+      const __m256i second = _mm256_maddubs_epi16(bit_cast<__m256i>(high), word_at(x + i * kNibbles + 32));
+      digits[i] = _mm256_add_epi16(digits[i], _mm256_add_epi16(first, second));
+      __asm__("" : "+x"(digits[i]));  // in this order: another has more at a time than there are registers
     }
   }
 

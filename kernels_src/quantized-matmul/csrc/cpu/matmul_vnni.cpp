@@ -29,6 +29,13 @@ KHUB_INLINE i32x8 add_products(i32x8 sums, i16x16 a, i16x16 b) {
 
 #include "matmul_impl.h"
 
+// Four bytes of x in each lane.
+KHUB_INLINE __m256i word_at(const int8_t* x) {
+  int32_t word;
+  std::memcpy(&word, x, sizeof(word));
+  return _mm256_set1_epi32(word);
+}
+
 // The products of nibbles and the bytes of x, of each digit apart.
 template <int kDigits>
 struct DigitSums {
@@ -41,6 +48,15 @@ struct DigitSums {
       const __m256i* at = reinterpret_cast<const __m256i*>(x + i * kNibbles);
       digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(low), _mm256_load_si256(at));
       digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(high), _mm256_load_si256(at + 1));
+    }
+  }
+
+  // `low` times four bytes of each digit, `high` times those 32 further, the same for each lane.
+  inline __attribute__((always_inline)) void add_word(u32x8 low, u32x8 high, const int8_t* x) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kDigits; ++i) {
+      digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(low), word_at(x + i * kNibbles));
+      digits[i] = _mm256_dpbusd_epi32(digits[i], bit_cast<__m256i>(high), word_at(x + i * kNibbles + 32));
     }
   }
 

@@ -5,7 +5,11 @@
 // 16 bits; the bytes' sums are put together again, exactly, before anything is scaled, so that no order of rows changes
 // a bit.
 //
+// A panel of `prepack` has the same bytes of eight rows side by side: one stream of memory, and a lane for each row.
+//
 // Roofline: with one row of x the weights' bytes, each read once and in order.
+
+static constexpr int64_t kAhead = 4096;  // bytes of a panel that are asked for before they are multiplied
 
 typedef int8_t i8x8 __attribute__((vector_size(8)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
@@ -71,7 +75,103 @@ static void sum_nibbles_rows(const QuantizedMatmul& q, const Digits& d, const Pa
   for (; row < d.rows; ++row) sum_nibbles<kDigits, 1, kUnits>(q, d, p, row, to + row * kTileRows);
 }
 
+// The scales, and zero points, of a panel of `prepack` by step, a lane for each row.
+template <class T>
+static void widen_scales(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales) {
+  const T* from = static_cast<const T*>(q.scales) + first * q.groups;
+  for (int64_t s = 0; s < d.steps; ++s) store(scales + s * kPanel, load(from + s * d.step / q.group_size * kPanel));
+}
+
+static Panel prepacked_at(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales, int32_t* zeros) {
+  Panel panel = {};
+  panel.rows[0] = q.weight + first * q.row_bytes;
+  panel.scales = scales;
+  panel.zero = 8;
+  switch (q.scale_dtype) {
+    case DType::f32:
+      // Nothing to widen, and mostly nothing to repeat.
+      if (q.groups == d.steps) {
+        panel.scales = static_cast<const float*>(q.scales) + first * q.groups;
+      } else {
+        widen_scales<float>(q, d, first, scales);
+      }
+      break;
+    case DType::f16: widen_scales<Half>(q, d, first, scales); break;
+    case DType::bf16: widen_scales<BFloat16>(q, d, first, scales); break;
+  }
+  if (q.zeros) {
+    const uint8_t* from = q.zeros + first * q.groups;
+    for (int64_t s = 0; s < d.steps; ++s) {
+      for (int64_t r = 0; r < kPanel; ++r) zeros[s * kPanel + r] = from[s * d.step / q.group_size * kPanel + r];
+    }
+    panel.zeros = zeros;
+  }
+  return panel;
+}
+
+// A panel of `prepack` for `kRows` rows of x from `row` on: a lane is a weight row, so nothing is summed across lanes. A turn
+// is `kHalves` times 32 channels, half of which x has in a row for the low nibbles, and half for the high ones.
+template <int kDigits, int kRows, int kHalves>
+__attribute__((noinline)) static void sum_panel_nibbles(const QuantizedMatmul& q, const Digits& d, const Panel& p,
+                                                        int64_t row, float* to) {
+  const int64_t x_stride = d.width * kDigits;
+  const int8_t* x = d.bytes + row * x_stride;
+  const uint8_t* words = p.rows[0];
+  f32x8 sums[kRows] = {};
+  for (int64_t step = 0, k = 0; step < d.steps; ++step) {
+    const int64_t end = k + d.step < q.k ? k + d.step : q.k;
+    i32x8 products[kRows] = {};
+    for (; k < end; k += kHalves * 32) {
+      const int8_t* values = x + (k & -kNibbles) * kDigits + (k & (kNibbles - 1)) / 2;
+#pragma GCC unroll 2
+      for (int half = 0; half < kHalves; ++half, values += 16, words += 4 * 32) {
+        if (kRows == 1) {
+          __builtin_prefetch(words + kAhead, 0, 3);
+          __builtin_prefetch(words + kAhead + 64, 0, 3);
+        }
+        DigitSums<kDigits> digits[kRows] = {};
+#pragma GCC unroll 4
+        for (int word = 0; word < 4; ++word) {
+          u32x8 both;
+          std::memcpy(&both, words + word * 32, sizeof(both));
+          const u32x8 low = both & 0x0f0f0f0fu, high = (both >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 4
+          for (int m = 0; m < kRows; ++m) digits[m].add_word(low, high, values + m * x_stride + word * 4);
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) products[m] += digits[m].total();
+      }
+    }
+    for (int m = 0; m < kRows; ++m) sums[m] = scaled(products[m], p, d, row + m, step, sums[m]);
+  }
+  for (int m = 0; m < kRows; ++m) std::memcpy(to + m * kTileRows, &sums[m], sizeof(sums[m]));
+}
+
+template <int kDigits, int kHalves>
+static void sum_panel_rows(const QuantizedMatmul& q, const Digits& d, const Panel& p, float* to) {
+  constexpr int64_t kTogether = kDigits == 1 ? 4 : kDigits == 2 ? 2 : 1;  // there are registers for
+  int64_t row = 0;
+  for (; row + kTogether <= d.rows; row += kTogether) {
+    sum_panel_nibbles<kDigits, kTogether, kHalves>(q, d, p, row, to + row * kTileRows);
+  }
+  for (; row < d.rows; ++row) sum_panel_nibbles<kDigits, 1, kHalves>(q, d, p, row, to + row * kTileRows);
+}
+
+static void sum_panels_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
+  for (int64_t i = 0; i < kTileRows / kPanel && first + i * kPanel < q.n; ++i) {
+    const Panel panel = prepacked_at(q, d, first + i * kPanel, s.scales, s.zeros);
+    float* to = s.sums + i * kPanel;
+    const bool whole = d.step > 32;
+    switch (d.in_bytes) {
+      case 3: whole ? sum_panel_rows<3, 2>(q, d, panel, to) : sum_panel_rows<3, 1>(q, d, panel, to); break;
+      case 2: whole ? sum_panel_rows<2, 2>(q, d, panel, to) : sum_panel_rows<2, 1>(q, d, panel, to); break;
+      default: whole ? sum_panel_rows<1, 2>(q, d, panel, to) : sum_panel_rows<1, 1>(q, d, panel, to);
+    }
+  }
+}
+
 static void sum_nibbles_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
+  if (q.panels) return sum_panels_tile(q, d, first, s);
   for (int64_t i = 0; i < kTileRows / kPanel && first + i * kPanel < q.n; ++i) {
     const Panel panel = panel_at(q, d, first + i * kPanel, s.scales, s.zeros);
     float* to = s.sums + i * kPanel;

@@ -26,6 +26,8 @@ class PackedWeight:
         permutation: int32 or int64 ``[K]``: the weight's column k multiplies x's column ``permutation[k]``, where
             groups are of channels that are not consecutive (act-order of GPTQ); None: they are in x's order.
         kind: the type of gguf's blocks, such as ``"Q4_K"``; None for other formats.
+        panels: the rows of an int4 weight lie in panels of eight, as ``prepack`` makes them (N rounded up): weight
+            ``[N / 8, K / 8, 32]``, four bytes of each row in turn, scales and zeros ``[N / 8, K / group_size, 8]``.
     """
 
     shape: tuple[int, int]
@@ -36,3 +38,4 @@ class PackedWeight:
     zeros: Optional[torch.Tensor] = None
     permutation: Optional[torch.Tensor] = None
     kind: Optional[str] = None
+    panels: bool = False

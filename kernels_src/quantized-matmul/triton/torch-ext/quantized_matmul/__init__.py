@@ -11,6 +11,7 @@ from ._face import (
     from_rows_of_32,
     gemm_int4_forward,
     matmul,
+    prepack,
     quantize,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "from_rows_of_32",
     "gemm_int4_forward",
     "matmul",
+    "prepack",
     "quantize",
 ]

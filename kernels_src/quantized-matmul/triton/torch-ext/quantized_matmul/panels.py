@@ -1,0 +1,1 @@
+../../../torch-ext/quantized_matmul/panels.py
