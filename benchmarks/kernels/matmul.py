@@ -28,14 +28,15 @@ def matmul(
     `int8_activations`: x may be rounded to 8 bits, as llama.cpp rounds it.
     """
     weight = torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5
-    copies = 12 if tokens == 1 else 1  # a model has many: none is in a cache when its turn comes
+    # A model has many: none is in a cache when its turn comes, and together they are as much as the probe reads.
+    copies = 32 if tokens == 1 else 1
     one = kernel.quantize(weight, format)
     # As a program has them that loads them once.
     packed = [
         kernel.prepack(replace(one, weight=one.weight.clone(), scales=one.scales.clone()))
         for _ in range(copies)
     ]
-    dense = [kernel.dequantize(one).to(dtype).clone() for _ in range(copies)]
+    dense = [kernel.dequantize(one).to(dtype).clone() for _ in range(-(-copies // 4))] * min(copies, 4)
     x = torch.randn(tokens, inputs, dtype=dtype)
     stored = packed[0].weight.nbytes + packed[0].scales.nbytes
 
