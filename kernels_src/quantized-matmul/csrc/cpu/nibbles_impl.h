@@ -11,10 +11,6 @@
 
 static constexpr int64_t kAhead = 4096;  // bytes of a panel that are asked for before they are multiplied
 
-typedef int8_t i8x8 __attribute__((vector_size(8)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
-
 // 64 nibbles of a weight row, times those of each row of x.
 template <int kDigits, int kRows, bool kPart>
 KHUB_INLINE void add_nibbles(const QuantizedMatmul& q, const uint8_t* weights, int64_t byte, const int8_t* x,
@@ -186,23 +182,27 @@ static void sum_nibbles_tile(const QuantizedMatmul& q, const Digits& d, int64_t 
   }
 }
 
-// 32 whole numbers as bytes, those of even channels apart from those of odd ones, as nibbles lie in their bytes.
+// The low bytes of 32 whole numbers, those of even channels apart from those of odd ones, as nibbles lie in their bytes.
+KHUB_INLINE void low_bytes(const i32x8* whole, int8_t* even, int8_t* odd) {
+  __m256i low[4];
+  for (int v = 0; v < 4; ++v) low[v] = bit_cast<__m256i>(whole[v] & 0xff);
+  // A half has the first four of each vector, the other the last four; then in it the even ones before the odd.
+  const __m256i halves = _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(low[2], low[3]));
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+  const __m256i apart = _mm256_shuffle_epi8(halves, order);
+  const __m128i first = _mm256_castsi256_si128(apart), last = _mm256_extracti128_si256(apart, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(even), _mm_unpacklo_epi16(first, last));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(odd), _mm_unpackhi_epi16(first, last));
+}
+
+// 32 whole numbers as bytes with a sign.
 template <int kDigits>
 KHUB_INLINE void cut(i32x8* whole, int8_t* to) {
 #pragma GCC unroll 3
-  for (int digit = 0; digit < kDigits; ++digit) {
-    i8x8 natural[4];
-    for (int v = 0; v < 4; ++v) {
-      const i32x8 low = (whole[v] << 24) >> 24;
-      whole[v] = (whole[v] - low) >> 8;
-      natural[v] = __builtin_convertvector(low, i8x8);
-    }
-    u16x16 pairs;
-    std::memcpy(&pairs, natural, sizeof(pairs));
-    const u8x16 even = __builtin_convertvector(pairs & uint16_t(0xff), u8x16);
-    const u8x16 odd = __builtin_convertvector(pairs >> 8, u8x16);
-    std::memcpy(to + digit * kNibbles, &even, sizeof(even));
-    std::memcpy(to + digit * kNibbles + 32, &odd, sizeof(odd));
+  for (int digit = 0; digit < kDigits; ++digit, to += kNibbles) {
+    low_bytes(whole, to, to + 32);
+    for (int v = 0; v < 4; ++v) whole[v] = (whole[v] + 128) >> 8;  // less what the byte has
   }
 }
 
