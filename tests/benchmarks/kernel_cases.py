@@ -48,7 +48,9 @@ def matmul(x: torch.Tensor, packed: Packed, int8_activations: bool = False) -> t
     return functional.linear(x.float(), dequantize(packed)).to(x.dtype)
 
 
-QUANTIZED = SimpleNamespace(quantize=quantize, dequantize=dequantize, matmul=matmul)
+QUANTIZED = SimpleNamespace(
+    quantize=quantize, dequantize=dequantize, matmul=matmul, prepack=lambda packed: packed
+)
 
 
 def cases(dtype: torch.dtype) -> Iterator[Any]:
