@@ -85,6 +85,18 @@ def test_prepacked_products_have_equal_bits_alone_in_a_batch_and_with_any_thread
         torch.set_num_threads(before)
 
 
+def test_prepacked_weight_without_rows_gives_none(cpu_kernel):
+    packed = dataclasses.replace(
+        cpu_kernel.quantize(torch.randn(1, 128), "int4"),
+        shape=(0, 128),
+        weight=torch.empty(0, 64, dtype=torch.uint8),
+        scales=torch.empty(0, 1),
+    )
+    panels = prepacked(cpu_kernel, packed)
+    assert cpu_kernel.matmul(torch.randn(3, 128), panels).shape == (3, 0)
+    assert cpu_kernel.dequantize(panels).shape == (0, 128)
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 17])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_prepacked_weight_stands_for_the_same_values(cpu_kernel, n, symmetric):

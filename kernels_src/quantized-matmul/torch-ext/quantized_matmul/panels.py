@@ -10,41 +10,43 @@ from .packed import PackedWeight
 __all__ = ["from_panels", "to_panels"]
 
 ROWS = 8
+WORD = 4  # bytes of a weight row that lie together
 
 
 def to_panels(packed: PackedWeight) -> PackedWeight:
     """An int4 weight with K a multiple of 8, its rows in panels; the rows that the last one lacks have scales of 0."""
-    panels = -(-packed.shape[0] // ROWS)
-    words = _pad(packed.weight).view(panels, ROWS, -1, 4)
-    weight = words.transpose(1, 2).contiguous().view(panels, -1, ROWS * 4)
     return replace(
-        packed, weight=weight, scales=_columns(packed.scales), zeros=_columns(packed.zeros), panels=True
+        packed,
+        weight=_beside(packed.weight, WORD),
+        scales=_beside(packed.scales, 1),
+        zeros=_beside(packed.zeros, 1),
+        panels=True,
     )
 
 
 def from_panels(packed: PackedWeight) -> PackedWeight:
     """The weight as it was before ``to_panels``."""
     rows = packed.shape[0]
-    words = packed.weight.view(packed.weight.shape[0], -1, ROWS, 4)
-    weight = words.transpose(1, 2).flatten(2).flatten(0, 1)[:rows].contiguous()
     return replace(
         packed,
-        weight=weight,
-        scales=_rows(packed.scales, rows),
-        zeros=_rows(packed.zeros, rows),
+        weight=_below(packed.weight, WORD, rows),
+        scales=_below(packed.scales, 1, rows),
+        zeros=_below(packed.zeros, 1, rows),
         panels=False,
     )
 
 
-def _pad(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.pad(tensor, (0, 0, 0, -tensor.shape[0] % ROWS))
-
-
-def _columns(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
-    if tensor is None:
+def _beside(rows: Optional[torch.Tensor], size: int) -> Optional[torch.Tensor]:
+    """``[N, count * size]`` as ``[ceil(N / 8), count, 8 * size]``."""
+    if rows is None:
         return None
-    return _pad(tensor).view(-1, ROWS, tensor.shape[1]).transpose(1, 2).contiguous()
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % ROWS))
+    pieces = padded.unflatten(1, (rows.shape[1] // size, size)).unflatten(0, (len(padded) // ROWS, ROWS))
+    return pieces.transpose(1, 2).flatten(2).contiguous()
 
 
-def _rows(tensor: Optional[torch.Tensor], rows: int) -> Optional[torch.Tensor]:
-    return None if tensor is None else tensor.transpose(1, 2).flatten(0, 1)[:rows].contiguous()
+def _below(panels: Optional[torch.Tensor], size: int, rows: int) -> Optional[torch.Tensor]:
+    if panels is None:
+        return None
+    pieces = panels.unflatten(2, (ROWS, size)).transpose(1, 2)
+    return pieces.flatten(2).flatten(0, 1)[:rows].contiguous()
