@@ -3,11 +3,11 @@
 //
 // The threads of a block are fibers that switch only at barriers and shuffles; the blocks of a grid run one
 // after the other. What is emulated is what the kernels of this tree use: a one-to-three-dimensional launch
-// through cudaLaunchKernelEx, static __shared__ memory, __syncthreads, __syncwarp, full-mask warp shuffles and
-// votes, and, in emulated_ptx.h, tensor cores and asynchronous copies. A barrier that some threads never reach fails
-// the launch instead of hanging.
+// through cudaLaunchKernelEx, shared memory, __syncthreads, __syncwarp, full-mask warp shuffles and votes, in
+// emulated_ptx.h tensor cores and asynchronous copies, and in emulated_hopper.h what compute capability 9.0 has of its
+// own. A barrier that some threads never reach fails the launch instead of hanging.
 // CUDA_EMULATOR_ORDER=reverse runs the threads last to first: a kernel that lacks a barrier then gives
-// another result.
+// another result. CUDA_EMULATOR_CAPABILITY=9.0 is what the device says it is, 8.0 without it.
 #pragma once
 
 #include <ucontext.h>
@@ -16,9 +16,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -28,6 +30,7 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 
 using std::max;
@@ -46,11 +49,17 @@ struct alignas(8) uint2 {
   unsigned x, y;
 };
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719,
+};
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorLaunchFailure: return "a barrier was not reached by all threads";
   }
@@ -72,6 +81,26 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 
 using cudaStream_t = struct CUstream_st*;
 
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+};
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+// Few multiprocessors, so that blocks which stay have several tiles each.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
+  const char* given = std::getenv("CUDA_EMULATOR_CAPABILITY");
+  int major = 8, minor = 0;
+  if (given && std::sscanf(given, "%d.%d", &major, &minor) != 2) return cudaErrorInvalidValue;
+  *value = name == cudaDevAttrMultiProcessorCount ? 3 : name == cudaDevAttrComputeCapabilityMajor ? major : minor;
+  return cudaSuccess;
+}
+
 struct cudaLaunchConfig_t {
   dim3 gridDim;
   dim3 blockDim;
@@ -88,6 +117,8 @@ namespace cuda_emulator {
 constexpr int kWarpSize = 32;
 constexpr size_t kStackBytes = 128 << 10;
 constexpr size_t kPostBytes = 64;
+constexpr size_t kSharedBytes = 48 << 10;      // without asking
+constexpr size_t kMostSharedBytes = 227 << 10;  // of compute capability 9.0
 
 struct Barrier {
   int size = 0;
@@ -111,26 +142,65 @@ struct Copy {
 struct Thread {
   ucontext_t context;
   std::vector<std::vector<Copy>> copies;  // by group, the last one open
+  std::vector<std::function<void()>> products;  // asked for, not yet waited for
+  std::function<bool()> until;                  // what it waits for, where that is no barrier of many
   std::unique_ptr<char[]> stack;
   dim3 index;
   int rank = 0;
   const Barrier* waiting = nullptr;
   unsigned generation = 0;
-  bool done = false;
+  bool done = false, entered = false;
+  void* place[5];  // where it waits
 
-  bool runnable() const { return !done && (!waiting || waiting->generation != generation); }
+  bool runnable() const { return !done && (!waiting || waiting->generation != generation) && (!until || until()); }
+};
+
+// A barrier that copies land on (mbarrier): a phase of it ends with so many arrivals and all bytes announced.
+struct Phases {
+  int arrivals = 0, missing = 0;
+  int64_t bytes = 0;  // announced and not yet landed
+  uint32_t ended = 0;  // phases
+  std::vector<Copy> copies;
 };
 
 struct Block {
   ucontext_t scheduler;
+  void* scheduler_place[5];
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barrier;
+  std::vector<char> shared;  // dynamic; its size is the launch's
+  std::map<const void*, Phases> phases;
   std::function<void()> body;
   Thread* current = nullptr;
 };
 
 inline thread_local Block* block = nullptr;
+
+// swapcontext asks the kernel for the signal mask every time, which takes longer than what is emulated between two
+// barriers. Only a thread's first entry needs it; after that stacks are changed by the compiler's own jumps. Not where
+// the address sanitizer has to follow.
+#if defined(__SANITIZE_ADDRESS__)
+
+inline void yield() { swapcontext(&block->current->context, &block->scheduler); }
+inline void resume(Thread& thread) { swapcontext(&block->scheduler, &thread.context); }
+
+#else
+
+__attribute__((noinline, noreturn)) inline void jump(void** to) { __builtin_longjmp(to, 1); }
+
+__attribute__((noinline)) inline void yield() {
+  if (__builtin_setjmp(block->current->place) == 0) jump(block->scheduler_place);
+}
+
+__attribute__((noinline)) inline void resume(Thread& thread) {
+  if (__builtin_setjmp(block->scheduler_place) != 0) return;
+  if (thread.entered) jump(thread.place);
+  thread.entered = true;
+  setcontext(&thread.context);
+}
+
+#endif
 
 inline void wait(Barrier& barrier) {
   Thread* self = block->current;
@@ -141,7 +211,7 @@ inline void wait(Barrier& barrier) {
   }
   self->waiting = &barrier;
   self->generation = barrier.generation;
-  swapcontext(&self->context, &block->scheduler);
+  yield();
   self->waiting = nullptr;
 }
 
@@ -167,12 +237,32 @@ Posts<T> post(const T& value) {
   return {posts};
 }
 
+// Lets others run until `condition` holds.
+inline void wait_until(const std::function<bool()>& condition) {
+  Thread* self = block->current;
+  if (condition()) return;
+  self->until = condition;
+  yield();
+  self->until = nullptr;
+}
+
+inline bool in_reverse() {
+  const char* order = std::getenv("CUDA_EMULATOR_ORDER");
+  return order && std::strcmp(order, "reverse") == 0;
+}
+
+// What cudaFuncSetAttribute raised, by kernel.
+inline std::map<void*, size_t>& shared_limits() {
+  static thread_local std::map<void*, size_t> limits;
+  return limits;
+}
+
 inline int lane() { return block->current->rank % kWarpSize; }
 
 inline void enter_thread() {
   block->body();
   block->current->done = true;
-  swapcontext(&block->current->context, &block->scheduler);
+  yield();
 }
 
 // False when threads are left that wait for a barrier that no other thread will reach.
@@ -180,6 +270,8 @@ inline bool run_block(Block& b, bool reverse) {
   const int count = int(b.threads.size());
   b.barrier = {};
   b.barrier.size = count;
+  std::fill(b.shared.begin(), b.shared.end(), char(0x7f));  // NaN as most types
+  b.phases.clear();
   for (size_t w = 0; w < b.warps.size(); ++w) {
     b.warps[w] = {};
     b.warps[w].barrier.size = std::min(kWarpSize, count - int(w) * kWarpSize);
@@ -189,8 +281,10 @@ inline bool run_block(Block& b, bool reverse) {
     thread.rank = i;
     thread.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y));
     thread.waiting = nullptr;
-    thread.done = false;
+    thread.done = thread.entered = false;
     thread.copies.assign(1, {});
+    thread.products.clear();
+    thread.until = nullptr;
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStackBytes;
@@ -204,7 +298,7 @@ inline bool run_block(Block& b, bool reverse) {
       if (thread.runnable()) {
         b.current = &thread;
         threadIdx = thread.index;
-        swapcontext(&b.scheduler, &thread.context);
+        resume(thread);
         progress = true;
       }
       all_done = all_done && thread.done;
@@ -261,7 +355,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       grid.z > 65535) {
     return cudaErrorInvalidConfiguration;
   }
+  const auto raised = cuda_emulator::shared_limits().find(reinterpret_cast<void*>(kernel));
+  const size_t limit = raised == cuda_emulator::shared_limits().end() ? cuda_emulator::kSharedBytes : raised->second;
+  if (config->dynamicSmemBytes > limit) return cudaErrorInvalidValue;
   cuda_emulator::Block block;
+  block.shared.resize(config->dynamicSmemBytes);
   gridDim = grid;
   blockDim = config->blockDim;
   block.threads.resize(count);
@@ -269,8 +367,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   for (cuda_emulator::Thread& thread : block.threads)
     thread.stack.reset(new char[cuda_emulator::kStackBytes]);
   block.body = [&] { kernel(Params(args)...); };
-  const char* order = std::getenv("CUDA_EMULATOR_ORDER");
-  const bool reverse = order && std::strcmp(order, "reverse") == 0;
+  const bool reverse = cuda_emulator::in_reverse();
   cuda_emulator::block = &block;
   bool complete = true;
   for (unsigned z = 0; z < grid.z && complete; ++z) {

@@ -30,12 +30,22 @@ inline float element(uint32_t word, int i, __nv_bfloat16*) {
   return __bfloat162float(value);
 }
 
-inline int element(uint32_t word, int i, int8_t*) { return int8_t(word >> (8 * i)); }
+inline const std::vector<float> e4m3_numbers = [] {
+  std::vector<float> numbers(256);
+  for (int code = 0; code < 256; ++code) {
+    __nv_fp8_e4m3 value;
+    value.__x = uint8_t(code);
+    numbers[size_t(code)] = float(value);
+  }
+  return numbers;
+}();
 
-inline float element(uint32_t word, int i, __nv_fp8_e4m3*) {
-  __nv_fp8_e4m3 value;
-  value.__x = uint8_t(word >> (8 * i));
-  return float(value);
+inline int number(uint8_t byte, int8_t*) { return int8_t(byte); }
+inline float number(uint8_t byte, __nv_fp8_e4m3*) { return e4m3_numbers[byte]; }
+
+template <class T>
+auto element(uint32_t word, int i, T* type) -> decltype(number(uint8_t(0), type)) {
+  return number(uint8_t(word >> (8 * i)), type);
 }
 
 // d += a b for a [16, K], b [K, 8], K = 32 bytes of T. Lane 4 g + t holds rows g and g + 8 of a and d, column g of b.
@@ -98,6 +108,17 @@ void load_matrices(uint32_t (&to)[4], const void* row) {
   }
 }
 
+inline void run_copies(std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    if (copy.from) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    } else {
+      std::memset(copy.to, 0, copy.bytes);
+    }
+  }
+  copies.clear();
+}
+
 inline void copy_async(void* shared, const void* global, bool valid) {
   block->current->copies.back().push_back({shared, valid ? global : nullptr, 16});
 }
@@ -108,13 +129,7 @@ inline void commit_copies() { block->current->copies.emplace_back(); }
 inline void wait_copies(size_t pending) {
   auto& groups = block->current->copies;
   while (groups.size() > pending + 1) {
-    for (const Copy& copy : groups.front()) {
-      if (copy.from) {
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      } else {
-        std::memset(copy.to, 0, copy.bytes);
-      }
-    }
+    run_copies(groups.front());
     groups.erase(groups.begin());
   }
 }

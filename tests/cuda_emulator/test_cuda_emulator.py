@@ -14,6 +14,7 @@ SOURCE = r"""
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <emulated_hopper.h>
 
 __global__ void indices_kernel(int* out) {
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
@@ -39,6 +40,22 @@ __global__ void shuffle_kernel(int* out) {
 
 __global__ void stuck_kernel() {
   if (threadIdx.x != 5) __syncthreads();
+}
+
+// The first warp copies a tile of 8 x 128 bytes, the second reads row 1 from where its swizzled pieces are.
+__global__ void landing_kernel(const cuda_emulator::TileMap map, uint8_t* out, bool announce, bool wait) {
+  __shared__ cuda_emulator::Landing full;
+  uint8_t* const shared = cuda_emulator::dynamic_shared();
+  uint8_t* const tile = shared + (1024 - reinterpret_cast<uintptr_t>(shared) % 1024) % 1024;
+  if (threadIdx.x == 0) full.init(1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    cuda_emulator::copy_tile(tile, map, 64, 2, full);
+    if (announce) full.expect(8 * 128);
+  }
+  if (threadIdx.x != 32) return;
+  if (wait) full.wait(0);
+  for (int byte = 0; byte < 128; ++byte) out[byte] = tile[128 + (byte / 16 ^ 1) * 16 + byte % 16];
 }
 
 static cudaLaunchConfig_t config(dim3 grid, dim3 block) {
@@ -68,6 +85,14 @@ int stuck() {
 int too_large() {
   const auto c = config(dim3(1), dim3(2048));
   return cudaLaunchKernelEx(&c, stuck_kernel);
+}
+int landing(const uint8_t* in, uint8_t* out, int announce, int wait, int allowed) {
+  auto c = config(dim3(1), dim3(64));
+  c.dynamicSmemBytes = 60 << 10;
+  cuda_emulator::TileMap map;
+  if (cuda_emulator::make_tile_map(in, 4, 160, 160, 8, &map)) return -1;
+  if (cuda_emulator::allow_shared(landing_kernel, (allowed ? 64 : 48) << 10)) return -2;
+  return cudaLaunchKernelEx(&c, landing_kernel, map, out, announce != 0, wait != 0);
 }
 float through_half(float value) { return __half2float(__float2half_rn(value)); }
 float through_bfloat16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
@@ -137,6 +162,40 @@ def test_shuffles_exchange_values_within_a_warp(emulated, monkeypatch, order):
         total = sum(range(32 * warp, 32 * warp + 32))
         down = thread + 3 if lane + 3 < 32 else thread
         assert out[thread] == total * 10000 + down * 100 + 32 * warp
+
+
+def landed(emulated, announce=True, wait=True, allowed=True):
+    """The matrix is 4 rows of 160 bytes, the tile begins at byte 64 of row 2: row 3 is its row 1."""
+    place = (ctypes.c_uint8 * (4 * 160 + 16))()
+    start = -ctypes.addressof(place) % 16
+    place[start : start + 640] = [byte % 251 for byte in range(640)]
+    out = (ctypes.c_uint8 * 128)()
+    matrix = ctypes.c_void_p(ctypes.addressof(place) + start)
+    return emulated.landing(matrix, out, announce, wait, allowed), list(out)
+
+
+TILE_ROW = [byte % 251 for byte in range(3 * 160 + 64, 4 * 160)] + 32 * [0]
+
+
+def test_more_shared_memory_than_was_asked_for_fails_the_launch(emulated):
+    assert landed(emulated, allowed=False)[0] == 1
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_a_tile_that_is_waited_for_lands_swizzled_with_zeros_past_its_ends(emulated, monkeypatch, order):
+    monkeypatch.setenv("CUDA_EMULATOR_ORDER", order)
+    assert landed(emulated) == (0, TILE_ROW)
+
+
+def test_a_tile_that_is_not_waited_for_has_not_landed(emulated, monkeypatch):
+    monkeypatch.delenv("CUDA_EMULATOR_ORDER", raising=False)
+    status, row = landed(emulated, wait=False)
+    assert status == 0
+    assert row != TILE_ROW
+
+
+def test_a_landing_that_lacks_its_arrival_fails_the_launch(emulated):
+    assert landed(emulated, announce=False)[0] == 719
 
 
 def test_a_barrier_that_a_thread_never_reaches_fails_the_launch(emulated):

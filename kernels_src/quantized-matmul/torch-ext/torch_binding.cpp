@@ -143,15 +143,14 @@ void run(const GgufMatmul& q, const Tensor&) {
 
 template <class Launch>
 void on_stream(const Tensor& x, const Launch& launch) {
-  const int32_t device = x.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
   const char* error = launch(stream);
   STD_TORCH_CHECK(error == nullptr, "the CUDA kernel could not be launched: ", error);
 }
 
 void run(const QuantizedMatmul& q, const Tensor& x) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());  // whose kind decides what is run
   if (!khub::cuda::fits_mma(q)) {
     on_stream(x, [&](void* stream) { return khub::cuda::matmul(q, stream); });
     return;
@@ -164,6 +163,7 @@ void run(const QuantizedMatmul& q, const Tensor& x) {
 }
 
 void run(const GgufMatmul& q, const Tensor& x) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   on_stream(x, [&](void* stream) { return khub::cuda::matmul(q, stream); });
 }
 

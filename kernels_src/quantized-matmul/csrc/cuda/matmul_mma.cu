@@ -14,10 +14,10 @@
 //
 // Roofline: for few rows the bytes of the weights, each read once; x comes from the second cache, once for every 64
 // columns; partial sums are 8 * M * N bytes for each slice, where there is more than one. For many rows mma.sync's
-// rate, which on sm_90 is well below that of wgmma.
+// rate, which on sm_90 is well below that of wgmma: products of bytes by bytes go to matmul_wgmma.cu there.
 #include <type_traits>
 
-#include "matmul_cuda.h"
+#include "plan.h"
 #include "ptx.h"
 #include "widen.h"
 
@@ -78,18 +78,6 @@ struct Shape {
   static constexpr int kFit = int((48 << 10) / sizeof(Stage));
   static constexpr int kStages = kFit < 6 ? kFit : 6;
   static_assert(kStages >= 2, "one stage comes while another is multiplied");
-};
-
-struct Plan {
-  float* partials;  // [slices, m, n]; null: a block walks all slices
-  int slice;        // channels
-  int fold;         // kFold, or a smaller group
-  int group_shift;  // k >> group_shift is k's group
-  int column_blocks;
-  const void* x;            // as it is multiplied
-  int64_t x_stride;         // bytes
-  const float* x_scales;    // of what was rounded: [m, x_groups]
-  int64_t x_groups;
 };
 
 // Asks for kStageK channels from k on, zeros where there are none.
@@ -205,27 +193,6 @@ struct Sums {
     }
   }
 };
-
-// Element (row, column) of the output from its sum.
-template <class T>
-__device__ __forceinline__ void write_as(const QuantizedMatmul& q, int64_t row, int64_t column, float sum) {
-  const float bias = q.bias ? to_float(static_cast<const T*>(q.bias)[column]) : 0.0f;
-  from_float(sum + bias, static_cast<T*>(q.out) + row * q.out_stride + column);
-}
-
-// Where X is what x was rounded to, the output's type is known when the kernel runs.
-template <class X>
-__device__ __forceinline__ void write(const QuantizedMatmul& q, int64_t row, int64_t column, float sum) {
-  if constexpr (sizeof(X) == 2) {
-    write_as<X>(q, row, column, sum);
-  } else {
-    switch (q.dtype) {
-      case DType::f32: return write_as<float>(q, row, column, sum);
-      case DType::f16: return write_as<__half>(q, row, column, sum);
-      case DType::bf16: return write_as<__nv_bfloat16>(q, row, column, sum);
-    }
-  }
-}
 
 template <class X, Format kFormat, int kRows>
 __global__ void __launch_bounds__(Shape<X, kFormat, kRows>::kThreads) matmul_mma_kernel(const QuantizedMatmul q,
@@ -408,16 +375,31 @@ constexpr int64_t kFilled = 132;                      // of many: one, as its re
 constexpr int64_t kLeastSlice = 512;                  // of channels, that are worth a block
 constexpr int64_t kMostPartials = int64_t(64) << 20;  // floats
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // By n and k alone: m must not decide in what order a row is added up.
 int64_t slice_of(const QuantizedMatmul& q) {
   const int64_t wanted = min(kEnoughBlocks / ceil_div(q.n, 64), q.k / kLeastSlice);
   return ceil_div(ceil_div(q.k, max(wanted, int64_t(1))), kSliceStep) * kSliceStep;
 }
 
-int64_t column_blocks_of(const QuantizedMatmul& q) { return ceil_div(q.n, q.m <= kSmallRows ? 64 : 128); }
-int64_t row_blocks_of(const QuantizedMatmul& q) { return ceil_div(q.m, q.m <= kSmallRows ? kSmallRows : kLargeRows); }
+bool is_coarse(const QuantizedMatmul& q) { return q.coarse && q.bits == 8; }
+
+// A tile's place is two numbers of 31 bits.
+bool takes_wgmma(const QuantizedMatmul& q) {
+  return is_coarse(q) && q.m < int64_t(1) << 31 && q.n < int64_t(1) << 31 && has_wgmma();
+}
+
+int64_t column_blocks_of(const QuantizedMatmul& q) {
+  return ceil_div(q.n, takes_wgmma(q) ? kWgmmaColumns : q.m <= kSmallRows ? 64 : 128);
+}
+
+int64_t row_blocks_of(const QuantizedMatmul& q) {
+  return ceil_div(q.m, takes_wgmma(q) ? wgmma_rows(q.m) : q.m <= kSmallRows ? kSmallRows : kLargeRows);
+}
+
+const char* merge(const QuantizedMatmul& q, const Plan& plan, void* stream) {
+  return launch(merge_kernel, dim3(unsigned(ceil_div(q.m * q.n, kMergeThreads))), dim3(kMergeThreads), stream, q, plan,
+                int(ceil_div(q.k, plan.slice)));
+}
 
 template <class X, Format kFormat, int kRows>
 const char* multiply_rows(const QuantizedMatmul& q, const Plan& plan, void* stream) {
@@ -425,9 +407,7 @@ const char* multiply_rows(const QuantizedMatmul& q, const Plan& plan, void* stre
   const dim3 grid(unsigned(plan.column_blocks * row_blocks_of(q)), 1, unsigned(slices));
   const char* error =
       launch(matmul_mma_kernel<X, kFormat, kRows>, grid, dim3(Shape<X, kFormat, kRows>::kThreads), stream, q, plan);
-  if (error || !plan.partials) return error;
-  return launch(merge_kernel, dim3(unsigned(ceil_div(q.m * q.n, kMergeThreads))), dim3(kMergeThreads), stream, q, plan,
-                int(slices));
+  return error || !plan.partials ? error : merge(q, plan, stream);
 }
 
 template <class X, Format kFormat>
@@ -448,8 +428,6 @@ const char* multiply_as_it_is(const QuantizedMatmul& q, Plan plan, void* stream)
   return "unknown format";
 }
 
-bool is_coarse(const QuantizedMatmul& q) { return q.coarse && q.bits == 8; }
-
 // Of x: by row, or where the weights' are by block, by row and 128 channels.
 int64_t x_groups_of(const QuantizedMatmul& q) { return is_coarse(q) ? q.groups : 0; }
 
@@ -464,7 +442,9 @@ const char* multiply_rounded(const QuantizedMatmul& q, Plan plan, float* workspa
   plan.x_groups = x_groups_of(q);
   const char* error = launch(round_kernel<X>, dim3(unsigned(q.m * plan.x_groups)), dim3(kRoundThreads), stream, q, x,
                              scales, plan.x_groups);
-  return error ? error : multiply<X, kFormat>(q, plan, stream);
+  if (error || !takes_wgmma(q)) return error ? error : multiply<X, kFormat>(q, plan, stream);
+  error = multiply_wgmma(q, plan, stream);
+  return error || !plan.partials ? error : merge(q, plan, stream);
 }
 
 bool on_16_bytes(const void* from, int64_t stride_bytes) {
