@@ -17,7 +17,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture(
     scope="module",
-    params=["cpu", *(pytest.param(k, marks=pytest.mark.slow) for k in ("cpu-baseline", "cpu-wide"))],
+    params=["cpu", pytest.param("cpu-baseline", marks=pytest.mark.slow)],
 )
 def loops(request, builds):
     """The build of each instruction set: a GPU takes rows."""
