@@ -88,9 +88,10 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
         for format in ("int8", "int4"):
             for tokens in (1, 16, 512):
                 yield partial(matmul, quantized, format, tokens, 4096, 4096, dtype)
-        if not gpu:  # which gains nothing by it
-            for tokens in (1, 16, 512):
-                yield partial(matmul, quantized, "int4", tokens, 4096, 4096, dtype, int8_activations=True)
+        # A GPU gains nothing by it with int4, a CPU with others.
+        for format in ("int8", "fp8") if gpu else ("int4",):
+            for tokens in (16, 2048, 8192) if gpu else (1, 16, 512):
+                yield partial(matmul, quantized, format, tokens, 4096, 4096, dtype, rounded=True)
 
 
 def model_cases(
@@ -115,7 +116,7 @@ def model_cases(
                 yield partial(matmul, quantized, format, batch, model.hidden, model.feed_forward, dtype)
             if device == "cpu":
                 widths = model.hidden, model.feed_forward
-                yield partial(matmul, quantized, "int4", batch, *widths, dtype, int8_activations=True)
+                yield partial(matmul, quantized, "int4", batch, *widths, dtype, rounded=True)
 
 
 def dtypes(device: str) -> tuple[torch.dtype, ...]:

@@ -30,6 +30,7 @@ TORCH = {
     "cpu": (Peer("torch int4pack", torch_peers.INT4_CPU),),
     "cuda": (
         Peer("torch int4pack", torch_peers.INT4_CUDA),
+        Peer("torch._scaled_mm", torch_peers.SCALED_MM),
         Peer("torch flash", torch_peers.FLASH),
         Peer("torch flex_attention", torch_peers.FLEX),
     ),

@@ -53,6 +53,17 @@ def _int4_cuda(inputs: Inputs) -> Call | None:
     return lambda: each(lambda w: multiply(x, w[0], packed.group_size, w[1]), weights)
 
 
+def _scaled_mm(inputs: Inputs) -> Call | None:
+    """Of an x that is rounded beforehand, where the kernel rounds it in its call."""
+    x, packed = inputs["x"], inputs["packed"]
+    if x.dtype != torch.bfloat16:
+        return None
+    scales = x.float().abs().amax(1, keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+    rounded = (x.float() / scales).to(torch.float8_e4m3fn)
+    weight, weight_scales = packed.weight.t(), packed.scales[None]
+    return lambda: torch._scaled_mm(rounded, weight, scales, weight_scales, out_dtype=x.dtype)
+
+
 def laid_out(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, keys and values `[sequences, heads, tokens, head_size]` of sequences that are equally long."""
     tables = inputs["block_tables"].long()
@@ -93,5 +104,6 @@ def _flex(inputs: Inputs) -> Call:
 
 INT4_CPU = {"matmul int4": _int4_cpu, "matmul int4, x in 8 bits": _int4_cpu}
 INT4_CUDA = {"matmul int4": _int4_cuda}
+SCALED_MM = {"matmul fp8, x in 8 bits": _scaled_mm}
 FLASH = {"attend (prefill)": _flash}
 FLEX = {"attend (prefill)": _flex, "attend (decode)": _flex}

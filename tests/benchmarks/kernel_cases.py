@@ -25,7 +25,7 @@ def part(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Packed:
-    """A symmetric int4 weight, as quantized-matmul stores it."""
+    """A symmetric int4 weight, or one of e4m3 by channel, as quantized-matmul stores it."""
 
     shape: tuple[int, int]
     group_size: int
@@ -34,17 +34,23 @@ class Packed:
 
 
 def quantize(weight: torch.Tensor, format: str) -> Packed:
+    if format == "fp8":
+        scales = weight.float().abs().amax(1) / 448
+        stored = (weight.float() / scales[:, None]).to(torch.float8_e4m3fn)
+        return Packed(tuple(weight.shape), weight.shape[1], stored, scales)
     values = torch.randint(1, 16, weight.shape, dtype=torch.uint8)
     scales = torch.rand(weight.shape[0], weight.shape[1] // 128).to(weight.dtype) / 8 + 0.01
     return Packed(tuple(weight.shape), 128, values[:, 0::2] | values[:, 1::2] << 4, scales)
 
 
 def dequantize(packed: Packed) -> torch.Tensor:
+    if packed.weight.dtype == torch.float8_e4m3fn:
+        return packed.weight.float() * packed.scales[:, None]
     values = torch.stack([packed.weight & 15, packed.weight >> 4], dim=-1).flatten(1).float() - 8
     return values * packed.scales.float().repeat_interleave(packed.group_size, dim=1)
 
 
-def matmul(x: torch.Tensor, packed: Packed, int8_activations: bool = False) -> torch.Tensor:
+def matmul(x: torch.Tensor, packed: Packed, **activations: bool) -> torch.Tensor:
     return functional.linear(x.float(), dequantize(packed)).to(x.dtype)
 
 
@@ -73,7 +79,8 @@ def cases(dtype: torch.dtype) -> Iterator[Any]:
         yield replace(case, kernel=case.peer)
     yield products(QUANTIZED, "int4", 1, 256, 64, dtype)
     yield products(QUANTIZED, "int4", 17, 256, 64, dtype)
-    yield products(QUANTIZED, "int4", 3, 256, 64, dtype, int8_activations=True)
+    yield products(QUANTIZED, "int4", 3, 256, 64, dtype, rounded=True)
+    yield products(QUANTIZED, "fp8", 3, 256, 64, dtype, rounded=True)
 
 
 def case_of(name: str, dtype: torch.dtype = torch.float32) -> Any:

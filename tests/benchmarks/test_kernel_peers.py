@@ -138,6 +138,11 @@ def test_torchs_int4_product_is_that_of_the_case() -> None:
         assert row.other_ratios.keys() == {"torch int4pack"}, row.failed
 
 
+def test_torchs_product_of_bytes_is_that_of_the_case() -> None:
+    row = measured(case_of("matmul fp8, x in 8 bits", torch.bfloat16), *part("peers").TORCH["cuda"])
+    assert row.other_ratios.keys() == {"torch._scaled_mm"}, row.failed
+
+
 def test_flashinfer_gets_the_pages_of_each_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrapper:
         def __init__(self, workspace: torch.Tensor, layout: str, **options: Any) -> None:

@@ -156,7 +156,7 @@ def test_llama_cpp_gives_the_results_of_int4_products() -> None:
     with elsewhere.Worker(given("KHUB_LLAMA_CPP"), elsewhere.WORKERS / "llama_cpp.py", 2) as worker:
         peer = elsewhere.llama_cpp(worker)
         for tokens in (1, 3, 16, 65):
-            case = products(QUANTIZED, "int4", tokens, 512, 96, torch.float32, int8_activations=True)
+            case = products(QUANTIZED, "int4", tokens, 512, 96, torch.float32, rounded=True)
             row = measured(case, peer)
             assert row.other_ratios.keys() == {"llama.cpp"}, row.failed
             wrong = replace(case, inputs=case.inputs | {"packed": quantize(torch.empty(96, 512), "int4")})
