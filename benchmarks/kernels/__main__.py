@@ -75,6 +75,8 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
         batches = ((1, 4096), (32, 4096), (256, 1024)) if gpu else ((1, 1024), (32, 4096))
         for batch, context in batches:
             yield partial(attention, attend, MODELS["qwen3-0.6b"], batch, context, dtype)
+        if gpu:  # eight query heads share a KV head
+            yield partial(attention, attend, MODELS["llama-3-70b"], 64, 8192, dtype)
         yield partial(prefill, attend, MODELS["qwen3-0.6b"], 8192 if gpu else 2048, dtype)
         for tokens in (1, 4096) if gpu else (1, 64):
             yield partial(rms_norm, rows, tokens, 4096, dtype)
@@ -86,7 +88,7 @@ def standard_cases(kernels: tuple[ModuleType, ...], device: str) -> Iterator[Mak
             yield partial(qk_norm_rope_cache, rows, tokens, dtype)
         yield partial(fused_add_rms_norm, rows, 16384, 4096, dtype)
         for format in ("int8", "int4"):
-            for tokens in (1, 16, 512):
+            for tokens in (1, 16, 64, 256, 512) if gpu else (1, 16, 512):
                 yield partial(matmul, quantized, format, tokens, 4096, 4096, dtype)
         # A GPU gains nothing by it with int4, a CPU with others.
         for format in ("int8", "fp8") if gpu else ("int4",):
