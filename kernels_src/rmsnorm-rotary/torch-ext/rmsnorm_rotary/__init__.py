@@ -25,6 +25,7 @@ from .activations import (
     silu_and_mul,
 )
 from .functional import apply_rms_norm, apply_rotary_transformers, apply_silu_and_mul
+from .mrope import mrope_cos_sin
 
 __all__ = [
     "apply_rms_norm",
@@ -41,6 +42,7 @@ __all__ = [
     "gelu_tanh",
     "gelu_tanh_and_mul",
     "layers",
+    "mrope_cos_sin",
     "mul_and_silu",
     "qk_norm_rope_cache",
     "rms_norm",
@@ -95,7 +97,7 @@ def rotary_embedding(
     Rotary position embedding is from RoFormer (Su et al., 2021).
 
     Args:
-        positions: int64 ``[num_tokens]`` or ``[batch, seq_len]``.
+        positions: int64 ``[num_tokens]`` or ``[batch, seq_len]``. Of several for each token see ``mrope_cos_sin``.
         query, key: the dimensions of ``positions``, then ``[heads * head_size]`` or ``[heads, head_size]``.
             ``key`` may have another number of heads, or be None.
         head_size: elements per head.

@@ -1,0 +1,1 @@
+../../../torch-ext/rmsnorm_rotary/mrope.py
