@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from khub_process import ROOT, khub_command, khub_environment
@@ -83,11 +84,19 @@ def _link(name: str, site: Path) -> None:
         source, target = Path(str(file.locate())), site / file
         if ".." in file.parts or "__pycache__" in file.parts or not source.is_file():
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:  # another file system
-            shutil.copy2(source, target)
+        _link_file(source, target)
+        # Its bytecode too, if it is there: to compile torch takes longer than most commands.
+        compiled = Path(cache_from_source(str(source)))
+        if source.suffix == ".py" and compiled.is_file():
+            _link_file(compiled, Path(cache_from_source(str(target))))
+
+
+def _link_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def built_kernel(name: str, folder: Path) -> Path:

@@ -151,15 +151,18 @@ def test_compile_takes_what_another_variant_and_another_checkout_left(kernel: Pa
 
 
 @pytest.mark.parametrize("variant", [STABLE, pytest.param(CUDA, marks=pytest.mark.heavy)])
-def test_compile_in_another_store_gives_the_same_objects_and_libraries(tmp_path: Path, variant: str) -> None:
-    def files(store: Path) -> dict[str, bytes]:
-        compiled(TINY, variant, store)
+def test_compile_in_another_folder_and_store_gives_the_same_objects_and_libraries(
+    tmp_path: Path, variant: str
+) -> None:
+    def files(kernel: Path, store: Path) -> dict[str, bytes]:
+        compiled(kernel, variant, store)
         found = {path.relative_to(store).as_posix(): path for path in store.rglob("*")}
         return {name: path.read_bytes() for name, path in found.items() if path.suffix in (".o", ".so")}
 
-    one = files(tmp_path / "one")
+    one = files(TINY, tmp_path / "one")
     assert len(one) == 3
-    assert one == files(tmp_path / "two")
+    copy = Path(shutil.copytree(TINY, tmp_path / "another" / TINY.name))
+    assert one == files(copy, tmp_path / "two")
 
 
 def test_build_cell_that_cannot_write_says_where_and_leaves_the_store_as_it_was(tmp_path: Path) -> None:

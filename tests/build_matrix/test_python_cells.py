@@ -213,6 +213,7 @@ def test_audit_of_a_python_variant_lets_pythons_symbols_through_and_no_other() -
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_build_in_another_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     cache, compiler, libraries = ToolchainCache(), find_compiler(), []
     for folder in (PLANNER, Path(shutil.copytree(PLANNER, tmp_path / "copy"))):

@@ -152,7 +152,8 @@ class Client:
 @pytest.mark.parametrize(
     ("release", "kind"),
     [
-        ("1.10.0", "model"),  # knows no kernels: it uploads them as models
+        # These know no kernels: they upload them as models.
+        pytest.param("1.10.0", "model", marks=pytest.mark.heavy),
         pytest.param("1.33.0", "model", marks=pytest.mark.heavy),
         ("2.4.0", "kernel"),
     ],
