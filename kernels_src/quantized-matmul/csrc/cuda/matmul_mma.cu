@@ -194,6 +194,27 @@ struct Sums {
   }
 };
 
+// Element (row, column) of the output from its sum.
+template <class T>
+__device__ __forceinline__ void write_as(const QuantizedMatmul& q, int64_t row, int64_t column, float sum) {
+  const float bias = q.bias ? to_float(static_cast<const T*>(q.bias)[column]) : 0.0f;
+  from_float(sum + bias, static_cast<T*>(q.out) + row * q.out_stride + column);
+}
+
+// Where X is what x was rounded to, the output's type is known when the kernel runs.
+template <class X>
+__device__ __forceinline__ void write(const QuantizedMatmul& q, int64_t row, int64_t column, float sum) {
+  if constexpr (sizeof(X) == 2) {
+    write_as<X>(q, row, column, sum);
+  } else {
+    switch (q.dtype) {
+      case DType::f32: return write_as<float>(q, row, column, sum);
+      case DType::f16: return write_as<__half>(q, row, column, sum);
+      case DType::bf16: return write_as<__nv_bfloat16>(q, row, column, sum);
+    }
+  }
+}
+
 template <class X, Format kFormat, int kRows>
 __global__ void __launch_bounds__(Shape<X, kFormat, kRows>::kThreads) matmul_mma_kernel(const QuantizedMatmul q,
                                                                                       const Plan plan) {

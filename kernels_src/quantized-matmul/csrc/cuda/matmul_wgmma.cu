@@ -135,14 +135,42 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void store() const {
+    if (plan.partials) return store_in(plan.partials + task.slice * q.m * q.n, q.n, static_cast<const float*>(nullptr));
+    switch (q.dtype) {
+      case DType::f32: return store_as<float>();
+      case DType::f16: return store_as<__half>();
+      case DType::bf16: return store_as<__nv_bfloat16>();
+    }
+  }
+
+  template <class T>
+  __device__ __forceinline__ void store_as() const {
+    store_in(static_cast<T*>(q.out), q.out_stride, static_cast<const T*>(q.bias));
+  }
+
+  // A thread has pairs of columns: one store for both, where their places allow it.
+  template <class T>
+  __device__ __forceinline__ void store_in(T* out, int64_t stride, const T* bias) const {
+    struct alignas(2 * sizeof(T)) Pair {
+      T both[2];
+    };
+    const bool whole = (q.n | stride) % 2 == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Pair) == 0;
 #pragma unroll
-    for (int i = 0; i < 64; ++i) {
-      const int64_t row = rows[i % 4 / 2], column = task.column0 + columns + i / 4 * 8 + i % 2;
+    for (int i = 0; i < 64; i += 2) {
+      const int64_t row = rows[i % 4 / 2], column = task.column0 + columns + i / 4 * 8;
       if (row >= q.m || column >= q.n) continue;
-      if (plan.partials) {
-        plan.partials[(task.slice * q.m + row) * q.n + column] = sums.total[i];
+      T* const to = out + row * stride + column;
+      Pair pair;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const bool valid = bias && column + j < q.n;
+        from_float(sums.total[i + j] + (valid ? to_float(bias[column + j]) : 0.0f), &pair.both[j]);
+      }
+      if (whole) {
+        *reinterpret_cast<Pair*>(to) = pair;
       } else {
-        write<X>(q, row, column, sums.total[i]);
+        to[0] = pair.both[0];
+        if (column + 1 < q.n) to[1] = pair.both[1];
       }
     }
   }
