@@ -14,18 +14,24 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -
 CORE_TESTS := $(addprefix tests/engine/test_,block_pool.py scheduler.py scheduler_events.py) \
 	$(addprefix tests/hub_loader/test_,manifest.py resolver.py trust_core.py variant.py)
 
+# The tests that pages name as running their commands.
+PAGES = $(shell grep -rhoE 'executed by tests/[a-z_/]+\.py' docs README.md | cut -d' ' -f3 | sort -u)
+
 KERNELS := paged-attention rmsnorm-rotary dense-linear quantized-matmul
 
 # Bytecode is kept where it is made: hundreds of processes would each compile torch anew, half of what the tests take.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all fast shuffled lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
+.PHONY: demo test pages test-all fast shuffled lint format bench bench-loader chromium screenshots sanitize docs coverage mutants duplicates clean
 
 demo: $(READY) ## build, serve, publish, fetch, generate: the main job, end to end
 	$(BIN)/python ci/demo.py
 
 test: lint chromium ## lint, types, and the tests but for the heaviest
 	$(PYTEST) -m "not heavy"
+
+pages: $(READY) ## the commands of the pages, as a reader types them: a few minutes
+	$(PYTEST) $(PAGES)
 
 test-all: lint chromium ## every test: also other archs, hollow torch, a cluster (fetches about a gigabyte)
 	$(PYTEST)

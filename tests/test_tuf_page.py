@@ -39,7 +39,7 @@ def install_commands(site: Path) -> None:
     (info / "entry_points.txt").write_text("[khub.commands]\n" + declared[1].replace('"', "") + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands_of_the_tuf_page_run_in_order(tmp_path: Path) -> None:
     scripts = MARK.findall(PAGE)
     assert len(scripts) == 3

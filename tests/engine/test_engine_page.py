@@ -17,7 +17,7 @@ LIMIT = 1500
 MAIN = "import sys; from hub_loader.cli import main; sys.exit(main())"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands_of_the_page_run(tmp_path: Path) -> None:
     block = re.search(
         r"<!-- executed by tests/engine/test_engine_page.py -->\n```sh\n(.*?)```", PAGE, re.DOTALL

@@ -9,7 +9,7 @@ from clean_install import built_kernel, clean_environment, run_script, scripts
 from khub_process import ROOT, StartHub, khub
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_road_of_an_engine_from_generate_to_serve_runs_as_written(
     start_hub: StartHub, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ def environment(folder: Path, hub: Hub) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands_of_the_accounts_page_run_in_order(start_hub: StartHub, tmp_path: Path) -> None:
     hub = start_hub(tmp_path / "hub")
     script = "".join(

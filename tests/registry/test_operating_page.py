@@ -49,7 +49,7 @@ def test_first_commands_of_the_operations_page_run_and_its_metrics_are_those_exp
     assert set(re.findall(r"^\| `(khub_\w+)` \|", PAGE, re.MULTILINE)) == names
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("script", SCRIPTS[1:], ids=["traces", "workers", "proxy"])
 def test_further_commands_of_the_operations_page_run_in_order(script: str, tmp_path: Path) -> None:
     run(script, tmp_path)

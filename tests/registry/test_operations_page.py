@@ -57,7 +57,7 @@ def run(folder: Path, text: str, database: str, storage: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands_of_the_operations_page_run_in_order(tmp_path: Path, postgres_url: str, s3_url: str) -> None:
     output = run(tmp_path, script("folder"), postgres_url, s3_url)
     assert "khub_" in output and ": 0 problems." in output

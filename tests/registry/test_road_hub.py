@@ -16,7 +16,7 @@ from packages import python_package
 PLACES = ("postgresql://khub:secret@db.example/hub", "s3://kernels/hub")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_road_of_an_operator_from_serve_to_upgrade_runs_as_written(
     wheel: Path, tmp_path: Path, postgres_url: str, s3_url: str
 ) -> None:
