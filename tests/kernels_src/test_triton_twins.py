@@ -94,7 +94,7 @@ def test_a_variant_in_triton_interpreted_passes_the_packages_tests(package: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", TWINS[-1:], ids=lambda package: package.name)
+@twins
 def test_a_variant_in_triton_compiles_without_a_gpu(package: Path, tmp_path: Path) -> None:
     assert {capability for _, capability in compile_ahead(package, tmp_path, ["90"])} == {"sm_90"}
 

@@ -30,23 +30,32 @@ struct TileMap {
   CUtensorMap map;
 };
 
+// The driver's function that makes them, looked up once; null where there is none.
+inline PFN_cuTensorMapEncodeTiled_v12000 tile_map_encoder() {
+  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 12050
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+#else
+    const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &found);
+#endif
+    const bool is_there = error == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(is_there ? entry : nullptr);
+  }();
+  return encoder;
+}
+
 // Tiles of `tile_rows` x 128 bytes of a [rows, bytes] matrix whose rows are `stride` bytes apart; zeros past its ends.
 // The matrix and its rows are on 16 bytes. Null, or what went wrong.
 inline const char* make_tile_map(const void* data, int64_t rows, int64_t bytes, int64_t stride, int tile_rows,
                                  TileMap* to) {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found;
-#if CUDART_VERSION >= 12050
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-#else
-  const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &found);
-#endif
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (found != cudaDriverEntryPointSuccess) return "this driver has no cuTensorMapEncodeTiled";
+  const PFN_cuTensorMapEncodeTiled_v12000 encode = tile_map_encoder();
+  if (!encode) return "this driver has no cuTensorMapEncodeTiled";
   const cuuint64_t sizes[2] = {cuuint64_t(bytes), cuuint64_t(rows)}, strides[1] = {cuuint64_t(stride)};
   const cuuint32_t tile[2] = {kSwizzled, cuuint32_t(tile_rows)}, steps[2] = {1, 1};
-  const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry)(
+  const CUresult result = encode(
       &to->map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), sizes, strides, tile, steps,
       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -11,8 +11,9 @@
 // device that has these instructions all such products come here, so that few rows and many agree as well.
 //
 // Roofline: for few rows the bytes of the weights, each read once; for many wgmma's rate for bytes, twice that of 16
-// bits. A stage of 32 KiB feeds 4.2 million multiply-adds: 1,024 cycles, in which a multiprocessor's part of the second
-// cache brings twice as much.
+// bits. But a stage of 32 KiB feeds 2.1 million multiply-adds, 512 cycles at that rate, so a multiprocessor wants 64 bytes
+// a cycle of the second cache, about twice its part of that: without sharing tiles between blocks (multicast) this, not
+// wgmma, is likely to be the bound. Not measured.
 #include "hopper.h"
 #include "plan.h"
 
@@ -76,7 +77,7 @@ __device__ __forceinline__ void clear(float (&sums)[64]) {
   for (int i = 0; i < 64; ++i) sums[i] = 0.0f;
 }
 
-// What a thread of a warpgroup holds of the output; `sliced` and `total` are registers only where they are used.
+// What a thread of a warpgroup holds of the output.
 template <class X>
 struct Sums {
   using Sum = typename std::conditional<std::is_same<X, int8_t>::value, int, float>::type;
@@ -84,12 +85,10 @@ struct Sums {
   float sliced[64], total[64];
 };
 
-template <class X, int kGroups>
+template <class X>
 struct Consumer {
-  using S = Shape<kGroups>;
-  static constexpr bool kWhole = std::is_same<X, int8_t>::value;  // products are whole numbers
-  // Channels whose products fit 31 bits, a stage's multiple; of e4m3 those that are summed in one go.
-  static constexpr int kFold = kWhole ? 1 << 16 : kStageK;
+  // Channels that are summed in one go: of whole numbers as many as fit 31 bits.
+  static constexpr int kFold = std::is_same<X, int8_t>::value ? 1 << 16 : kStageK;
 
   const QuantizedMatmul& q;
   const Plan& plan;
@@ -217,7 +216,7 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads, 1)
     for (int64_t at = blockIdx.x; at < tasks; at += gridDim.x) {
       const Task task = task_at(q, plan, S::kRows, row_blocks, at);
       const int64_t row = task.row0 + group * kGroupRows + warp * 16 + lane / 4;
-      Consumer<X, kGroups> consumer = {q, plan, task, {row, row + 8}, lane % 4 * 2, sums};
+      Consumer<X> consumer = {q, plan, task, {row, row + 8}, lane % 4 * 2, sums};
       clear(sums.sliced);
       clear(sums.total);
       bool add = false;
@@ -236,7 +235,7 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads, 1)
         if (lane == 0) empty[turn.stage].arrive();
         const int done = k + kStageK;
         const bool ends = done >= task.end, slice_ends = ends || done % plan.slice == 0;
-        add = !slice_ends && done % Consumer<X, kGroups>::kFold != 0;
+        add = !slice_ends && done % Consumer<X>::kFold != 0;
         if (!add) consumer.fold(done);
         if (slice_ends) consumer.add_slice();
       }
