@@ -79,6 +79,8 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   return result;
 }
 
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
 using cudaStream_t = struct CUstream_st*;
 
 enum cudaDeviceAttr {
@@ -315,6 +317,13 @@ inline void __syncthreads() { cuda_emulator::wait(cuda_emulator::block->barrier)
 inline void __syncwarp(unsigned = 0xffffffffu) {
   cuda_emulator::Block* b = cuda_emulator::block;
   cuda_emulator::wait(b->warps[b->current->rank / cuda_emulator::kWarpSize].barrier);
+}
+
+// Blocks run one after the other.
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+  const unsigned before = *at;
+  *at += value;
+  return before;
 }
 
 template <class T>

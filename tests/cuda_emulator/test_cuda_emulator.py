@@ -90,7 +90,8 @@ int landing(const uint8_t* in, uint8_t* out, int announce, int wait, int allowed
   auto c = config(dim3(1), dim3(64));
   c.dynamicSmemBytes = 60 << 10;
   cuda_emulator::TileMap map;
-  if (cuda_emulator::make_tile_map(in, 4, 160, 160, 8, &map)) return -1;
+  const cuda_emulator::TileMap tiling = {in, 2, {160, 4}, {1, 160}, {128, 8}};
+  if (cuda_emulator::make_tile_map(tiling, &map)) return -1;
   if (cuda_emulator::allow_shared(landing_kernel, (allowed ? 64 : 48) << 10)) return -2;
   return cudaLaunchKernelEx(&c, landing_kernel, map, out, announce != 0, wait != 0);
 }

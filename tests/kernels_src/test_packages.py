@@ -17,7 +17,14 @@ packages = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: pack
 
 @pytest.mark.parametrize(
     "shared",
-    ["csrc/scalar.h", "csrc/cpu/lanes.h", "csrc/cuda/device.h", "csrc/cuda/ptx.h", "torch-ext/share.h"],
+    [
+        "csrc/scalar.h",
+        "csrc/cpu/lanes.h",
+        "csrc/cuda/device.h",
+        "csrc/cuda/hopper.h",
+        "csrc/cuda/ptx.h",
+        "torch-ext/share.h",
+    ],
 )
 def test_a_header_that_packages_copy_is_the_same_in_all(shared):
     copies = [package / shared for package in PACKAGES if (package / shared).exists()]

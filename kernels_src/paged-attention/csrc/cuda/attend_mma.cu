@@ -1,6 +1,8 @@
 // Attention on tensor cores over caches of the query's type, and who is taken there.
 #include "attend_mma.h"
 
+#include "attend_wgmma.h"
+
 namespace khub::cuda {
 
 namespace {
@@ -20,11 +22,11 @@ bool fits_mma(const Attention& a) {
 }
 
 int64_t attend_mma_floats(const Attention& a) {
-  const Split split = split_of(a);
-  return split.spans > 1 ? a.num_seqs * a.num_kv_heads * split.rows * split.spans * (width_of(a) + 2) : 0;
+  return attend_partials(a) + (fits_wgmma(a) ? attend_plan_words(a) : 0);
 }
 
 const char* attend_mma(const Attention& a, float* partials, void* stream) {
+  if (fits_wgmma(a)) return attend_wgmma(a, partials, stream);
   return a.cache_type == CacheType::same ? attend_half<false>(a, partials, stream)
                                          : attend_mma_fp8(a, partials, stream);
 }

@@ -11,7 +11,7 @@ namespace khub::cuda {
 const char* attend(const Attention& attention, void* stream);
 
 // The same on tensor cores, for what they can take: queries of half precision, and heads that are rows of 16-byte
-// pieces. It needs memory for partial sums, so many floats (none: 0).
+// pieces. It needs memory for partial sums and a plan, so many floats (none: 0).
 bool fits_mma(const Attention& attention);
 int64_t attend_mma_floats(const Attention& attention);
 const char* attend_mma(const Attention& attention, float* partials, void* stream);

@@ -1,9 +1,8 @@
 // What compute capability 9.0 has of its own: copies of tiles that land on a barrier (TMA), and products of four warps
 // whose operands lie in shared memory (wgmma), as functions. Compiled for the host, by the tests' emulator, they are
 // the emulator's. Source: the PTX manual, "Asynchronous Warpgroup Level Matrix Instructions" and "Tensor copies".
+// A copy of this file is in the packages that have such kernels; the products themselves are in a file of each.
 #pragma once
-
-#include <cuda_fp8.h>
 
 #include <cstdint>
 #include <type_traits>
@@ -23,9 +22,33 @@ constexpr int kWarpgroup = 128;  // threads
 constexpr int kSwizzled = 128;   // bytes of a tile's row, whose 16-byte pieces are spread over all banks
 constexpr int kTileAlign = 1024;
 
+// Of the current device; null, or what went wrong.
+inline const char* device_attribute(cudaDeviceAttr name, int* to) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(to, name, device);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+inline bool has_wgmma() {
+  int major = 0, minor = 0;
+  return !device_attribute(cudaDevAttrComputeCapabilityMajor, &major) &&
+         !device_attribute(cudaDevAttrComputeCapabilityMinor, &minor) && major == 9 && minor == 0;
+}
+
+// Bytes in up to four dimensions, the first of them contiguous, and the tiles they are copied in: `tile[0]` is 128. The
+// data and all strides, in bytes, are on 16 bytes.
+struct Tiling {
+  const void* data;
+  int rank;
+  int64_t sizes[4];
+  int64_t strides[4];  // strides[0]: 1
+  int tile[4];
+};
+
 #if defined(__CUDACC__)
 
-// Where the tiles of a matrix of bytes come from. A kernel takes it as `const __grid_constant__ TileMap`.
+// Where tiles come from. A kernel takes it as `const __grid_constant__ TileMap`.
 struct TileMap {
   CUtensorMap map;
 };
@@ -47,17 +70,21 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tile_map_encoder() {
   return encoder;
 }
 
-// Tiles of `tile_rows` x 128 bytes of a [rows, bytes] matrix whose rows are `stride` bytes apart; zeros past its ends.
-// The matrix and its rows are on 16 bytes. Null, or what went wrong.
-inline const char* make_tile_map(const void* data, int64_t rows, int64_t bytes, int64_t stride, int tile_rows,
-                                 TileMap* to) {
+// Of what lies outside a tile has zeros. Null, or what went wrong.
+inline const char* make_tile_map(const Tiling& tiling, TileMap* to) {
   const PFN_cuTensorMapEncodeTiled_v12000 encode = tile_map_encoder();
   if (!encode) return "this driver has no cuTensorMapEncodeTiled";
-  const cuuint64_t sizes[2] = {cuuint64_t(bytes), cuuint64_t(rows)}, strides[1] = {cuuint64_t(stride)};
-  const cuuint32_t tile[2] = {kSwizzled, cuuint32_t(tile_rows)}, steps[2] = {1, 1};
+  cuuint64_t sizes[4], strides[3];
+  cuuint32_t tile[4], steps[4];
+  for (int i = 0; i < tiling.rank; ++i) {
+    sizes[i] = cuuint64_t(tiling.sizes[i]);
+    tile[i] = cuuint32_t(tiling.tile[i]);
+    steps[i] = 1;
+    if (i > 0) strides[i - 1] = cuuint64_t(tiling.strides[i]);
+  }
   const CUresult result = encode(
-      &to->map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), sizes, strides, tile, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      &to->map, CU_TENSOR_MAP_DATA_TYPE_UINT8, cuuint32_t(tiling.rank), const_cast<void*>(tiling.data), sizes, strides,
+      tile, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? nullptr : "cuTensorMapEncodeTiled refused the matrix";
 }
@@ -115,7 +142,7 @@ struct Landing {
 // After `init`, before other threads and the copies see the barriers; a barrier of the block follows.
 __device__ __forceinline__ void publish_landings() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }
 
-// The tile at (byte, row) to shared memory, on kTileAlign.
+// The tile at these places of each dimension to shared memory, on kTileAlign.
 __device__ __forceinline__ void copy_tile(void* shared, const TileMap& from, int byte, int row, Landing& landing) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n"
@@ -123,6 +150,19 @@ __device__ __forceinline__ void copy_tile(void* shared, const TileMap& from, int
       : "r"(uint32_t(__cvta_generic_to_shared(shared))), "l"(&from.map), "r"(byte), "r"(row), "r"(landing.address())
       : "memory");
 }
+
+__device__ __forceinline__ void copy_tile(void* shared, const TileMap& from, int byte, int second, int third, int fourth,
+                                          Landing& landing) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];\n"
+      :
+      : "r"(uint32_t(__cvta_generic_to_shared(shared))), "l"(&from.map), "r"(byte), "r"(second), "r"(third), "r"(fourth),
+        "r"(landing.address())
+      : "memory");
+}
+
+// What a thread has written to shared memory itself, before products and copies of tiles are to see it.
+__device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
 // Of the threads of a warpgroup: registers given back, or taken from what others gave back.
 template <int kRegisters>
@@ -139,61 +179,34 @@ __device__ __forceinline__ void take_registers() {
 // to 45, in 16 bytes). `from` is the first row plus the bytes of k already done.
 __device__ __forceinline__ uint64_t operand(const uint8_t* from) {
   const uint64_t address = uint64_t(__cvta_generic_to_shared(from)) >> 4 & 0x3fff;
-  return address | uint64_t(1) << 16 | uint64_t(kTileAlign >> 4) << 32 | uint64_t(1) << 62;
+  return address | uint64_t(kTileAlign >> 4) << 32 | uint64_t(1) << 62;
 }
 
-// Before the first product, and after registers of its sums were touched by others than products.
+// The same of rows that are summed over, so an operand that is transposed: its columns are 64 of 16 bits to a row of the
+// tile, the next 64 of them `beside` bytes further (bits 16 to 29, in 16 bytes). `from` is the first of the 16 rows.
+__device__ __forceinline__ uint64_t operand_across(const uint8_t* from, int beside) {
+  return operand(from) | uint64_t(beside >> 4) << 16;
+}
+
+// Before the first product, and after registers of its sums or operands were touched by others than products.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 
+// So that no read of a sum is moved before the wait for it.
+__device__ __forceinline__ void hold(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
+__device__ __forceinline__ void hold(int& sum) { asm volatile("" : "+r"(sum)::"memory"); }
+
+template <class Sum, int kCount>
+__device__ __forceinline__ void hold(Sum (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) hold(sums[i]);
+}
+
 // Until all are done: their sums can be read, their operands be overwritten.
-template <class Sum>
-__device__ __forceinline__ void finish_products(Sum (&sums)[64]) {
+template <class Sums>
+__device__ __forceinline__ void finish_products(Sums& sums) {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
-  // So that no read of them is moved before the wait.
-#pragma unroll
-  for (int i = 0; i < 64; ++i) {
-    if constexpr (std::is_same<Sum, float>::value) {
-      asm volatile("" : "+f"(sums[i])::"memory");
-    } else {
-      asm volatile("" : "+r"(sums[i])::"memory");
-    }
-  }
-}
-
-#define KHUB_SUMS(C, D, i) C(D[i]), C(D[i + 1]), C(D[i + 2]), C(D[i + 3])
-#define KHUB_SUMS_16(C, D, i) KHUB_SUMS(C, D, i), KHUB_SUMS(C, D, i + 4), KHUB_SUMS(C, D, i + 8), KHUB_SUMS(C, D, i + 12)
-#define KHUB_SUMS_64(C, D) KHUB_SUMS_16(C, D, 0), KHUB_SUMS_16(C, D, 16), KHUB_SUMS_16(C, D, 32), KHUB_SUMS_16(C, D, 48)
-#define KHUB_SUM_REGISTERS                                                                              \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
-  "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
-  "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
-#define KHUB_FLOAT_SUM(x) "+f"(x)
-#define KHUB_INT_SUM(x) "+r"(x)
-
-// d = a b^T, plus d where `add`, for a [64, 32] and b [128, 32] of bytes; asked for by all of a warpgroup, there when
-// `finish_products` returns. Lane 4 g + t of warp w holds rows 16 w + g and 8 further; of these two, columns 2 t and
-// 2 t + 1 of each eight: d[4 j], d[4 j + 1] of columns 8 j and of the first row, d[4 j + 2], d[4 j + 3] of the second.
-__device__ __forceinline__ void multiply_tile(float (&d)[64], uint64_t a, uint64_t b, bool add, __nv_fp8_e4m3*) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " KHUB_SUM_REGISTERS ", %64, %65, p, 1, 1;\n"
-      "}\n"
-      : KHUB_SUMS_64(KHUB_FLOAT_SUM, d)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
-
-__device__ __forceinline__ void multiply_tile(int (&d)[64], uint64_t a, uint64_t b, bool add, int8_t*) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 " KHUB_SUM_REGISTERS ", %64, %65, p;\n"
-      "}\n"
-      : KHUB_SUMS_64(KHUB_INT_SUM, d)
-      : "l"(a), "l"(b), "r"(int(add)));
+  hold(sums);
 }
 
 #endif
@@ -210,9 +223,10 @@ using cuda_emulator::finish_products;
 using cuda_emulator::give_registers;
 using cuda_emulator::Landing;
 using cuda_emulator::make_tile_map;
-using cuda_emulator::multiply_tile;
 using cuda_emulator::operand;
+using cuda_emulator::operand_across;
 using cuda_emulator::publish_landings;
+using cuda_emulator::publish_shared;
 using cuda_emulator::take_registers;
 using cuda_emulator::TileMap;
 

@@ -404,10 +404,7 @@ int64_t slice_of(const QuantizedMatmul& q) {
 
 bool is_coarse(const QuantizedMatmul& q) { return q.coarse && q.bits == 8; }
 
-// A tile's place is two numbers of 31 bits.
-bool takes_wgmma(const QuantizedMatmul& q) {
-  return is_coarse(q) && q.m < int64_t(1) << 31 && q.n < int64_t(1) << 31 && has_wgmma();
-}
+bool takes_wgmma(const QuantizedMatmul& q) { return is_coarse(q) && fits_wgmma(q); }
 
 int64_t column_blocks_of(const QuantizedMatmul& q) {
   return ceil_div(q.n, takes_wgmma(q) ? kWgmmaColumns : q.m <= kSmallRows ? 64 : 128);

@@ -14,8 +14,8 @@
 // bits. But a stage of 32 KiB feeds 2.1 million multiply-adds, 512 cycles at that rate, so a multiprocessor wants 64 bytes
 // a cycle of the second cache, about twice its part of that: without sharing tiles between blocks (multicast) this, not
 // wgmma, is likely to be the bound. Not measured.
-#include "hopper.h"
 #include "plan.h"
+#include "wgmma_bytes.h"
 
 namespace khub::cuda {
 
@@ -245,22 +245,19 @@ __global__ void __launch_bounds__(Shape<kGroups>::kThreads, 1)
 #endif
 }
 
-// Of the current device; null, or what went wrong.
-const char* attribute(cudaDeviceAttr name, int* to) {
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(to, name, device);
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+// Tiles of `tile_rows` x 128 bytes of a [rows, bytes] matrix whose rows are `stride` bytes apart.
+Tiling tiles_of(const void* data, int64_t rows, int64_t bytes, int64_t stride, int tile_rows) {
+  return {data, 2, {bytes, rows}, {1, stride}, {kSwizzled, tile_rows}};
 }
 
 template <class X, int kGroups>
 const char* multiply(const QuantizedMatmul& q, const Plan& plan, void* stream) {
   using S = Shape<kGroups>;
   TileMap x_map, weight_map;
-  const char* error = make_tile_map(plan.x, q.m, q.k, plan.x_stride, S::kRows, &x_map);
-  if (!error) error = make_tile_map(q.weight, q.n, q.k, q.row_bytes, kColumns, &weight_map);
+  const char* error = make_tile_map(tiles_of(plan.x, q.m, q.k, plan.x_stride, S::kRows), &x_map);
+  if (!error) error = make_tile_map(tiles_of(q.weight, q.n, q.k, q.row_bytes, kColumns), &weight_map);
   int processors = 0;
-  if (!error) error = attribute(cudaDevAttrMultiProcessorCount, &processors);
+  if (!error) error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
   if (error) return error;
   const cudaError_t allowed = allow_shared(matmul_wgmma_kernel<X, kGroups>, S::kShared);
   if (allowed != cudaSuccess) return cudaGetErrorString(allowed);
@@ -283,10 +280,9 @@ const char* multiply_bytes(const QuantizedMatmul& q, const Plan& plan, void* str
 
 }  // namespace
 
-bool has_wgmma() {
-  int major = 0, minor = 0;
-  return !attribute(cudaDevAttrComputeCapabilityMajor, &major) && !attribute(cudaDevAttrComputeCapabilityMinor, &minor) &&
-         major == 9 && minor == 0;
+// A tile's place is two numbers of 31 bits.
+bool fits_wgmma(const QuantizedMatmul& q) {
+  return q.m < int64_t(1) << 31 && q.n < int64_t(1) << 31 && has_wgmma();
 }
 
 const char* multiply_wgmma(const QuantizedMatmul& q, const Plan& plan, void* stream) {

@@ -22,7 +22,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Of products of bytes by bytes on sm_90a (matmul_wgmma.cu). `x` is rounded already, its rows on 16 bytes.
 constexpr int64_t kWgmmaColumns = 128;
 inline int64_t wgmma_rows(int64_t m) { return m <= 64 ? 64 : 128; }
-bool has_wgmma();  // the current device
+bool fits_wgmma(const QuantizedMatmul& q);  // on the current device
 const char* multiply_wgmma(const QuantizedMatmul& q, const Plan& plan, void* stream);
 
 }  // namespace khub::cuda
