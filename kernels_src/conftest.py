@@ -175,7 +175,9 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
     if special == "wide":
         common.append(f"-D{WIDE}")
     if special == "amx":
-        common += ["-DKHUB_EMULATE_AMX", "-I", str(AMX_EMULATOR), "-O2"]
+        common += ["-DKHUB_EMULATE_AMX", "-I", str(AMX_EMULATOR)]
+        # Bits are compared with the build's: what fuses multiply and add is on in both, or, sanitized, in neither.
+        common += ["-O1"] if SANITIZED else ["-O1", "-fexpensive-optimizations"]
     if SANITIZED:
         # The optimizer sees through less of checked code, and warns of what it then cannot rule out.
         common.remove("-Werror")
@@ -196,6 +198,8 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
             unused = {"wide": "_baseline", "amx": ("_baseline", "_avx2")}.get(special, ())
             if stem == "torch_binding" or stem.endswith(unused):
                 flags = [*flags, "-O0"]
+            if special == "amx" and stem.endswith("_avx2"):
+                flags = [*flags, "-DKHUB_BASELINE"]
             run([*common, *flags, *includes, "-c", "-x", "c++", str(package / source), "-o", target])
             return target
 

@@ -26,10 +26,12 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 WEIGHTS = [
     *(("int8", k, None) for k in (1, 63, 65, 300, 513)),
     *(("int4", k, k) for k in (1, 31, 100, 323)),
-    *(("int4", k, group) for k, group in ((32, 32), (288, 32), (192, 64), (320, 64), (128, 128), (384, 128))),
-    *(("int4", k, group) for k, group in ((512, 256), (1024, 512))),
+    *(
+        ("int4", k, group)
+        for k, group in ((32, 32), (288, 32), (192, 64), (320, 64), (128, 128), (384, 128), (512, 256))
+    ),
 ]
-ROWS = (1, 7, 8, 15, 16, 17, 33, 63, 64, 70)
+ROWS = (1, 7, 8, 16, 17, 63, 70)
 
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 weights = pytest.mark.parametrize("format,k,group_size", WEIGHTS)
@@ -79,12 +81,12 @@ def bits(tensor):
 def test_products_have_the_bits_of_the_build_and_are_the_reference(
     emulated, cpu_kernel, dtype, format, k, group_size
 ):
-    for n, symmetric in ((1, True), (9, False), (33, False), (40, True)):
+    for n, symmetric in ((8, True), (21, False), (40, True)):
         packed = packed_weight(cpu_kernel, n, format, k, group_size, dtype, symmetric)
         values, bias = cpu_kernel.dequantize(packed).double(), torch.randn(n).to(dtype)
         rows = torch.randn(max(ROWS), k + 3).to(dtype)[:, :k]
         for m in ROWS:
-            for coarse in (False, True):
+            for coarse in (False, True) if format == "int4" or dtype == torch.float32 else (False,):
                 actual = emulated.matmul(rows[:m], packed, bias, int8_activations=coarse)
                 expected = cpu_kernel.matmul(rows[:m], packed, bias, int8_activations=coarse)
                 assert torch.equal(bits(actual), bits(expected)), (n, m, coarse)
@@ -113,7 +115,8 @@ def test_products_with_weights_in_panels_have_the_bits_of_those_in_rows(
 
 
 @pytest.mark.parametrize(
-    "format,dtype,rows", [("int8", torch.float32, 8), ("int8", torch.float16, 16), ("int4", torch.float32, 16)]
+    "format,dtype,rows",
+    [("int8", torch.float32, 8), ("int8", torch.float16, 16), ("int4", torch.float32, 16)],
 )
 def test_tiles_multiply_from_sixteen_rows_on_and_vectors_fewer(emulated, products, format, dtype, rows):
     packed = emulated.quantize(torch.randn(40, 128), format)
