@@ -6,6 +6,7 @@
 - "cpu-baseline": compiled here without the paths for newer instruction sets.
 - "cpu-wide": the code for AVX-512's 16 lanes, compiled here for AVX2 where the processor has no more; of packages that
   have such code.
+- "cpu-amx": the code for AMX-INT8 and AVX-512 VNNI, on the emulator in tests/amx_emulator; only for tests that name it.
 - "cuda-emulated": the CUDA source compiled for the host, on the emulator in tests/cuda_emulator.
 - "triton": the Python-only variant, on a GPU; under TRITON_INTERPRET=1, which no other kind runs under, interpreted on
   the CPU. Packages that have no such variant skip it.
@@ -37,6 +38,7 @@ else:
 
 WIDE = "KHUB_EMULATE_AVX512"
 EMULATOR = Path(__file__).resolve().parent.parent / "tests" / "cuda_emulator"
+AMX_EMULATOR = EMULATOR.parent / "amx_emulator"
 KINDS = ["cpu", "cuda-emulated"]
 KINDS[1:1] = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpu-baseline", "cpu-wide")]
 # Every kind but the GPU's compiled with g++'s sanitizers, whose run-time the process must have been started with.
@@ -151,7 +153,7 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
     emulated = special == "emulated"
     inputs = [
         p
-        for root in (package / "csrc", package / "torch-ext", EMULATOR)
+        for root in (package / "csrc", package / "torch-ext", EMULATOR, AMX_EMULATOR)
         for p in sorted(root.rglob("*"))
         if p.is_file()
     ]
@@ -172,6 +174,10 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
         common.append("-DKHUB_BASELINE")
     if special == "wide":
         common.append(f"-D{WIDE}")
+    if special == "amx":
+        common += ["-DKHUB_EMULATE_AMX", "-I", str(AMX_EMULATOR)]
+        # Bits are compared with the build's: what fuses multiply and add is on in both, or, sanitized, in neither.
+        common += ["-O1"] if SANITIZED else ["-O1", "-fexpensive-optimizations"]
     if SANITIZED:
         # The optimizer sees through less of checked code, and warns of what it then cannot rule out.
         common.remove("-Werror")
@@ -189,8 +195,11 @@ def compile_package(package: Path, kind: str, cache: Path) -> Path:
             target = str(work / (source.replace("/", "_") + ".o"))
             # What only checks arguments, and what this kind never runs, is compiled sooner than it is made fast.
             stem = Path(source).stem
-            if stem == "torch_binding" or (special == "wide" and stem.endswith("_baseline")):
+            unused = {"wide": "_baseline", "amx": ("_baseline", "_avx2")}.get(special, ())
+            if stem == "torch_binding" or stem.endswith(unused):
                 flags = [*flags, "-O0"]
+            if special == "amx" and stem.endswith("_avx2"):
+                flags = [*flags, "-DKHUB_BASELINE"]
             run([*common, *flags, *includes, "-c", "-x", "c++", str(package / source), "-o", target])
             return target
 

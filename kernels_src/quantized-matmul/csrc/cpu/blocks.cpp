@@ -12,6 +12,7 @@ namespace {
 
 MultiplyBlock pick() {
   switch (processor()) {
+    case Processor::amx:
     case Processor::vnni: return multiply_block_vnni;
     case Processor::avx2: return multiply_block_avx2;
     default: return nullptr;

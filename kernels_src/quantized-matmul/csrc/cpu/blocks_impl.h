@@ -1,6 +1,6 @@
 // A float32 product of many rows in blocks: weights are widened once for all rows of x, a panel of 16 weight rows
 // by kBlockK channels at a time, and multiplied from the first cache, 6 rows of x by 16 weights in registers.
-// Included inside a namespace after matmul_impl.h.
+// Included inside a namespace after panels_impl.h.
 //
 // Roofline: the multiply-adds. For each channel a tile loads 2 vectors and 6 values for 12 multiply-adds; widening
 // takes 6 instructions for 8 weights, which m / 8 multiply-adds share.
@@ -44,21 +44,6 @@ template <int kBits>
 KHUB_INLINE i32x8 value_of(i32x8 words, int j) {
   if (kBits == 4) return (words >> (4 * j)) & 15;
   return (words << (24 - 8 * j)) >> 24;
-}
-
-// Eight words from byte `byte` of weight rows [first, first + 8), a lane for each row.
-static void load_words_of(const QuantizedMatmul& q, int64_t first, int64_t byte, f32x8* words) {
-  if (q.panels) {
-    std::memcpy(words, q.weight + first * q.row_bytes + byte * 8, 8 * sizeof(*words));
-    return;
-  }
-  f32x8 rows[8];
-  for (int r = 0; r < 8; ++r) {
-    const uint8_t* row = q.weight + (first + r < q.n ? first + r : q.n - 1) * q.row_bytes;
-    rows[r] = bit_cast<f32x8>(byte + 32 <= q.row_bytes ? load_words<false>(row, byte, q.row_bytes)
-                                                       : load_words<true>(row, byte, q.row_bytes));
-  }
-  transpose(rows, words);
 }
 
 // Weight rows [first, first + 8) over channels [k, k + kBlockK), as floats: to[channel * kPanelWidth + row].

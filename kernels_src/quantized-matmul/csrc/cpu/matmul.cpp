@@ -12,10 +12,27 @@ namespace {
 
 const Loops& loops() {
   switch (processor()) {
+    case Processor::amx:
     case Processor::vnni: return loops_vnni;
     case Processor::avx2: return loops_avx2;
     default: return loops_baseline;
   }
+}
+
+Processor find_processor() {
+#if defined(KHUB_EMULATE_AMX)
+  return Processor::amx;
+#elif defined(__x86_64__)
+  __builtin_cpu_init();
+  if (loops_vnni.sum_tile && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    return may_use_tile_registers() ? Processor::amx : Processor::vnni;
+  }
+  if (loops_avx2.sum_tile && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    return Processor::avx2;
+  }
+#endif
+  return Processor::baseline;
 }
 
 // Values in the order in which they meet their weights. Eight words of 32 bits unpack together, each to pairs: of
@@ -28,6 +45,18 @@ void place(const int16_t* from, int64_t width, int16_t* to) {
       for (int i = 0; i < kPerWord; ++i) {
         to[unit + i % kPairs * 16 + word * 2 + i / kPairs] = from[unit + word * kPerWord + i];
       }
+    }
+  }
+}
+
+// A row's digits in two bytes each, as tile registers take them.
+void place_bytes(const int16_t* from, const Digits& d, int64_t row) {
+  const int64_t apart = d.abreast * kNibbles;
+  int8_t* to = d.row_at(row, 2);
+  for (int64_t unit = 0; unit < d.width; unit += kNibbles, to += 2 * apart) {
+    for (int64_t i = 0; i < kNibbles; ++i) {
+      to[i] = int8_t(from[unit + i]);
+      to[apart + i] = int8_t(from[unit + i] >> 8);
     }
   }
 }
@@ -84,8 +113,13 @@ void fill(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
       }
     }
     for (int64_t digit = 0; digit < per_row; ++digit) {
-      int16_t* to = d.values + (digit * q.m + m) * d.width;
+      const int64_t row = digit * q.m + m;
       const int16_t* natural = digits.data() + digit * d.width;
+      if (d.abreast > 1) {
+        place_bytes(natural, d, row);
+        continue;
+      }
+      int16_t* to = d.values + row * d.width;
       q.bits == 4 ? place<4>(natural, d.width, to) : place<8>(natural, d.width, to);
     }
   }
@@ -138,17 +172,8 @@ class TileRows {
 }  // namespace
 
 Processor processor() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (loops_vnni.sum_tile && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    return Processor::vnni;
-  }
-  if (loops_avx2.sum_tile && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return Processor::avx2;
-  }
-#endif
-  return Processor::baseline;
+  static const Processor found = find_processor();
+  return found;
 }
 
 Digits make_digits(const QuantizedMatmul& q) {
@@ -159,7 +184,9 @@ Digits make_digits(const QuantizedMatmul& q) {
   d.steps = (q.k + d.step - 1) / d.step;
   const int64_t turn = d.in_bytes ? std::max(d.step, kNibbles) : 64;  // of channels that are multiplied in one go
   d.width = (q.k + turn - 1) / turn * turn;
-  const int64_t values = d.in_bytes ? d.rows * d.width * d.in_bytes / 2 : d.rows * d.width;
+  d.abreast = processor() == Processor::amx && d.rows >= kAbreast ? kAbreast : 1;
+  const int64_t rows = (d.rows + d.abreast - 1) / d.abreast * d.abreast;  // what is past the last is 0
+  const int64_t values = d.in_bytes ? rows * d.width * d.in_bytes / 2 : rows * d.width;
   d.memory.resize(size_t(values + 32));
   d.values = on_line(d.memory.data());
   d.bytes = reinterpret_cast<int8_t*>(d.values);
@@ -183,7 +210,8 @@ Workspace::Workspace(const Digits& d)
       weights(new int16_t[size_t(kTileRows * kUnpacked + 32)]) {}
 
 void matmul(const QuantizedMatmul& q, const Digits& d, const Workspace& own, int64_t begin, int64_t end) {
-  const SumTile sum_tile = d.in_bytes ? loops().sum_nibbles_tile : loops().sum_tile;
+  const Loops& from = d.abreast > 1 ? loops_amx : loops();
+  const SumTile sum_tile = d.in_bytes ? from.sum_nibbles_tile : from.sum_tile;
   float* const floats = own.floats.get();
   const Scratch scratch = {floats, own.zeros.get(), on_line(own.weights.get()), floats + kTileRows * d.steps};
   TileRows tile_rows;

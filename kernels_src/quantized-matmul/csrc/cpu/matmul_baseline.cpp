@@ -14,6 +14,8 @@ namespace {
 
 #define KHUB_LANES 8
 #include "lanes.h"
+//
+#include "panels_impl.h"
 
 typedef int16_t i16x16 __attribute__((vector_size(32)));
 

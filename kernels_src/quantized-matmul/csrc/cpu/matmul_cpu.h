@@ -11,6 +11,7 @@ namespace khub::cpu {
 constexpr int64_t kStep = 128;     // of k, at most: products are summed as integers over a step
 constexpr int64_t kPanel = 8;      // weight rows that are multiplied together
 constexpr int64_t kNibbles = 64;   // 4-bit weights in a vector
+constexpr int64_t kAbreast = 16;   // rows of x in a tile register of AMX
 constexpr int64_t kTileRows = 32;  // weight rows of one work item: a row of x is read once for all of them
 
 // The largest whole number in the bytes of a value that meets 4-bit weights: of one, of two, and of three times the
@@ -28,11 +29,18 @@ struct Digits {
   int64_t step;    // 32, 64 or kStep: the weights' group, or a part of it
   int64_t steps;   // in k
   int64_t width;   // values of a row: k, rounded up to what is multiplied in one go
+  int64_t abreast;  // rows whose bytes lie side by side: kAbreast for tile registers, else 1
   std::vector<int16_t> memory;
   int16_t* values;  // [rows, width] in the order in which weights unpack, zeros at the end; on a cache line
-  int8_t* bytes;    // in their place: [m, width / kNibbles, in_bytes, kNibbles], the lowest digits first
+  int8_t* bytes;    // in their place: [rows / abreast, width / kNibbles, bytes of a value, abreast, kNibbles], the
+                    // lowest first; for tile registers with 8-bit weights too: a digit's two, the low one without a sign
   std::vector<float> scales;    // [rows, steps]; NaN where a value of the step is not finite
   std::vector<int32_t> sums;    // [rows, steps] of the values, for zero points
+
+  // The first kNibbles bytes of a row, of values that have so many.
+  int8_t* row_at(int64_t row, int64_t value_bytes) const {
+    return bytes + row / abreast * abreast * width * value_bytes + row % abreast * kNibbles;
+  }
 };
 
 // The first cache line at or after `from`: a load across two of them is two loads.
@@ -42,7 +50,7 @@ T* on_line(T* from) {
 }
 
 // The instruction sets that code is compiled for here, and the one that this processor gets.
-enum class Processor { baseline, avx2, vnni };
+enum class Processor { baseline, avx2, vnni, amx };
 Processor processor();
 
 Digits make_digits(const QuantizedMatmul& q);
@@ -83,5 +91,9 @@ struct Loops {
   FillBytes fill_bytes;
 };
 extern const Loops loops_baseline, loops_avx2, loops_vnni;
+extern const Loops loops_amx;  // of rows that lie abreast; their bytes are filled as for VNNI
+
+// Whether there are tile registers and Linux, which is asked here, lets this process have them.
+bool may_use_tile_registers();
 
 }  // namespace khub::cpu

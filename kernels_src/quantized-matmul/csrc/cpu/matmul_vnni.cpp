@@ -1,5 +1,5 @@
 // The integer products for AVX-512 VNNI on 256 bits.
-// No machine that this project has been run on has it: compiled, never run.
+// No machine that this project has been run on has it: its instructions have been run by the tests' emulator only.
 #include <cmath>
 #include <cstring>
 
@@ -9,7 +9,12 @@
 #if defined(__x86_64__) && !defined(KHUB_BASELINE)  // which tests set to be given the other paths
 #include <immintrin.h>
 
+#if defined(KHUB_EMULATE_AMX)
+#include <emulated_amx.h>
+#pragma GCC target("avx2,fma,f16c")
+#else
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")
+#endif
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross inlined functions only
 
 namespace khub::cpu {
@@ -18,6 +23,8 @@ namespace {
 
 #define KHUB_LANES 8
 #include "lanes.h"
+//
+#include "panels_impl.h"
 
 typedef int16_t i16x16 __attribute__((vector_size(32)));
 

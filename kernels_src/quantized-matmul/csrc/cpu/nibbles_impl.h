@@ -71,40 +71,6 @@ static void sum_nibbles_rows(const QuantizedMatmul& q, const Digits& d, const Pa
   for (; row < d.rows; ++row) sum_nibbles<kDigits, 1, kUnits>(q, d, p, row, to + row * kTileRows);
 }
 
-// The scales, and zero points, of a panel of `prepack` by step, a lane for each row.
-template <class T>
-static void widen_scales(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales) {
-  const T* from = static_cast<const T*>(q.scales) + first * q.groups;
-  for (int64_t s = 0; s < d.steps; ++s) store(scales + s * kPanel, load(from + s * d.step / q.group_size * kPanel));
-}
-
-static Panel prepacked_at(const QuantizedMatmul& q, const Digits& d, int64_t first, float* scales, int32_t* zeros) {
-  Panel panel = {};
-  panel.rows[0] = q.weight + first * q.row_bytes;
-  panel.scales = scales;
-  panel.zero = 8;
-  switch (q.scale_dtype) {
-    case DType::f32:
-      // Nothing to widen, and mostly nothing to repeat.
-      if (q.groups == d.steps) {
-        panel.scales = static_cast<const float*>(q.scales) + first * q.groups;
-      } else {
-        widen_scales<float>(q, d, first, scales);
-      }
-      break;
-    case DType::f16: widen_scales<Half>(q, d, first, scales); break;
-    case DType::bf16: widen_scales<BFloat16>(q, d, first, scales); break;
-  }
-  if (q.zeros) {
-    const uint8_t* from = q.zeros + first * q.groups;
-    for (int64_t s = 0; s < d.steps; ++s) {
-      for (int64_t r = 0; r < kPanel; ++r) zeros[s * kPanel + r] = from[s * d.step / q.group_size * kPanel + r];
-    }
-    panel.zeros = zeros;
-  }
-  return panel;
-}
-
 // A panel of `prepack` for `kRows` rows of x from `row` on: a lane is a weight row, so nothing is summed across lanes. A turn
 // is `kHalves` times 32 channels, half of which x has in a row for the low nibbles, and half for the high ones.
 template <int kDigits, int kRows, int kHalves>
@@ -155,7 +121,7 @@ static void sum_panel_rows(const QuantizedMatmul& q, const Digits& d, const Pane
 
 static void sum_panels_tile(const QuantizedMatmul& q, const Digits& d, int64_t first, const Scratch& s) {
   for (int64_t i = 0; i < kTileRows / kPanel && first + i * kPanel < q.n; ++i) {
-    const Panel panel = prepacked_at(q, d, first + i * kPanel, s.scales, s.zeros);
+    const Panel panel = panel_at(q, d, first + i * kPanel, s.scales, s.zeros);
     float* to = s.sums + i * kPanel;
     const bool whole = d.step > 32;
     switch (d.in_bytes) {
@@ -196,19 +162,19 @@ KHUB_INLINE void low_bytes(const i32x8* whole, int8_t* even, int8_t* odd) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(odd), _mm_unpackhi_epi16(first, last));
 }
 
-// 32 whole numbers as bytes with a sign.
+// 32 whole numbers as bytes with a sign, `apart` from one digit to the next.
 template <int kDigits>
-KHUB_INLINE void cut(i32x8* whole, int8_t* to) {
+KHUB_INLINE void cut(i32x8* whole, int8_t* to, int64_t apart) {
 #pragma GCC unroll 3
-  for (int digit = 0; digit < kDigits; ++digit, to += kNibbles) {
+  for (int digit = 0; digit < kDigits; ++digit, to += apart) {
     low_bytes(whole, to, to + 32);
     for (int v = 0; v < 4; ++v) whole[v] = (whole[v] + 128) >> 8;  // less what the byte has
   }
 }
 
-// One step of row m: `count` floats, zeros after them up to a multiple of 32.
+// One step of row m, whose bytes are at `row`: `count` floats, zeros after them up to a multiple of 32.
 template <int kDigits>
-static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_t step) {
+static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_t step, int8_t* row) {
   i32x8 most{}, sums{};
   for (int64_t k = 0; k < count; k += 8) {
     const i32x8 magnitude = bit_cast<i32x8>(load(x + k)) & 0x7fffffff;
@@ -228,7 +194,8 @@ static void cut_step(const float* x, int64_t count, Digits& d, int64_t m, int64_
       sums += whole[v];
     }
     const int64_t at = step * d.step + k;
-    cut<kDigits>(whole, d.bytes + (m * d.width + at / kNibbles * kNibbles) * kDigits + at % kNibbles / 2);
+    const int64_t apart = d.abreast * kNibbles;
+    cut<kDigits>(whole, row + at / kNibbles * kDigits * apart + at % kNibbles / 2, apart);
   }
   int32_t sum = 0;
   for (int i = 0; i < 8; ++i) sum += sums[i];
@@ -240,13 +207,14 @@ template <class T, int kDigits>
 static void fill_rows(const QuantizedMatmul& q, Digits& d, int64_t begin, int64_t end) {
   for (int64_t m = begin; m < end; ++m) {
     const T* from = static_cast<const T*>(q.x) + m * q.x_stride;
+    int8_t* const row = d.row_at(m, kDigits);
     for (int64_t s = 0; s < d.steps; ++s, from += d.step) {
       const int64_t count = q.k - s * d.step < d.step ? q.k - s * d.step : d.step;
       float x[kStep] = {};
       int64_t k = 0;
       for (; k + 8 <= count; k += 8) store(x + k, load(from + k));
       if (k < count) store(x + k, load_part(from + k, count - k));
-      cut_step<kDigits>(x, count, d, m, s);
+      cut_step<kDigits>(x, count, d, m, s, row);
     }
   }
 }
