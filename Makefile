@@ -46,7 +46,7 @@ lint: $(READY) ## style, what nothing uses, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vulture
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -95,6 +95,7 @@ clean: ## remove the environment and what the demo made
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=26' # Python 3.11's takes twice as long
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	touch $@

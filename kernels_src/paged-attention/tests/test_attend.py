@@ -21,12 +21,13 @@ def make_step(seed, lens, *, heads=4, kv_heads=2, head_size=64, block_size=16, d
     value_cache = torch.full(shape, torch.nan, dtype=dtype)
     used = 0
     for i, (_, seq_len) in enumerate(lens):
-        block_tables[i, : blocks_needed[i]] = order[used : used + blocks_needed[i]]
+        table = order[used : used + blocks_needed[i]]
+        block_tables[i, : blocks_needed[i]] = table
         used += blocks_needed[i]
-        for position in range(seq_len):
-            where = (block_tables[i, position // block_size], position % block_size)
-            key_cache[where] = torch.randn(kv_heads, head_size, generator=generator).to(dtype)
-            value_cache[where] = torch.randn(kv_heads, head_size, generator=generator).to(dtype)
+        slots = (table[:, None] * block_size + torch.arange(block_size)).flatten()[:seq_len]
+        for cache in (key_cache, value_cache):
+            rows = torch.randn(seq_len, kv_heads, head_size, generator=generator)
+            cache.view(-1, kv_heads, head_size)[slots] = rows.to(dtype)
     query_lens = torch.tensor([0] + [query_len for query_len, _ in lens])
     return {
         "query": torch.randn(int(query_lens.sum()), heads, head_size, generator=generator).to(dtype),
