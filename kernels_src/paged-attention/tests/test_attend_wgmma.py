@@ -146,7 +146,7 @@ def test_attend_does_not_see_the_keys_of_a_block_out_of_range(kernel):
         assert_close(kernel.attend(**step), expected, torch.bfloat16)
 
 
-@pytest.mark.parametrize("dtype,order", zip(HALVES, ["forward", "reverse"], strict=True), ids=str)
+@pytest.mark.parametrize("dtype,order", [(HALVES[0], "forward"), (HALVES[1], "reverse")], ids=str)
 def test_attend_gives_the_same_bits_alone_and_in_any_batch_and_chunk(kernel, dtype, order, monkeypatch):
     step = make_step(12, LONG, dtype=dtype, head_size=128)
     together = kernel.attend(**step)
