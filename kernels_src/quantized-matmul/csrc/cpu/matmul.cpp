@@ -21,7 +21,7 @@ const Loops& loops() {
 
 Processor find_processor() {
 #if defined(KHUB_EMULATE_AMX)
-  return Processor::amx;
+  return loops_amx.sum_tile ? Processor::amx : Processor::vnni;
 #elif defined(__x86_64__)
   __builtin_cpu_init();
   if (loops_vnni.sum_tile && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {

@@ -39,10 +39,10 @@ namespace {
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 
-constexpr int64_t kLine = kNibbles;             // bytes in a row of a register, and
+constexpr int64_t kLine = kNibbles;              // bytes in a row of a register, and
 constexpr int64_t kRegister = kAbreast * kLine;  // in all of them
-constexpr int64_t kStripRows = 2 * kPanel;      // weight rows in a register
-constexpr int64_t kUnits = kUnpacked / kLine;   // of kLine channels, whose weights are spread at a time
+constexpr int64_t kStripRows = 2 * kPanel;       // weight rows in a register
+constexpr int64_t kUnits = kUnpacked / kLine;    // of kLine channels, whose weights are spread at a time
 constexpr int64_t kStrip = kUnits * 2 * kRegister;  // bytes of them, at most
 static_assert(kTileRows / kStripRows * kStrip == kTileRows * kUnpacked * int64_t(sizeof(int16_t)), "fills `weights`");
 

@@ -33,7 +33,7 @@ struct Digits {
   std::vector<int16_t> memory;
   int16_t* values;  // [rows, width] in the order in which weights unpack, zeros at the end; on a cache line
   int8_t* bytes;    // in their place: [rows / abreast, width / kNibbles, bytes of a value, abreast, kNibbles], the
-                    // lowest first; for tile registers with 8-bit weights too: a digit's two, the low one without a sign
+                    // lowest first; in tile registers also of 8-bit weights: a digit's two, the low one without a sign
   std::vector<float> scales;    // [rows, steps]; NaN where a value of the step is not finite
   std::vector<int32_t> sums;    // [rows, steps] of the values, for zero points
 
