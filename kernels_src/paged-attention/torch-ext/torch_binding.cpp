@@ -225,6 +225,7 @@ void on_stream(const Tensor& tensor, const Launch& launch) {
 
 void run(const Attention& a, const Tensor& query) {
   if (a.num_tokens == 0) return;
+  const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());  // whose kind decides what is run
   if (!khub::cuda::fits_mma(a)) {
     on_stream(query, [&](void* stream) { return khub::cuda::attend(a, stream); });
     return;
